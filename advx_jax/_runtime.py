@@ -1,0 +1,19 @@
+"""Settings of JAX that must be made before it is first used."""
+
+import importlib.metadata
+import os
+
+_FUSION_FLAG = "--xla_cpu_experimental_ynn_fusion_type="
+
+
+def avoid_miscompiled_reductions() -> None:
+    """Switch off the CPU fusion that silently miscompiles reductions in some jaxlib releases.
+
+    jax issue 39103: 0.10.2 and the 0.11 series are affected, 0.10.1 and 0.12 are not. The flag
+    is read when the CPU backend starts, so it comes too late for a process that has already
+    used JAX; a value set by the user is left alone.
+    """
+    version = tuple(int(part) for part in importlib.metadata.version("jaxlib").split(".")[:2])
+    present = os.environ.get("XLA_FLAGS", "")
+    if version in {(0, 10), (0, 11)} and _FUSION_FLAG not in present:
+        os.environ["XLA_FLAGS"] = f"{present} {_FUSION_FLAG}".strip()

@@ -1,0 +1,1 @@
+"""Networks: the Half-Huber ReLU, the pre-activation ResNet, and the Classifier with its file format."""

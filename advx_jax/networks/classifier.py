@@ -1,0 +1,64 @@
+"""A network together with its numbers: images in, logits out."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from flax import struct
+from jaxtyping import Array, Float
+
+from advx_jax.errors import UserError
+from advx_jax.networks.resnet import Architecture, ResNet
+
+Variables = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+    """Where a network's numbers come from.
+
+    Attributes:
+        name: what to call it, for instance "resnet44-all".
+        options: how it was trained: `adversarial_training`, `l2_min`, `robust_additions`.
+        psi_integrator: r of the controller of the Lipschitz penalty's weight, if it has one.
+        source_sha256: of the file that it was converted from, if it was.
+        batches_tracked: training passes that its running statistics have seen.
+    """
+
+    name: str = "unnamed"
+    options: tuple[tuple[str, bool], ...] = ()
+    psi_integrator: float | None = None
+    source_sha256: str | None = None
+    batches_tracked: int = 0
+
+
+@struct.dataclass
+class Classifier:
+    """A ResNet in evaluation mode; call it with images to get logits.
+
+    It is a JAX pytree whose leaves are the variables: passed through `jit` it is compiled once for
+    all networks of the same architecture.
+
+    Attributes:
+        variables: Flax collections `params`, `batch_stats` and `constants`.
+        architecture: of the network.
+    """
+
+    variables: Variables
+    architecture: Architecture = struct.field(pytree_node=False)
+
+    def __call__(self, images: Float[Array, "batch height width 3"]) -> Float[Array, "batch classes"]:
+        """Logits of images on the [0,1] scale, in evaluation mode.
+
+        Raises:
+            UserError: the images are not a batch of colour images.
+        """
+        if images.ndim != 4 or images.shape[-1] != 3:
+            raise UserError(f"expected images of shape (batch, height, width, 3), got {images.shape}")
+        return ResNet(self.architecture).apply(self.variables, images)
+
+
+def expected_variables(architecture: Architecture) -> Variables:
+    """Shapes and types of the variables that an architecture has, as `jax.ShapeDtypeStruct`s."""
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")
+    return jax.eval_shape(ResNet(architecture).init, jax.random.key(0), images)

@@ -1,0 +1,131 @@
+"""Pre-activation ResNet for small images (spec section 1; He et al., arXiv 1603.05027)."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float
+
+from advx_jax.errors import UserError
+from advx_jax.networks.activations import half_huber_relu
+from advx_jax.networks.batch_norm import BatchNorm
+from advx_jax.networks.convolution import Convolution3x3
+
+CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR10_STD = (0.247, 0.243, 0.261)
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """What must be known to build a ResNet, apart from its numbers.
+
+    Attributes:
+        stage_lengths: residual blocks in each stage; all stages but the first halve the image.
+        stage_widths: channels of each stage.
+        n_classes: K, the number of classes.
+        activation: "relu", or "half_huber" with the robustness additions.
+        bowl_width: d of the Half-Huber ReLU; ignored by "relu".
+    """
+
+    stage_lengths: tuple[int, ...] = (7, 7, 7)
+    stage_widths: tuple[int, ...] = (16, 32, 64)
+    n_classes: int = 10
+    activation: Literal["relu", "half_huber"] = "relu"
+    bowl_width: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        sizes: Sequence[int] = (*self.stage_lengths, *self.stage_widths, self.n_classes)
+        if len(self.stage_lengths) != len(self.stage_widths) or not self.stage_lengths or min(sizes) < 1:
+            raise UserError(
+                "expected as many stage lengths as stage widths, all positive, "
+                f"got lengths {self.stage_lengths} and widths {self.stage_widths}"
+            )
+        if self.activation not in ("relu", "half_huber"):
+            raise UserError(f"expected the activation relu or half_huber, got {self.activation!r}")
+        if not self.bowl_width > 0:
+            raise UserError(f"expected a positive bowl width, got {self.bowl_width}")
+
+    def activate(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Apply the activation function."""
+        return half_huber_relu(x, self.bowl_width) if self.activation == "half_huber" else jax.nn.relu(x)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions, each behind BatchNorm and activation, around a shortcut.
+
+    Where stride or width changes, the shortcut is a 3x3 convolution of the pre-activated input.
+
+    Attributes:
+        architecture: gives the activation.
+        features: channels of the output.
+        stride: of the first convolution and of the shortcut.
+        axis_name: see `BatchNorm`.
+    """
+
+    architecture: Architecture
+    features: int
+    stride: int
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width inputs"], *, train: bool
+    ) -> Float[Array, "batch out_height out_width outputs"]:
+        """Apply the block to feature maps."""
+        activate = self.architecture.activate
+        pre = activate(BatchNorm(axis_name=self.axis_name, name="bn1")(x, train=train))
+        shortcut = x
+        if self.stride != 1 or x.shape[-1] != self.features:
+            shortcut = Convolution3x3(self.features, self.stride, name="shortcut")(pre)
+        main = Convolution3x3(self.features, self.stride, name="conv1")(pre)
+        main = activate(BatchNorm(axis_name=self.axis_name, name="bn2")(main, train=train))
+        # Zero, so that training starts from a shallow network (arXiv 1812.01187).
+        main = Convolution3x3(self.features, kernel_init=nn.initializers.zeros, name="conv2")(main)
+        return main + shortcut
+
+
+class ResNet(nn.Module):
+    """Pre-activation ResNet: images on the [0,1] scale to logits.
+
+    Variables: `params`; `batch_stats`, the running statistics; `constants`, the channel `mean` and
+    `std` with which images are normalised inside the network.
+
+    Attributes:
+        architecture: lengths, widths, classes, activation.
+        axis_name: mapped axis over which BatchNorm shares its statistics in training.
+    """
+
+    architecture: Architecture
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "batch height width 3"], *, train: bool = False
+    ) -> Float[Array, "batch classes"]:
+        """Classify images.
+
+        Args:
+            images: NHWC on the [0,1] scale; not clipped.
+            train: normalise with the batch's statistics and move the running ones
+                (make the collection `batch_stats` mutable).
+        """
+        arch = self.architecture
+        mean = self.variable("constants", "mean", lambda: jnp.asarray(CIFAR10_MEAN, jnp.float32))
+        std = self.variable("constants", "std", lambda: jnp.asarray(CIFAR10_STD, jnp.float32))
+        x = (images - mean.value) / std.value
+        x = Convolution3x3(arch.stage_widths[0], name="stem")(x)
+        for stage, (length, width) in enumerate(zip(arch.stage_lengths, arch.stage_widths, strict=True), start=1):
+            for block in range(1, length + 1):
+                stride = 2 if stage > 1 and block == 1 else 1
+                name = f"stage{stage}_block{block}"
+                x = ResidualBlock(arch, width, stride, self.axis_name, name=name)(x, train=train)
+        x = arch.activate(BatchNorm(axis_name=self.axis_name, name="head_bn")(x, train=train))
+        x = x.mean((1, 2))
+        return nn.Dense(
+            arch.n_classes, kernel_init=nn.initializers.he_uniform(), precision=lax.Precision.HIGHEST, name="head"
+        )(x)

@@ -1,0 +1,42 @@
+"""Fixtures that several test modules share."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jaxtyping import install_import_hook
+
+PUBLISHED_NAMES = ("resnet44-standard", "resnet44-adv-train", "resnet44-all", "resnet44-robust")
+
+# Shapes in signatures are checked at run time while the tests run.
+install_import_hook(["advx_jax", "convert"], "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder with the published networks and the reference outputs, which is no part of the project."""
+    path = Path(os.environ.get("ADVX_SHARED", Path(__file__).parents[1].parent / "shared"))
+    if not (path / "golden").is_dir():
+        pytest.skip(f"needs the reference outputs: no folder golden/ in {path} (set $ADVX_SHARED)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def golden(shared_dir: Path):
+    """Load a golden file by name: `golden("explain_all.npz")`."""
+
+    def load(name: str):
+        return np.load(shared_dir / "golden" / name)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def published_pt(shared_dir: Path):
+    """Path of a published network's `.pt` file by name: `published_pt("resnet44-all")`."""
+
+    def path(name: str) -> Path:
+        return shared_dir / "prebuilt" / f"{name}.pt"
+
+    return path
