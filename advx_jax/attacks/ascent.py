@@ -1,0 +1,38 @@
+"""Directions in which a label becomes less likely: the gradient that an attack follows."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from advx_jax.attacks.norms import damped_unit, exact_unit
+
+Direction = Literal["cross_entropy", "scale_free"]
+
+
+def cross_entropy(logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]) -> Float[Array, " batch"]:
+    """Cross-entropy CE = -log p_y of each example, in plain floating point as published."""
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)[:, 0]
+
+
+def negative_log_odds(logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]) -> Float[Array, " batch"]:
+    """m = logsumexp of the other logits - z_y, so that CE = log(1 + eᵐ) and ∇CE = σ(m)·∇m.
+
+    Its gradient has the direction of the cross-entropy's, but does not vanish, nor lose its
+    ∂z_y term, where p_y rounds to 1 (spec section 3, known trouble).
+    """
+    own = jnp.arange(logits.shape[-1]) == labels[:, None]
+    others = jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), axis=-1)
+    return others - jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
+
+
+def objective(direction: Direction, logits: Array, labels: Array) -> Float[Array, ""]:
+    """What an attack climbs: a SUM over the batch, so that each example keeps its own gradient."""
+    height = negative_log_odds if direction == "scale_free" else cross_entropy
+    return height(logits, labels).sum()
+
+
+def unit_gradient(direction: Direction, gradient: Float[Array, "batch *shape"]) -> Float[Array, "batch *shape"]:
+    """Scale each example's gradient to RMS 1; "cross_entropy" leaves vanishing ones damped, as published."""
+    return exact_unit(gradient) if direction == "scale_free" else damped_unit(gradient)
