@@ -1,0 +1,1 @@
+"""Attacks turned into answers: explanations, accuracy-robustness area, accuracy."""

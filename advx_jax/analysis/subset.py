@@ -1,0 +1,29 @@
+"""The published choice of test images for the accuracy-robustness area (spec section 5)."""
+
+import functools
+
+import numpy as np
+from jaxtyping import Int
+
+_SEED = 1776
+
+
+@functools.cache
+def published_permutation(total: int = 10_000) -> Int[np.ndarray, " total"]:
+    """The order in which test images enter the ARA: PyTorch's `randperm(total)` under seed 1776.
+
+    Entry i changes places with entry i + (output mod (total - i)), for 32-bit outputs of MT19937.
+    """
+    outputs = np.frombuffer(np.random.RandomState(_SEED).bytes(4 * max(total - 1, 0)), "<u4")
+    order = np.arange(total)
+    for place, output in enumerate(outputs):
+        other = place + int(output) % (total - place)
+        order[[place, other]] = order[[other, place]]
+    order.flags.writeable = False
+    return order
+
+
+def published_subset(n_images: int, available: int, total: int = 10_000) -> Int[np.ndarray, " n"]:
+    """The first `n_images` entries of the permutation that lie among the first `available` images."""
+    order = published_permutation(total)
+    return order[order < available][:n_images]

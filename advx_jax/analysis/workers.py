@@ -1,0 +1,153 @@
+"""Spread independent chunks of work over the devices of this machine.
+
+Results are per example and each chunk is padded to one size, so neither the number of devices nor
+the order in which chunks finish changes them.
+"""
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+
+from advx_jax.attacks.loop import LogitsFn
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+# Measured on CPUs (benchmarks/input_gradient.py): the input gradient costs least per image at 8 to
+# 32 images a thread, and two threads with a chunk each beat one thread with both.
+_CPU_ROWS = 16
+# An accelerator wants many images at once; ResNet-44's activations for 512 take about 3 GB.
+_ACCELERATOR_ROWS = 512
+
+
+class Interrupted(Exception):  # noqa: N818 (an order to stop, not an error)
+    """Raised inside a task that was told to stop."""
+
+
+class Worker(NamedTuple):
+    """One line of work: a device and, on it, its own copy of the network.
+
+    Attributes:
+        device: where its chunks are computed.
+        logits_fn: the network, its variables on that device.
+        stopping: set when the work is to be given up; see `check`.
+        dispatching: held while a computation is compiled and started, not while it runs, so that
+            two workers never compile the same thing twice.
+    """
+
+    device: jax.Device
+    logits_fn: LogitsFn
+    stopping: threading.Event
+    dispatching: threading.Lock
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a jitted function and wait for its result.
+
+        Raises:
+            Interrupted: the work is to be given up.
+        """
+        if self.stopping.is_set():
+            raise Interrupted
+        with self.dispatching:
+            result = function(*arguments)
+        return jax.block_until_ready(result)
+
+    def put(self, array: np.ndarray) -> jax.Array:
+        """Copy an array to the worker's device."""
+        return jax.device_put(array, self.device)
+
+
+def as_pytree(logits_fn: LogitsFn) -> LogitsFn:
+    """Make any function from images to logits an argument that `jit` accepts.
+
+    A `Classifier` or a `jax.tree_util.Partial` is one already: its arrays become arguments of the
+    compiled code. A plain function is kept as it is, with its arrays as constants.
+    """
+    if jax.tree_util.all_leaves([logits_fn]):
+        return jax.tree_util.Partial(logits_fn)
+    return logits_fn
+
+
+def lanes() -> list[jax.Device]:
+    """One entry for each line of work: every local accelerator once, or the CPU once for each core."""
+    devices = jax.local_devices()
+    if devices[0].platform != "cpu":
+        return devices
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return [devices[index % len(devices)] for index in range(max(cores, len(devices)))]
+
+
+def chunk_rows(total: int, row_factor: int = 1) -> int:
+    """How many items make a chunk, so that chunks are of a good size and all lanes end together.
+
+    Args:
+        total: items to be spread.
+        row_factor: images that the network sees at once for each item.
+    """
+    workers = lanes()
+    best = max(1, (_CPU_ROWS if workers[0].platform == "cpu" else _ACCELERATOR_ROWS) // row_factor)
+    rounds = -(-total // (best * len(workers)))
+    return max(1, -(-total // (rounds * len(workers)))) if total else 1
+
+
+def pad(array: np.ndarray, rows: int) -> np.ndarray:
+    """Repeat the first row at the end until there are `rows`."""
+    missing = rows - len(array)
+    return np.concatenate([array, np.repeat(array[:1], missing, axis=0)]) if missing else array
+
+
+def spread(
+    logits_fn: LogitsFn, tasks: Sequence[Task], work: Callable[[Worker, Task], Result]
+) -> Iterator[tuple[Task, Result]]:
+    """Do tasks on all lanes at once and give each result as soon as it is there.
+
+    Args:
+        logits_fn: the network, copied to every device used.
+        tasks: what is to be done.
+        work: does one task, on the worker it is given.
+
+    Yields:
+        A task and its result, in the order in which they finish. If the caller stops listening
+        (or is interrupted), running tasks end at their next `Worker.call`.
+    """
+    logits_fn = as_pytree(logits_fn)
+    devices = lanes()[: max(1, len(tasks))]
+    copies = {device: jax.device_put(logits_fn, device) for device in dict.fromkeys(devices)}
+    stopping, dispatching = threading.Event(), threading.Lock()
+    idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+    for device in devices:
+        idle.put(Worker(device, copies[device], stopping, dispatching))
+    finished: queue.SimpleQueue[tuple[Task, _Outcome[Result]]] = queue.SimpleQueue()
+
+    def do(task: Task) -> None:
+        worker = idle.get()
+        try:
+            finished.put((task, _Outcome(work(worker, task), None)))
+        except BaseException as error:
+            finished.put((task, _Outcome(None, error)))
+        finally:
+            idle.put(worker)
+
+    with ThreadPoolExecutor(len(devices)) as pool:
+        try:
+            for task in tasks:
+                pool.submit(do, task)
+            for _ in tasks:
+                task, outcome = finished.get()
+                if outcome.error is not None:
+                    raise outcome.error
+                yield task, outcome.result  # type: ignore[misc]  # a result is there where no error is
+        finally:
+            stopping.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Outcome(NamedTuple, Generic[Result]):
+    result: Result | None
+    error: BaseException | None
