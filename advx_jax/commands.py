@@ -25,7 +25,7 @@ def run(main: Callable[[list[str]], None], doc: str | None) -> None:
     try:
         arguments = flags.FLAGS(sys.argv)[1:]
         if _HELP.value:
-            print(f"{(doc or '').strip()}\n\nFlags:{flags.FLAGS.main_module_help()}")  # noqa: T201
+            print(f"{(doc or '').strip()}\n\nFlags:{flags.FLAGS.main_module_help()}")
             sys.exit(0)
         main(arguments)
     except (UserError, flags.Error) as error:

@@ -1,10 +1,12 @@
 """A network together with its numbers: images in, logits out."""
 
 import dataclasses
+import hashlib
 from typing import Any
 
 import jax
-from flax import struct
+import numpy as np
+from flax import struct, traverse_util
 from jaxtyping import Array, Float
 
 from advx_jax.errors import UserError
@@ -56,6 +58,13 @@ class Classifier:
         if images.ndim != 4 or images.shape[-1] != 3:
             raise UserError(f"expected images of shape (batch, height, width, 3), got {images.shape}")
         return ResNet(self.architecture).apply(self.variables, images)
+
+    def fingerprint(self) -> str:
+        """Sha256 of architecture and numbers: equal for equal networks, wherever they come from."""
+        digest = hashlib.sha256(repr(self.architecture).encode())
+        for name, value in sorted(traverse_util.flatten_dict(self.variables, sep="/").items()):
+            digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
+        return digest.hexdigest()
 
 
 def expected_variables(architecture: Architecture) -> Variables:

@@ -1,0 +1,35 @@
+"""Measure a network's accuracy and loss on the CIFAR-10 test images.
+
+    python -m advx_jax.evaluate --model=resnet44-all
+    python -m advx_jax.evaluate --model=prebuilt/resnet44-robust.safetensors --data=sample --n_images=100
+    python -m advx_jax.evaluate --model=network.pt --output=accuracy.json
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from advx_jax import inference_flags
+from advx_jax.commands import no_arguments, run
+from advx_jax.reports.accuracy_report import report_accuracy
+
+_N_IMAGES = flags.DEFINE_integer("n_images", None, "How many test images, from the first; all if not given.")
+_OUTPUT = flags.DEFINE_string("output", None, "Write the result to this JSON file too.")
+flags.adopt_module_key_flags(inference_flags)
+
+
+def main(arguments: list[str]) -> None:
+    """Parse the flags, measure, print."""
+    no_arguments(arguments)
+    network, data = inference_flags.load_network_and_images()
+    n_images = inference_flags.check_n_images(_N_IMAGES.value, len(data), len(data))
+    output = Path(_OUTPUT.value) if _OUTPUT.value else None
+    results = report_accuracy(network, data, n_images, output)
+    print(
+        f"{network.provenance.name} on {n_images} test images ({data.source}): "
+        f"accuracy {results['accuracy']:.4f}, loss {results['loss']:.4f}"
+    )
+
+
+if __name__ == "__main__":
+    run(main, __doc__)

@@ -1,0 +1,95 @@
+"""Flags that the inference commands share, and what they mean."""
+
+import hashlib
+import platform
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from advx_jax.attacks import AttackSettings
+from advx_jax.cache import cache_dir
+from advx_jax.data.image_set import ImageSet
+from advx_jax.data.sources import load_cifar10
+from advx_jax.errors import UserError
+from advx_jax.networks.registry import ResolvedNetwork, resolve_network
+
+_MODEL = flags.DEFINE_string(
+    "model", None, "Network: a published name (resnet44-all, …), a .safetensors or .pt file, or a training workdir."
+)
+_DATA = flags.DEFINE_string(
+    "data",
+    None,
+    "Images: sample (shipped), tfds, or a folder with cifar-10-batches-py or -bin. Default: $CIFAR10_PATH, "
+    "else the fetched set, else the sample.",
+)
+
+
+def load_network_and_images() -> tuple[ResolvedNetwork, ImageSet]:
+    """The network of --model and the test images of --data.
+
+    Raises:
+        UserError: either is missing or cannot be read.
+    """
+    return load_network(), load_cifar10(_DATA.value, "test")
+
+
+def load_network() -> ResolvedNetwork:
+    """The network of --model.
+
+    Raises:
+        UserError: none is named, or it cannot be found or read.
+    """
+    if not _MODEL.value:
+        raise UserError("expected a network, for instance --model=resnet44-all, got none")
+    keep_compiled_code()
+    return resolve_network(_MODEL.value)
+
+
+def data_was_given() -> bool:
+    """Whether --data is on the command line."""
+    return _DATA.value is not None
+
+
+def check_n_images(n_images: int | None, available: int, default: int) -> int:
+    """How many images to work on.
+
+    Args:
+        n_images: as asked for; None if it was not.
+        available: how many there are.
+        default: how many if nothing was asked for and there are enough.
+
+    Raises:
+        UserError: more are asked for than there are, or none.
+    """
+    if n_images is None:
+        return min(default, available)
+    if not 1 <= n_images <= available:
+        raise UserError(f"expected --n_images from 1 to {available}, got {n_images}")
+    return n_images
+
+
+def check_settings(settings: AttackSettings) -> AttackSettings:
+    """Refuse attack settings that make no sense, naming the flag.
+
+    Raises:
+        UserError: a value is out of its range.
+    """
+    if not 0 < settings.eps < float("inf"):
+        raise UserError(f"expected --eps above 0, got {settings.eps}")
+    if settings.steps < 1:
+        raise UserError(f"expected --steps of at least 1, got {settings.steps}")
+    if not 0 <= settings.momentum < 1:
+        raise UserError(f"expected --momentum of at least 0 and below 1, got {settings.momentum}")
+    return settings
+
+
+def keep_compiled_code() -> None:
+    """Let JAX keep compiled code in the user's cache, so that a second call starts at once."""
+    # Code compiled for one processor may not run on another that shares the home directory.
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else [platform.processor()]
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), lines[0])
+    folder = cache_dir() / "compiled" / hashlib.sha256(features.encode()).hexdigest()[:16]
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

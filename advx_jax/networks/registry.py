@@ -1,0 +1,148 @@
+"""Networks by name or path: whatever a person gives as `--model`."""
+
+import difflib
+import hashlib
+import importlib.resources
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pooch
+
+from advx_jax.cache import cache_dir
+from advx_jax.errors import UserError
+from advx_jax.networks.classifier import Classifier, Provenance
+from advx_jax.networks.files import SUFFIX, load_network
+
+WORKDIR_NETWORK = f"network{SUFFIX}"
+"""File in a training workdir that holds the trained network."""
+
+_PYTORCH_SUFFIXES = (".pt", ".pth")
+_SIMILAR_ENOUGH = 0.4
+
+
+class ResolvedNetwork(NamedTuple):
+    """A network that was found.
+
+    Attributes:
+        classifier: the network.
+        provenance: where its numbers come from; named as in the manifest if it has a name there.
+        path: the file that it was read from.
+    """
+
+    classifier: Classifier
+    provenance: Provenance
+    path: Path
+
+
+class ManifestEntry(NamedTuple):
+    """What must be known to find a network by its name.
+
+    Attributes:
+        name: for instance "resnet44-all".
+        file: name of its file as published.
+        sha256: of that file.
+        url: where that file can be had, if it does not ship with the package.
+    """
+
+    name: str
+    file: str
+    sha256: str
+    url: str | None
+
+
+def manifest() -> dict[str, ManifestEntry]:
+    """All networks that have a name, by name."""
+    content = json.loads((importlib.resources.files("prebuilt") / "manifest.json").read_text(encoding="utf-8"))
+    return {
+        name: ManifestEntry(name, fields["file"], fields["sha256"], fields.get("url"))
+        for name, fields in content["networks"].items()
+    }
+
+
+def resolve_network(model: str) -> ResolvedNetwork:
+    """Find and read a network.
+
+    Args:
+        model: in this order: a name in the manifest; the path of a `.safetensors` file; the path of
+            a PyTorch `.pt` or `.pth` file, converted in memory; a training workdir. A name is looked
+            for, converted or as published, in `./prebuilt`, the installed package `prebuilt`,
+            `$ADVX_PREBUILT` and the user's cache, and is downloaded into the cache if it is nowhere.
+
+    Raises:
+        UserError: there is no such network, its file is damaged or not the one that the manifest
+            means, or it cannot be downloaded.
+    """
+    entries = manifest()
+    if model in entries:
+        return find_by_name(entries[model])
+    path = Path(model)
+    try:
+        if path.suffix == SUFFIX or path.suffix in _PYTORCH_SUFFIXES:
+            return _read(path)
+        if path.is_dir():
+            return _read(path / WORKDIR_NETWORK)
+    except OSError as error:
+        raise UserError(f"cannot read the network {model}: {error}") from error
+    similar = difflib.get_close_matches(model, entries, n=1, cutoff=_SIMILAR_ENOUGH)
+    hint = f"; did you mean {similar[0]}?" if similar else ""
+    raise UserError(
+        f"expected a network by name ({', '.join(entries)}), a {SUFFIX} or .pt file, or a training workdir, "
+        f"got {model!r}{hint}"
+    )
+
+
+def find_by_name(entry: ManifestEntry) -> ResolvedNetwork:
+    """Find a network of the manifest, or download it, and make sure that it is the one that is meant.
+
+    Raises:
+        UserError: see `resolve_network`.
+    """
+    names = dict.fromkeys((f"{entry.name}{SUFFIX}", entry.file))
+    found = (folder / name for folder in _folders() for name in names if (folder / name).is_file())
+    path = next(found, None) or _download(entry)
+    if path.name == entry.file:
+        # Before the file is taken apart, so that a wrong file is called wrong and not damaged.
+        _check_sha256(entry, path, hashlib.sha256(path.read_bytes()).hexdigest())
+        network = _read(path)
+    else:
+        network = _read(path)
+        _check_sha256(entry, path, network.provenance.source_sha256)
+    return network._replace(provenance=replace(network.provenance, name=entry.name))
+
+
+def _folders() -> list[Path]:
+    """Where files of named networks may lie."""
+    folders = [Path("prebuilt"), Path(str(importlib.resources.files("prebuilt")))]
+    if "ADVX_PREBUILT" in os.environ:
+        folders.append(Path(os.environ["ADVX_PREBUILT"]))
+    return [*folders, cache_dir()]
+
+
+def _read(path: Path) -> ResolvedNetwork:
+    if path.suffix in _PYTORCH_SUFFIXES:
+        # The one place where advx_jax reaches for convert, and only when a PyTorch file is given.
+        from convert import read_pt
+
+        return ResolvedNetwork(*read_pt(path), path)
+    return ResolvedNetwork(*load_network(path), path)
+
+
+def _check_sha256(entry: ManifestEntry, path: Path, sha256: str | None) -> None:
+    if sha256 != entry.sha256:
+        whose = "" if path.name == entry.file else f" of the {entry.file} that it was converted from"
+        raise UserError(f"{path} is not {entry.name}: expected sha256{whose} {entry.sha256}, got {sha256 or 'none'}")
+
+
+def _download(entry: ManifestEntry) -> Path:
+    remedy = f"put {entry.file} with sha256 {entry.sha256} into ./prebuilt, $ADVX_PREBUILT or {cache_dir()}"
+    if entry.url is None:
+        raise UserError(f"cannot find the network {entry.name}: {remedy}")
+    try:
+        known_hash = f"sha256:{entry.sha256}"
+        return Path(pooch.retrieve(entry.url, known_hash, entry.file, cache_dir(), progressbar=True))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"cannot download the network {entry.name} ({reason}): {remedy}") from error

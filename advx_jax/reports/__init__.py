@@ -1,0 +1,1 @@
+"""What a person looks at: picture trees, the HTML gallery, curves, JSON, progress on the terminal."""

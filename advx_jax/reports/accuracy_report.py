@@ -1,0 +1,40 @@
+"""Accuracy and loss of a network, with progress, as JSON."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from advx_jax.analysis.accuracy import predict
+from advx_jax.data.image_set import ImageSet, unit_images
+from advx_jax.networks.registry import ResolvedNetwork
+from advx_jax.reports.progress import progress
+from advx_jax.reports.results_json import head, write_json
+
+_FORMAT = 1
+
+
+def report_accuracy(network: ResolvedNetwork, data: ImageSet, n_images: int, output: Path | None) -> dict[str, Any]:
+    """Classify the first `n_images` images; write the results to `output` if it is given.
+
+    Returns:
+        The results: a head and `accuracy`, `loss` (mean cross-entropy), `correct`, `n_images`.
+    """
+    images, labels = unit_images(data.images[:n_images]), data.labels[:n_images]
+    with progress(n_images, "image", "evaluate") as update:
+        predictions = predict(network.classifier, images, labels.astype(np.int32), update)
+    settings = {
+        "model": network.provenance.name,
+        "network_sha256": network.classifier.fingerprint(),
+        "data": data.source,
+        "n_images": n_images,
+    }
+    results = head("evaluate", _FORMAT, settings) | {
+        "accuracy": predictions.accuracy(labels),
+        "loss": predictions.loss(),
+        "correct": int((predictions.classes == labels).sum()),
+        "n_images": n_images,
+    }
+    if output:
+        write_json(output, results)
+    return results

@@ -1,0 +1,34 @@
+"""Text tables for the terminal."""
+
+from collections.abc import Sequence
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Lay out rows in aligned columns: numbers to the right, everything else to the left.
+
+    Args:
+        header: names of the columns.
+        rows: cells, as many a row as there are columns; format floats before.
+
+    Returns:
+        The lines, without a final line break.
+    """
+    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    columns = list(zip(*cells, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    numeric = [all(map(_is_number, column[1:])) for column in columns]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        ).rstrip()
+        for line in cells
+    )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.replace(",", "").removesuffix("%"))
+    except ValueError:
+        return text in {"", "-", "–"}
+    return True

@@ -1,0 +1,233 @@
+"""Explanations of many images as files: pictures, gallery, JSON; kept as they come."""
+
+import contextlib
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from advx_jax.analysis.accuracy import predict
+from advx_jax.analysis.explanations import Explanation, explain, second_class
+from advx_jax.attacks import AttackSettings
+from advx_jax.data.image_set import CIFAR10_CLASSES, ImageSet, unit_images
+from advx_jax.data.own_images import OwnImage
+from advx_jax.errors import UserError
+from advx_jax.networks.classifier import Classifier
+from advx_jax.networks.registry import ResolvedNetwork
+from advx_jax.reports.console import table
+from advx_jax.reports.explanation_tree import (
+    FORMAT,
+    ExplainedImage,
+    difference_folder,
+    folder_name,
+    summary,
+    write_explanation,
+)
+from advx_jax.reports.gallery import write_gallery
+from advx_jax.reports.kept_work import earlier_results
+from advx_jax.reports.progress import progress
+from advx_jax.reports.results_json import head, write_json
+
+RESULTS_FILE = "explanations.json"
+
+
+class NamedImage(NamedTuple):
+    """An image to be explained.
+
+    Attributes:
+        name: index in the data set, or the stem of a person's own file.
+        pixels: 0 to 255.
+        label: the real class, or the network's top class where nobody says which is the real one.
+        label_is_given: whether `label` is the real class.
+    """
+
+    name: str
+    pixels: UInt8[np.ndarray, "32 32 3"]
+    label: int
+    label_is_given: bool
+
+    def sha256(self) -> str:
+        """Of the pixels."""
+        return hashlib.sha256(self.pixels.tobytes()).hexdigest()
+
+
+class ImagesToExplain(NamedTuple):
+    """Images and, in words, where they come from."""
+
+    images: list[NamedImage]
+    source: str
+
+
+def given_images(data: ImageSet, indices: Sequence[str] | None, n_images: int) -> ImagesToExplain:
+    """Images of a data set: those with the given indices, else the first `n_images`.
+
+    Raises:
+        UserError: an index is no whole number, or there is no such image.
+    """
+    try:
+        places = range(n_images) if indices is None else dict.fromkeys(int(index) for index in indices)
+    except ValueError as error:
+        raise UserError(f"expected --indices as whole numbers (3,5), got {','.join(indices or ())!r}") from error
+    wrong = [place for place in places if not 0 <= place < len(data)]
+    if wrong or not places:
+        raise UserError(f"expected --indices from 0 to {len(data) - 1}, got {wrong[0] if wrong else 'none'}")
+    images = [NamedImage(str(place), data.images[place], int(data.labels[place]), True) for place in places]
+    return ImagesToExplain(images, data.source)
+
+
+def own_images(classifier: Classifier, own: Sequence[OwnImage]) -> ImagesToExplain:
+    """A person's own images; the network's top class stands in for the real one."""
+    pixels = np.stack([image.pixels for image in own])
+    tops = predict(classifier, unit_images(pixels), np.zeros(len(own), np.int32)).classes
+    images: list[NamedImage] = []
+    for image, top in zip(own, tops, strict=True):
+        taken = {other.name for other in images}
+        stems = (image.path.stem if n == 1 else f"{image.path.stem}-{n}" for n in range(1, len(own) + 1))
+        images.append(NamedImage(next(stem for stem in stems if stem not in taken), image.pixels, int(top), False))
+    return ImagesToExplain(images, "own image files")
+
+
+def report_explanations(
+    network: ResolvedNetwork,
+    wanted: ImagesToExplain,
+    settings: AttackSettings,
+    output: Path,
+    overwrite: bool,
+    strict: bool,
+) -> str:
+    """Explain images and write everything a person or a program may want to see of it.
+
+    Images that an earlier call explained with the same settings are kept as they are; each
+    finished image is on disk at once, and the gallery is made even if the work is interrupted.
+
+    Returns:
+        A text that says what came out.
+
+    Raises:
+        UserError: `output` holds explanations of other settings or images and must not be
+            overwritten; or `strict`, and an explanation did not reach ρ.
+    """
+    results = head("explain", FORMAT, _settings(network, settings))
+    results |= {"data": wanted.source, "class_names": CIFAR10_CLASSES, "images": []}
+    path = output / RESULTS_FILE
+    earlier = earlier_results(path, results, overwrite)
+    if earlier is not None:
+        results["images"] = earlier["images"]
+    elif path.exists():
+        _remove_pictures(output, path)
+    todo = [image for image in wanted.images if not _is_done(output, results["images"], image, overwrite)]
+
+    with _gallery_at_the_end(output, results), progress(len(todo), "image", "explain") as update:
+        images = unit_images(np.stack([image.pixels for image in todo])) if todo else np.zeros((0, 32, 32, 3), "f4")
+        for place, explanation in explain(network.classifier, images, settings, update):
+            record = _record(todo[place], images[place], explanation)
+            write_explanation(output, record)
+            entry = summary(record) | {"input_sha256": todo[place].sha256()}
+            others = [other for other in results["images"] if other["folder"] != entry["folder"]]
+            results["images"] = sorted([*others, entry], key=_natural_order)
+            write_json(path, results)
+
+    return _verdict(output, results, wanted.images, settings, strict)
+
+
+def _settings(network: ResolvedNetwork, settings: AttackSettings) -> dict[str, Any]:
+    """Everything that an explanation depends on, apart from its image."""
+    return {
+        "model": network.provenance.name,
+        "network_sha256": network.classifier.fingerprint(),
+        "eps": settings.eps,
+        "steps": settings.steps,
+        "overshoot": settings.overshoot,
+        "momentum": settings.momentum,
+        "direction": settings.direction,
+        "stay_in_range": settings.stay_in_range,
+    }
+
+
+def _record(image: NamedImage, pixels: Float[np.ndarray, "32 32 3"], explanation: Explanation) -> ExplainedImage:
+    return ExplainedImage(
+        name=image.name,
+        label=image.label,
+        label_is_given=image.label_is_given,
+        class_names=CIFAR10_CLASSES,
+        input=pixels,
+        explanations=pixels + explanation.perturbations,
+        confidences=explanation.confidences,
+        logits=explanation.logits,
+        rms=explanation.rms,
+        first_ok=explanation.first_ok,
+        reached=explanation.reached & explanation.finite,
+        second=second_class(explanation.logits, image.label),
+    )
+
+
+def _is_done(output: Path, done: Sequence[dict[str, Any]], image: NamedImage, overwrite: bool) -> bool:
+    folder = folder_name(image.name, CIFAR10_CLASSES[image.label])
+    entry = next((entry for entry in done if entry["folder"] == folder), None)
+    if entry is None or not (output / folder).is_dir() or not difference_folder(output, folder).is_dir():
+        return False
+    if entry.get("input_sha256") == image.sha256():
+        return True
+    if overwrite:
+        return False
+    raise UserError(f"{output / folder} explains another image of that name: choose another --output, or --overwrite")
+
+
+def _remove_pictures(output: Path, path: Path) -> None:
+    """Remove what an earlier call with other settings wrote, as its results file lists it."""
+    from advx_jax.reports.results_json import read_json
+
+    with contextlib.suppress(UserError, KeyError, TypeError, IndexError):
+        earlier = read_json(path)
+        for entry in earlier["images"]:
+            # Made anew, not read from the file: a path in it must not lead out of `output`.
+            folder = folder_name(str(entry["name"]), CIFAR10_CLASSES[entry["label"]])
+            shutil.rmtree(difference_folder(output, folder), ignore_errors=True)
+            shutil.rmtree(output / folder, ignore_errors=True)
+    path.unlink()
+
+
+@contextlib.contextmanager
+def _gallery_at_the_end(output: Path, results: dict[str, Any]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if results["images"]:
+            write_gallery(output, results)
+
+
+def _natural_order(entry: dict[str, Any]) -> tuple[int, str]:
+    name = entry["name"]
+    return (int(name), "") if name.isdecimal() else (-1, name)
+
+
+def _verdict(
+    output: Path, results: dict[str, Any], wanted: Sequence[NamedImage], settings: AttackSettings, strict: bool
+) -> str:
+    names = {image.name for image in wanted}
+    entries = [entry for entry in results["images"] if entry["name"] in names]
+    rows = []
+    short: list[float] = []
+    for entry in entries:
+        missed = [r for r, ok in zip(entry["rms"], entry["reached"], strict=True) if not ok]
+        short += [float("nan") if r is None else float(r) for r in missed]
+        real = CIFAR10_CLASSES[entry["label"]] if entry["label_is_given"] else "?"
+        predicted = entry["predicted"]
+        confidence = entry["confidences"][predicted]
+        rows.append((entry["name"], real, f"{CIFAR10_CLASSES[predicted]} {confidence:.3f}", len(missed) or ""))
+    lines = [table(("image", "class", "network says", "short of ρ"), rows)]
+    if short:
+        total = sum(len(entry["rms"]) for entry in entries)
+        message = (
+            f"{len(short)} of {total} explanations did not reach RMS {settings.eps:g}: "
+            f"they end at {np.min(short):.4f} to {np.max(short):.4f} (flagged in the gallery and in {RESULTS_FILE})"
+        )
+        if strict:
+            raise UserError(message)
+        lines.append(message)
+    lines.append(f"pictures: {output / 'index.html'}")
+    return "\n".join(lines)

@@ -1,0 +1,181 @@
+"""The picture tree of explanations, with the published file names (spec §4), and its record in JSON."""
+
+import contextlib
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Integer
+
+from advx_jax.errors import UserError
+from advx_jax.reports.names import safe_class_name, safe_name
+from advx_jax.reports.pictures import difference_map, difference_scale, png_bytes, to_pixels
+
+FORMAT = 1
+"""Number of the layout of `explanations.json`: the head, `class_names`, `images` (a `summary` each)."""
+
+INPUT = "_input.png"
+_DIFFERENCES = "differences"
+_OUR_FILES = re.compile(r"_input\.png|.+_was_(?:\d\.\d{3}|nan)\.png|\d+_.+\.png|\..*")
+
+
+class ExplainedImage(NamedTuple):
+    """One image with its explanations towards all K classes.
+
+    Attributes:
+        name: index in the data set, or the stem of a person's own file; names its folder.
+        label: the real class, or what stands in for it.
+        label_is_given: False if `label` is the network's top class, for want of a real one.
+        class_names: of all K classes.
+        input: the image, values on the [0, 1] scale.
+        explanations: x + δ towards each class, not clipped.
+        confidences: softmax of the network's logits on the unchanged image.
+        logits: of the unchanged image.
+        rms: RMS of each δ, on the [0, 1] scale.
+        first_ok: first step at which RMS ≥ ρ, as the attack reports it.
+        reached: whether RMS ≥ ρ held at some step.
+        second: the class with the largest logit among those that are not `label`.
+    """
+
+    name: str
+    label: int
+    label_is_given: bool
+    class_names: Sequence[str]
+    input: Float[np.ndarray, "height width 3"]
+    explanations: Float[np.ndarray, "K height width 3"]
+    confidences: Float[np.ndarray, " K"]
+    logits: Float[np.ndarray, " K"]
+    rms: Float[np.ndarray, " K"]
+    first_ok: Integer[np.ndarray, " K"]
+    reached: Bool[np.ndarray, " K"]
+    second: int
+
+
+class PictureNames(NamedTuple):
+    """File names of the pictures in an image's folder.
+
+    Attributes:
+        real: explanation towards the real class.
+        second: explanation towards the second class.
+        towards: explanations towards all classes.
+        differences: difference maps of all classes, in the image's folder of the difference tree.
+    """
+
+    real: str
+    second: str
+    towards: list[str]
+    differences: list[str]
+
+
+def picture_names(class_names: Sequence[str], confidences: Sequence[float], second: int, label: int) -> PictureNames:
+    """The published file names: each tells the confidence in its class on the unchanged image."""
+    names = [safe_class_name(name) for name in class_names]
+    return PictureNames(
+        real=f"_real_was_{confidences[label]:.3f}.png",
+        second=f"_second_{names[second]}_was_{confidences[second]:.3f}.png",
+        towards=[f"{c}_{name}_was_{confidences[c]:.3f}.png" for c, name in enumerate(names)],
+        differences=[f"{c}_{name}.png" for c, name in enumerate(names)],
+    )
+
+
+def folder_name(name: str, class_name: str) -> str:
+    """The folder of an image: `{name}-{class}`, both made safe."""
+    return f"{safe_name(name)}-{safe_class_name(class_name)}"
+
+
+def difference_folder(output: Path, folder: str) -> Path:
+    """Where an image's difference maps lie: apart, so that its own folder has the published files only."""
+    return output / _DIFFERENCES / folder
+
+
+def summary(record: ExplainedImage) -> dict[str, Any]:
+    """The image's entry in `explanations.json`: all but the pictures."""
+    return {
+        "name": record.name,
+        "folder": folder_name(record.name, record.class_names[record.label]),
+        "label": record.label,
+        "label_is_given": record.label_is_given,
+        "predicted": int(np.argmax(record.logits)),
+        "second": record.second,
+        "confidences": record.confidences,
+        "logits": record.logits,
+        "rms": record.rms,
+        "first_ok": record.first_ok,
+        "reached": record.reached,
+    }
+
+
+def write_explanation(output: Path, record: ExplainedImage) -> Path:
+    """Write the pictures of one image, replacing those of an earlier run.
+
+    `{name}-{class}/` in `output` gets `_input.png`, `_real_was_….png`, `_second_{class}_was_….png`
+    and `{c}_{class}_was_….png` for every class, and nothing else. The difference maps go to
+    `differences/{name}-{class}/{c}_{class}.png`. Each folder appears whole or not at all, that of
+    the explanations last: where it is, the image is done.
+
+    Returns:
+        The folder of the explanations.
+
+    Raises:
+        UserError: the record's shapes do not fit each other, or a folder of that name holds other files.
+    """
+    _check_shapes(record)
+    folder = folder_name(record.name, record.class_names[record.label])
+    names = picture_names(record.class_names, record.confidences.tolist(), record.second, record.label)
+    perturbations = record.explanations - record.input
+    scale = difference_scale(perturbations)
+    with _folder_written_whole(difference_folder(output, folder)) as temporary:
+        for name, perturbation in zip(names.differences, perturbations, strict=True):
+            (temporary / name).write_bytes(png_bytes(difference_map(perturbation, scale)))
+    with _folder_written_whole(output / folder) as temporary:
+        (temporary / INPUT).write_bytes(png_bytes(to_pixels(record.input)))
+        pictures = [png_bytes(pixels) for pixels in to_pixels(record.explanations)]
+        for name, picture in zip(names.towards, pictures, strict=True):
+            (temporary / name).write_bytes(picture)
+        (temporary / names.real).write_bytes(pictures[record.label])
+        (temporary / names.second).write_bytes(pictures[record.second])
+    return output / folder
+
+
+def _check_shapes(record: ExplainedImage) -> None:
+    n_classes = len(record.class_names)
+    expected = {"explanations": (n_classes, *record.input.shape)}
+    expected |= dict.fromkeys(("confidences", "logits", "rms", "first_ok", "reached"), (n_classes,))
+    for field, shape in expected.items():
+        if (found := getattr(record, field).shape) != shape:
+            raise UserError(f"expected {field} of shape {shape} for image {record.name!r}, got {found}")
+    for field in ("label", "second"):
+        if not 0 <= (number := getattr(record, field)) < n_classes:
+            raise UserError(f"expected a {field} in 0..{n_classes - 1} for image {record.name!r}, got {number}")
+
+
+@contextlib.contextmanager
+def _folder_written_whole(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `folder` that takes its place when the block ends without an error."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    token = secrets.token_hex(4)
+    temporary = folder.with_name(f".{folder.name}-{token}.tmp")
+    replaced = folder.with_name(f".{folder.name}-{token}.old")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if folder.exists():
+            _refuse_other_files(folder)
+            folder.rename(replaced)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _refuse_other_files(folder: Path) -> None:
+    """Keep an output folder that was chosen by mistake from losing what is not ours."""
+    if not folder.is_dir():
+        raise UserError(f"expected a folder or nothing at {folder}, got a file")
+    for entry in sorted(folder.iterdir()):
+        if not (_OUR_FILES.fullmatch(entry.name) and entry.is_file()):
+            raise UserError(f"expected only pictures of an earlier run in {folder}, got {entry.name!r}; nothing was replaced")

@@ -1,0 +1,77 @@
+"""Images as pixels and PNG files."""
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from advx_jax.errors import UserError
+from advx_jax.files import written_whole
+
+# The one pixel in a hundred that changes most would otherwise turn the rest of the map into grey.
+_UNSATURATED_PERCENT = 99.0
+
+
+def to_pixels(images: Float[np.ndarray, "*shape 3"]) -> UInt8[np.ndarray, "*shape 3"]:
+    """Round images to pixels: uint8(clip(255·v + 0.5, 0, 255)), as in spec §4.
+
+    Args:
+        images: values on the [0, 1] scale; those outside of it (attacks do not clip) are clipped.
+            NaN, which no picture can show, becomes 0.
+
+    Returns:
+        Pixels, the same shape.
+    """
+    return np.nan_to_num(np.clip(255 * images + 0.5, 0, 255), nan=0.0).astype(np.uint8)
+
+
+def difference_scale(perturbations: Float[np.ndarray, "classes height width 3"]) -> float:
+    """The change that a difference map shows at full strength, one for all classes of an image.
+
+    Args:
+        perturbations: explanation minus input, for every class.
+
+    Returns:
+        The absolute change that 99 % of all finite values stay below; 0 if nothing changed.
+    """
+    sizes = np.abs(perturbations[np.isfinite(perturbations)])
+    return float(np.percentile(sizes, _UNSATURATED_PERCENT)) if sizes.size else 0.0
+
+
+def difference_map(
+    perturbation: Float[np.ndarray, "height width 3"], scale: float
+) -> UInt8[np.ndarray, "height width 3"]:
+    """A picture of what an explanation added and removed: pixels of 0.5 + perturbation/(2·scale).
+
+    Mid-grey is unchanged; a brighter channel was raised, a darker one lowered. The maps of one image
+    can be compared only if all of them have the same scale (`difference_scale`): on its own scale
+    each, a class that hardly changed the image would look like one that changed it a lot.
+
+    Args:
+        perturbation: explanation minus input, on the [0, 1] scale.
+        scale: the change that is shown at full strength, more is clipped; 0 shows no change at all.
+
+    Raises:
+        UserError: the scale is negative or not finite.
+    """
+    if not (math.isfinite(scale) and scale >= 0):
+        raise UserError(f"expected a scale of at least 0 for a difference map, got {scale}")
+    if scale == 0:
+        return np.full(perturbation.shape, 128, np.uint8)
+    return to_pixels(0.5 + perturbation / (2 * scale))
+
+
+def png_bytes(pixels: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    """An RGB picture as the content of a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    return file.getvalue()
+
+
+def write_png(path: Path, pixels: UInt8[np.ndarray, "height width 3"]) -> None:
+    """Write an RGB picture to `path`, whole or not at all."""
+    with written_whole(path) as temporary:
+        temporary.write_bytes(png_bytes(pixels))

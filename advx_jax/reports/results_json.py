@@ -1,0 +1,131 @@
+"""Results as strict JSON, written whole, with a head that tells how they came about."""
+
+import hashlib
+import json
+import math
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from advx_jax.errors import UserError
+from advx_jax.files import written_whole
+
+
+def head(command: str, results_format: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The first entries of every results file.
+
+    Args:
+        command: the command that makes the results, for instance "explain".
+        results_format: number of the layout of this kind of file; goes up when the layout changes.
+        settings: everything that the results depend on.
+
+    Returns:
+        A dictionary to which the results themselves are added. Its `fingerprint` keeps partial
+        results of other settings from being mixed with these.
+    """
+    return {
+        "format": results_format,
+        "command": command,
+        "settings": dict(settings),
+        "fingerprint": fingerprint(settings),
+        "environment": environment(),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Versions of what the numbers depend on, and the device that they were computed on."""
+    # Imported here because reading or writing JSON should not have to wait for JAX.
+    import flax
+    import jax
+    import jaxlib
+
+    import advx_jax
+
+    device = jax.devices()[0]
+    return {
+        "advx_jax": advx_jax.__version__,
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "flax": flax.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
+    }
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """Digest of settings: equal for equal settings, whatever their order.
+
+    Returns:
+        The sha256, in hexadecimal digits, of the settings as JSON with sorted keys.
+
+    Raises:
+        UserError: a setting is not a finite number.
+    """
+    try:
+        text = json.dumps(_plain(settings, non_finite_as_null=False), sort_keys=True, allow_nan=False)
+    except ValueError as error:
+        raise UserError(f"expected finite numbers as settings, got {dict(settings)}") from error
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_json(path: Path, results: Mapping[str, Any]) -> None:
+    """Write results to `path`, whole or not at all.
+
+    Entries keep their order. Numpy and JAX arrays become lists, and every number is read back with
+    the value that it has here. NaN and the infinities, which JSON does not have, become null.
+
+    Raises:
+        TypeError: something in the results has no form in JSON.
+    """
+    text = json.dumps(_plain(results, non_finite_as_null=True), indent=2, allow_nan=False) + "\n"
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path, results_format: int | None = None) -> dict[str, Any]:
+    """Read a file that `write_json` wrote.
+
+    Args:
+        path: the file.
+        results_format: the `format` that the file must have; None takes any.
+
+    Raises:
+        UserError: the file is missing, is no strict JSON object, or has another format.
+    """
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"cannot read the results {path}: {error}") from error
+    if not isinstance(results, dict):
+        raise UserError(f"expected a JSON object in {path}, got {type(results).__name__}")
+    if results_format is not None and results.get("format") != results_format:
+        raise UserError(f"expected results of format {results_format} in {path}, got {results.get('format')!r}")
+    return results
+
+
+def _plain(value: Any, *, non_finite_as_null: bool) -> Any:
+    """Turn a value into what JSON has: None, bool, int, float, str, list, dict."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return None if non_finite_as_null and not math.isfinite(value) else value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        wrong = [key for key in value if not isinstance(key, str)]
+        if wrong:
+            raise TypeError(f"expected strings as keys of results, got {wrong[0]!r}")
+        return {key: _plain(item, non_finite_as_null=non_finite_as_null) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, non_finite_as_null=non_finite_as_null) for item in value]
+    if hasattr(value, "__array__"):
+        return _plain(np.asarray(value).tolist(), non_finite_as_null=non_finite_as_null)
+    raise TypeError(f"expected numbers, strings, lists and dictionaries as results, got {type(value).__name__}")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")

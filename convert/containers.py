@@ -1,0 +1,150 @@
+"""PyTorch's two file formats: pickle and storages one after the other (legacy), or in a zip archive."""
+
+import io
+import struct
+import zipfile
+from typing import NamedTuple
+
+from advx_jax.errors import UserError
+from convert.claims import Claims
+from convert.pickled import unpickle
+from convert.wording import shown
+
+_LEGACY_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+_LEGACY_PROTOCOL = 1001
+_ZIP_SIGNATURE = b"PK\x03\x04"
+_ZIP_DIRECTORY_SIGNATURE = b"PK\x01\x02"
+# The published networks would take 312; each costs memory before it can be looked at.
+_MOST_ZIP_ENTRIES = 20_000
+_ZIP_VERSIONS = range(1, 11)
+_ENCRYPTED = 0x1
+# zipfile does not say what a damaged archive can make it raise.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    struct.error,
+    EOFError,
+    LookupError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+)
+
+
+class Contents(NamedTuple):
+    """What a `.pt` file holds.
+
+    Attributes:
+        value: the pickled object, with `TensorClaim`s in place of tensors.
+        storages: bytes of each storage that the claims refer to, by key.
+    """
+
+    value: object
+    storages: dict[str, memoryview]
+
+
+def read_container(data: bytes) -> Contents:
+    """Take a `.pt` file apart, of whichever of the two formats.
+
+    Raises:
+        UserError: it is damaged, or is no such file.
+    """
+    return _read_zip(data) if data.startswith(_ZIP_SIGNATURE) else _read_legacy(data)
+
+
+def _read_legacy(data: bytes) -> Contents:
+    header_claims = Claims(limit=0)
+    magic_number, position = unpickle(data, 0, header_claims)
+    if magic_number != _LEGACY_MAGIC_NUMBER:
+        raise UserError("expected a file that PyTorch saved, got another pickle")
+    protocol, position = unpickle(data, position, header_claims)
+    if protocol != _LEGACY_PROTOCOL:
+        raise UserError(f"expected PyTorch's serialization protocol {_LEGACY_PROTOCOL}, got {shown(protocol)}")
+    system, position = unpickle(data, position, header_claims)
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise UserError("expected a file written on a little-endian machine, got another")
+
+    claims = Claims(limit=len(data))
+    value, position = unpickle(data, position, claims)
+    keys, position = unpickle(data, position, header_claims)
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise UserError("expected the list of storages, got something else")
+    if len(set(keys)) != len(keys) or set(keys) != claims.storages.keys():
+        raise UserError("the list of storages does not name those of the tensors, each once")
+
+    storages = {}
+    for key in keys:
+        claim = claims.storages[key]
+        start, position = position + 8, position + 8 + claim.n_bytes
+        if position > len(data):
+            raise UserError(f"the file is cut off in storage {shown(key)}")
+        (count,) = struct.unpack_from("<q", data, start - 8)
+        if count != claim.count:
+            raise UserError(f"storage {shown(key)}: expected {claim.count} elements, got {count}")
+        storages[key] = memoryview(data)[start:position]
+    if position != len(data):
+        raise UserError(f"expected the file to end after {position} bytes, got {len(data)}")
+    return Contents(value, storages)
+
+
+def _read_zip(data: bytes) -> Contents:
+    try:
+        return _read_zip_entries(data)
+    except UserError:
+        raise
+    except _ZIP_ERRORS as error:
+        raise UserError(f"the zip archive is damaged: {shown(str(error))}") from error
+
+
+def _read_zip_entries(data: bytes) -> Contents:
+    if data.count(_ZIP_DIRECTORY_SIGNATURE) > _MOST_ZIP_ENTRIES:
+        raise UserError(f"expected a zip archive of at most {_MOST_ZIP_ENTRIES} entries, got more")
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        _check_entries(archive.infolist(), len(data))
+        pickles = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise UserError(f"expected one data.pkl in the zip archive, got {len(pickles)}")
+        root = pickles[0].removesuffix("data.pkl")
+        entries = {name.removeprefix(root): info for name, info in archive.NameToInfo.items() if name.startswith(root)}
+        _check_version(archive, entries)
+
+        pickled = archive.read(entries["data.pkl"])
+        claims = Claims(limit=len(data))
+        value, end = unpickle(pickled, 0, claims)
+        if end != len(pickled):
+            raise UserError(f"expected data.pkl to end after {end} bytes, got {len(pickled)}")
+        storages = {}
+        for claim in claims.storages.values():
+            entry = entries.get(f"data/{claim.key}")
+            if entry is None:
+                raise UserError(f"storage {shown(claim.key)} is not in the zip archive")
+            if entry.file_size != claim.n_bytes:
+                raise UserError(f"storage {shown(claim.key)}: expected {claim.n_bytes} bytes, got {entry.file_size}")
+            storages[claim.key] = memoryview(archive.read(entry))
+    return Contents(value, storages)
+
+
+def _check_entries(entries: list[zipfile.ZipInfo], limit: int) -> None:
+    """Refuse, before anything is read, what PyTorch does not write: it stores entries as they are."""
+    names = {entry.filename for entry in entries}
+    if len(names) != len(entries):
+        raise UserError("the zip archive has two entries of the same name")
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+            raise UserError(f"expected uncompressed entries in the zip archive, got a packed {shown(entry.filename)}")
+        if entry.flag_bits & _ENCRYPTED:
+            raise UserError(f"expected open entries in the zip archive, got an encrypted {shown(entry.filename)}")
+    if sum(entry.file_size for entry in entries) > limit:
+        raise UserError("the entries of the zip archive claim more bytes together than the file holds")
+
+
+def _check_version(archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo]) -> None:
+    version = archive.read(entries["version"]).strip() if "version" in entries else b""
+    if version not in {str(known).encode() for known in _ZIP_VERSIONS}:
+        raise UserError(
+            f"expected a PyTorch archive of version {_ZIP_VERSIONS[0]} to {_ZIP_VERSIONS[-1]}, "
+            f"got {shown(version.decode('latin-1'))}"
+        )
+    # Archives from before PyTorch 2.0 do not say, and are little-endian.
+    if "byteorder" in entries and archive.read(entries["byteorder"]) != b"little":
+        raise UserError("expected a file written on a little-endian machine, got another")
