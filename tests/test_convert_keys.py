@@ -162,7 +162,10 @@ def test_robust_additions_without_a_bowl_width_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"pipe.0.weight": np.zeros(2, np.float32)}, "expected a dict of model_params and training_options, got 1 keys"),
+        (
+            {"pipe.0.weight": np.zeros(2, np.float32)},
+            "expected a dict of model_params and training_options, got 1 keys",
+        ),
         ([1], "got a value of type list"),
         (None, "got None"),
         ({"model_params": [], "training_options": {}}, "expected a dict of tensors as model_params, got a value of"),

@@ -173,7 +173,9 @@ def test_what_pytorch_saves_we_read(arranged, zipped, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-@pytest.mark.parametrize(("kind", "named"), [("double", "float64"), ("half", "float16"), ("bfloat16", "BFloat16Storage")])
+@pytest.mark.parametrize(
+    ("kind", "named"), [("double", "float64"), ("half", "float16"), ("bfloat16", "BFloat16Storage")]
+)
 def test_other_precisions_are_refused_by_name(kind, named, zipped, tmp_path):
     state = as_torch(make_tensors())
     state["pipe.0.weight"] = getattr(state["pipe.0.weight"], kind)()

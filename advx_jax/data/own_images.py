@@ -16,6 +16,7 @@ from advx_jax.errors import UserError
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 _SIZE = (CIFAR10_SIDE, CIFAR10_SIDE)
 _UPRIGHT = 1
+_MODE_NAMES = {"1": "black and white", "L": "grey", "P": "palette"}
 
 
 class OwnImage(NamedTuple):
@@ -117,7 +118,7 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
         return Image.alpha_composite(white, above).convert("RGB"), "transparent parts laid over white"
     if image.mode == "RGB":
         return image, ""
-    return image.convert("RGB"), f"colour mode {image.mode} turned into RGB"
+    return image.convert("RGB"), f"{_MODE_NAMES.get(image.mode, image.mode)} turned into RGB"
 
 
 def _centre_square(image: Image.Image) -> Image.Image:

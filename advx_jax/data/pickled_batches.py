@@ -30,8 +30,7 @@ def read_pickled(folder: Path, split: Split) -> tuple[Pixels, Labels]:
 
 def _read_batch(path: Path) -> tuple[Pixels, Labels]:
     try:
-        with path.open("rb") as stream:
-            batch = read_plain_pickle(stream)
+        batch = read_plain_pickle(path.read_bytes())
     except OSError as error:
         raise UserError(f"cannot read the CIFAR-10 batch {path}: {error.strerror}") from error
     except PickleRefusedError as error:

@@ -6,8 +6,9 @@ numbers, text, lists, tuples, dictionaries and arrays of bytes; nothing is ever 
 
 import enum
 import pickletools
+import warnings
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +54,7 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _MOST_ENCODED = 2**28
 
 
-def read_plain_pickle(stream: BinaryIO) -> Any:
+def read_plain_pickle(data: bytes) -> Any:
     """Read the one object in a pickle of plain data.
 
     Python 2 strings come back as bytes, arrays of uint8 as `PickledBytes`.
@@ -63,10 +64,13 @@ def read_plain_pickle(stream: BinaryIO) -> Any:
     """
     machine = _Machine()
     try:
-        for opcode, argument, _ in pickletools.genops(stream):
-            if opcode.name == "STOP":
-                return machine.pop()
-            machine.step(opcode.name, argument)
+        with warnings.catch_warnings():
+            # Of escapes in names, which no name that is allowed has.
+            warnings.simplefilter("ignore")
+            for opcode, argument, _ in pickletools.genops(data):
+                if opcode.name == "STOP":
+                    return machine.pop()
+                machine.step(opcode.name, argument)
     except (IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise PickleRefusedError(str(error) or type(error).__name__) from error
     raise PickleRefusedError("it ends too early")
@@ -149,8 +153,10 @@ class _Machine:
 
     def _name(self, names: tuple[Any, ...]) -> None:
         # Text only, for the same reason as in `_set_items`.
-        if not all(isinstance(part, str) for part in names) or names not in _GLOBALS:
-            raise PickleRefusedError(f"it names {'.'.join(map(str, names))[:80]!r}, which is no plain data")
+        if not all(isinstance(part, str) for part in names):
+            raise PickleRefusedError("it names something by what is no text")
+        if names not in _GLOBALS:
+            raise PickleRefusedError(f"it names {'.'.join(names)[:80]!r}, which is no plain data")
         self._stack.append(_GLOBALS[names])
 
     def _reduce(self, arguments: Any, named: Any) -> None:

@@ -118,7 +118,8 @@ def load_tfds(split: Split, data_dir: Path | None = None) -> tuple[Pixels, Label
         UserError: the data set is not there and cannot be fetched, or was prepared for TensorFlow.
     """
     # TFDS reads the variable only when it is imported.
-    builder = Cifar10(data_dir=data_dir or os.environ.get("TFDS_DATA_DIR"))
+    chosen = data_dir or os.environ.get("TFDS_DATA_DIR")
+    builder = Cifar10(data_dir=Path(chosen).expanduser() if chosen else None)
     folder = Path(builder.data_dir)
     if not folder.exists():
         _prepare(builder)
@@ -134,7 +135,7 @@ def load_tfds(split: Split, data_dir: Path | None = None) -> tuple[Pixels, Label
 
 def _prepare(builder: Cifar10) -> None:
     """Fetch the archive, unless it was put into TFDS's folder for manual downloads, and write the records."""
-    root = Path(builder.data_dir_root).expanduser()
+    root = Path(builder.data_dir_root)
     manual = root / "downloads" / "manual"
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".advx-", dir=root) as scratch:
@@ -178,9 +179,10 @@ def _decode(builder: Cifar10, split: Split) -> tuple[Pixels, Labels]:
     try:
         records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
     except (NotImplementedError, ValueError, AssertionError) as error:
+        found = getattr(builder.info.file_format, "value", "none")
         raise UserError(
-            f"expected TFDS's CIFAR-10 at {builder.data_dir} in the format {_FILE_FORMAT}, got "
-            f"{builder.info.file_format}, which needs TensorFlow; set $TFDS_DATA_DIR to another folder"
+            f"expected TFDS's CIFAR-10 at {builder.data_dir} in the format {_FILE_FORMAT}, got {found}, "
+            "which needs TensorFlow; set $TFDS_DATA_DIR to another folder"
         ) from error
     decoded = []
     for record in tqdm(records, desc=f"decoding the {split} set", unit="image"):

@@ -59,6 +59,22 @@ class Classifier:
             raise UserError(f"expected images of shape (batch, height, width, 3), got {images.shape}")
         return ResNet(self.architecture).apply(self.variables, images)
 
+    def in_training_mode(
+        self, images: Float[Array, "batch height width 3"], batch_stats: Variables
+    ) -> tuple[Float[Array, "batch classes"], Variables]:
+        """One pass in training mode: the batch's own statistics normalise it and move the running ones.
+
+        Args:
+            images: on the [0,1] scale.
+            batch_stats: running statistics before the pass; `variables["batch_stats"]` to begin with.
+
+        Returns:
+            Logits, and the running statistics after the pass.
+        """
+        variables = {**self.variables, "batch_stats": batch_stats}
+        logits, moved = ResNet(self.architecture).apply(variables, images, train=True, mutable=["batch_stats"])
+        return logits, moved["batch_stats"]
+
     def fingerprint(self) -> str:
         """Sha256 of architecture and numbers: equal for equal networks, wherever they come from."""
         digest = hashlib.sha256(repr(self.architecture).encode())

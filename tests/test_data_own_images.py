@@ -1,0 +1,230 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from advx_jax.data.own_images import load_own_images
+from advx_jax.errors import UserError
+
+WHITE, BLACK, RED, GREEN = (255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 255, 0)
+# JPEG is lossy and LANCZOS overshoots a little at edges.
+COLOUR_TOLERANCE = 8
+
+
+def _noise(height: int, width: int, channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, channels), np.uint8)
+
+
+def _load(path):
+    (own,) = load_own_images(str(path))
+    assert own.path == path
+    assert own.pixels.shape == (32, 32, 3)
+    assert own.pixels.dtype == np.uint8
+    return own
+
+
+def test_a_colour_image_of_the_right_size_is_untouched(tmp_path):
+    pixels = _noise(32, 32)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    own = _load(tmp_path / "a.png")
+    np.testing.assert_array_equal(own.pixels, pixels)
+    assert own.treatment == ""
+
+
+def test_the_middle_square_is_taken_and_resized(tmp_path):
+    # Red bars at the sides of a landscape picture must go, and nothing of the rest.
+    pixels = np.zeros((480, 640, 3), np.uint8)
+    pixels[:, :80] = pixels[:, 560:] = RED
+    pixels[:, 80:320] = GREEN
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    own = _load(tmp_path / "photo.png")
+    assert own.treatment == "photo.png: 640x480, centre-cropped to 480x480 and resized to 32x32"
+    assert own.pixels[..., 0].max() <= COLOUR_TOLERANCE
+    assert own.pixels[:, :15, 1].min() >= 255 - COLOUR_TOLERANCE
+    assert own.pixels[:, 17:, 1].max() <= COLOUR_TOLERANCE
+
+
+def test_a_portrait_picture_is_cropped_above_and_below(tmp_path):
+    pixels = np.zeros((64, 32, 3), np.uint8)
+    pixels[:16] = pixels[48:] = RED
+    pixels[16:48] = _noise(32, 32)
+    Image.fromarray(pixels).save(tmp_path / "tall.bmp")
+    own = _load(tmp_path / "tall.bmp")
+    np.testing.assert_array_equal(own.pixels, pixels[16:48])
+    assert own.treatment == "tall.bmp: 32x64, centre-cropped to 32x32"
+
+
+def test_shrinking_averages(tmp_path):
+    # A fine chequerboard becomes grey; picking single pixels would keep it black and white.
+    rows, columns = np.indices((320, 320))
+    board = ((rows + columns) % 2 * 255).astype(np.uint8)
+    Image.fromarray(np.stack([board] * 3, -1)).save(tmp_path / "board.png")
+    own = _load(tmp_path / "board.png")
+    assert np.abs(own.pixels.astype(int) - 127).max() <= COLOUR_TOLERANCE
+
+
+def test_a_tiny_image_is_enlarged(tmp_path):
+    Image.new("RGB", (1, 1), GREEN).save(tmp_path / "dot.png")
+    own = _load(tmp_path / "dot.png")
+    assert (own.pixels == GREEN).all()
+    assert own.treatment == "dot.png: 1x1, resized to 32x32"
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_parts_become_white(tmp_path, mode):
+    image = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (0, 0, 16, 32))
+    path = tmp_path / "see-through.png"
+    if mode == "P":
+        palette = Image.new("P", (32, 32), 1)
+        palette.putpalette([0, 0, 0, 9, 9, 9])
+        palette.paste(0, (0, 0, 16, 32))
+        palette.save(path, transparency=1)
+    else:
+        image.convert(mode).save(path)
+    own = _load(path)
+    assert (own.pixels[:, :16] == BLACK).all()
+    assert (own.pixels[:, 16:] == WHITE).all()
+    assert own.treatment == "see-through.png: 32x32, transparent parts laid over white"
+
+
+def test_half_transparent_parts_are_mixed_with_white(tmp_path):
+    Image.new("RGBA", (32, 32), (0, 0, 0, 128)).save(tmp_path / "veil.png")
+    assert (_load(tmp_path / "veil.png").pixels == 127).all()
+
+
+def test_grey_palette_and_black_and_white_become_rgb(tmp_path):
+    ramp = np.tile(np.arange(32, dtype=np.uint8) * 8, (32, 1))
+    Image.fromarray(ramp).save(tmp_path / "grey.png")
+    own = _load(tmp_path / "grey.png")
+    np.testing.assert_array_equal(own.pixels, np.stack([ramp] * 3, -1))
+    assert own.treatment == "grey.png: 32x32, grey turned into RGB"
+
+    Image.fromarray(ramp > 100).save(tmp_path / "bits.png")
+    np.testing.assert_array_equal(_load(tmp_path / "bits.png").pixels[..., 2], (ramp > 100) * np.uint8(255))
+
+    palette = Image.new("P", (32, 32), 1)
+    palette.putpalette([0, 0, 0, *GREEN])
+    palette.save(tmp_path / "palette.gif")
+    own = _load(tmp_path / "palette.gif")
+    assert (own.pixels == GREEN).all()
+    assert own.treatment.endswith("turned into RGB")
+
+
+def test_sixteen_bit_grey_keeps_its_range(tmp_path):
+    ramp = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    own = _load(tmp_path / "deep.png")
+    np.testing.assert_array_equal(own.pixels[..., 0], np.round(ramp / 257).astype(np.uint8))
+    assert "16-bit grey turned into RGB" in own.treatment
+
+
+def test_floating_point_images_are_refused(tmp_path):
+    Image.fromarray(np.ones((32, 32), np.float32)).save(tmp_path / "float.tiff")
+    with pytest.raises(UserError, match=r"float\.tiff: expected 8 or 16 bits a channel, got 32"):
+        load_own_images(str(tmp_path / "float.tiff"))
+
+
+def test_a_photo_lying_on_its_side_is_turned(tmp_path):
+    # Orientation 6: the camera was turned; the stored left edge is the top.
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[:, :32] = RED
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "phone.jpg", exif=exif, quality=95)
+    own = _load(tmp_path / "phone.jpg")
+    assert own.treatment == "phone.jpg: 64x64, turned upright as its EXIF data says, resized to 32x32"
+    assert own.pixels[:12, :, 0].min() > 200
+    assert own.pixels[20:, :, 0].max() < 50
+
+
+def test_the_first_frame_of_an_animation_is_taken(tmp_path):
+    first, second = Image.new("RGB", (32, 32), RED), Image.new("RGB", (32, 32), GREEN)
+    first.save(tmp_path / "moving.webp", save_all=True, append_images=[second], lossless=True)
+    own = _load(tmp_path / "moving.webp")
+    assert (own.pixels == RED).all()
+    assert "the first of 2 frames" in own.treatment
+
+
+def test_a_pattern_takes_many_files_in_order(tmp_path):
+    (tmp_path / "deeper").mkdir()
+    for name in ("b.png", "a.png", "deeper/c.png", "note.txt"):
+        if name.endswith("png"):
+            Image.new("RGB", (32, 32)).save(tmp_path / name)
+        else:
+            (tmp_path / name).write_text("text")
+    assert [own.path.name for own in load_own_images(str(tmp_path / "*.png"))] == ["a.png", "b.png"]
+    assert [own.path.name for own in load_own_images(str(tmp_path / "**" / "*.png"))] == ["a.png", "b.png", "c.png"]
+
+
+def test_a_name_with_brackets_is_a_name(tmp_path):
+    Image.new("RGB", (32, 32)).save(tmp_path / "cat [1].png")
+    assert _load(tmp_path / "cat [1].png").treatment == ""
+
+
+def test_no_match_is_an_error(tmp_path):
+    for pattern in ("*.png", "missing.png", "."):
+        with pytest.raises(UserError, match=r"expected image files for the pattern .* got no match"):
+            load_own_images(str(tmp_path / pattern))
+
+
+def _refused(path) -> str:
+    with pytest.raises(UserError) as caught:
+        load_own_images(str(path))
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    return message
+
+
+def test_a_file_that_is_no_image_is_an_error(tmp_path):
+    path = tmp_path / "text.png"
+    path.write_text("no image")
+    assert "got something else" in _refused(path)
+    path.write_bytes(b"")
+    assert "got something else" in _refused(path)
+
+
+def test_postscript_is_not_handed_to_a_program(tmp_path):
+    path = tmp_path / "drawing.eps"
+    Image.new("RGB", (32, 32)).save(path)
+    assert "got something else" in _refused(path)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
+def test_truncated_and_mutated_files_are_read_or_refused_in_one_line(tmp_path, form):
+    stream = io.BytesIO()
+    Image.fromarray(_noise(40, 40)).save(stream, form)
+    whole = stream.getvalue()
+    path = tmp_path / f"image.{form.lower()}"
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "cannot read the image" in _refused(path)
+
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        content = bytearray(whole)
+        for place in rng.integers(0, min(len(whole), 200), 3):
+            content[place] = rng.integers(256)
+        path.write_bytes(content)
+        try:
+            _load(path)
+        except UserError as error:
+            assert "\n" not in str(error), error  # noqa: PT017 (either outcome is right)
+
+
+def _png_header(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [10_000, 60_000])
+def test_a_decompression_bomb_is_refused_by_its_header(tmp_path, side):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(_png_header(side, side))
+    assert "expected an image of at most 89478485 pixels" in _refused(path)
