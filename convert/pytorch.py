@@ -63,7 +63,8 @@ def write_pt(path: Path, classifier: Classifier, provenance: Provenance) -> None
         provenance: its options and ψ integrator become `training_options`.
 
     Raises:
-        UserError: the variables are not the architecture's, or the options contradict it.
+        UserError: the variables are not the architecture's, or the provenance contradicts it or
+            holds what PyTorch's file cannot.
     """
     arch = classifier.architecture
     check_variables(classifier.variables, arch, provenance.name)
@@ -74,10 +75,14 @@ def write_pt(path: Path, classifier: Classifier, provenance: Provenance) -> None
             f"cannot write {provenance.name} for PyTorch: expected robust_additions={robust} "
             f"for the activation {arch.activation}, got {flags['robust_additions']}"
         )
+    if not isinstance(provenance.batches_tracked, int) or not 0 <= provenance.batches_tracked < 2**63:
+        raise UserError(f"expected a count of batches in the provenance, got {shown(provenance.batches_tracked)}")
     tensors = to_torch(classifier.variables, arch, provenance.batches_tracked)
     mean, std = tensors["input_offset"]
-    options = TrainingOptions(arch, (shortest(mean), shortest(std)), flags, provenance.psi_integrator)
-    pickled, storages = pickle_with_tensors(dict(zip(_PARTS, (OrderedDict(tensors), options.plain()), strict=True)))
+    options = TrainingOptions(arch, (shortest(mean), shortest(std)), flags, provenance.psi_integrator).plain()
+    # The provenance may come out of somebody's file; what is written must be readable again.
+    read_options(options, len(tensors))
+    pickled, storages = pickle_with_tensors(dict(zip(_PARTS, (OrderedDict(tensors), options), strict=True)))
     entries = {"data.pkl": pickled, "byteorder": b"little", "version": b"3\n"}
     entries |= {f"data/{key}": content for key, content in enumerate(storages)}
     with written_whole(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:

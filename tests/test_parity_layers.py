@@ -29,6 +29,7 @@ from reference.train_step import lipschitz_penalty
 from advx_jax.networks.activations import half_huber_relu
 from advx_jax.networks.convolution import convolve3x3
 from advx_jax.networks.resnet import Architecture, ResNet
+from convert import read_pt
 
 PUBLISHED = ("resnet44-standard", "resnet44-adv-train", "resnet44-all", "resnet44-robust")
 N_IMAGES = 4
@@ -98,8 +99,6 @@ def pair(request):
 
 
 def published_pair(name, published_pt, golden):
-    from convert import read_pt
-
     classifier, _ = read_pt(published_pt(name))
     twin, _ = load_published(published_pt(name))
     file = golden("images_test_first256.npz")

@@ -17,8 +17,9 @@ from reference.train_step import make_optimiser, robust_step, standard_step
 LOGIT_TOLERANCE = 2e-5
 # Seen: 5e-7 after 35 steps, which are stable with the Half-Huber ReLU.
 EXPLANATION_TOLERANCE = 1e-5
-# Seen: 2e-4. 450 steps with momentum amplify rounding; another image of this subset differs by 3e-2.
-DISTANCE_TOLERANCE = 2e-3
+# Seen: 7e-7. Where the closest point comes late, 450 chaotic steps turn rounding into a difference of up to a third, in
+# the public code as here; with this image they do not.
+DISTANCE_TOLERANCE = 1e-4
 # Seen: 2e-7, images and running statistics alike; seven steps amplify little.
 TRAINING_ATTACK_TOLERANCE = 1e-5
 # Seen: 1.3e-5 of each gradient's largest entry; sums over batch and positions cancel.

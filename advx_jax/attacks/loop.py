@@ -22,6 +22,8 @@ LogitsFn = Callable[[Float[Array, "batch *shape"]], Float[Array, "batch classes"
 Memory = Any
 """What a network carries from one pass to the next: nothing, or running statistics in training mode."""
 Network = Callable[[Array, Memory], tuple[Array, Memory]]
+Number = float | Array
+"""A setting: a number outside of compiled code, traced inside it, so that other values need no compilation."""
 
 
 @struct.dataclass
@@ -37,10 +39,10 @@ class AttackSettings:
         stay_in_range: keep x + δ in [0,1], as other benchmarks do and the paper does not.
     """
 
-    eps: float
+    eps: Number
     steps: int = struct.field(pytree_node=False)
-    overshoot: float = 1.0
-    momentum: float = 0.0
+    overshoot: Number = 1.0
+    momentum: Number = 0.0
     direction: Direction = struct.field(pytree_node=False, default="cross_entropy")
     stay_in_range: bool = struct.field(pytree_node=False, default=False)
 
@@ -58,7 +60,7 @@ class Sight(NamedTuple):
     logits: Float[Array, "batch classes"]
     labels: Int[Array, " batch"]
     mean_square: Float[Array, " batch"]
-    eps: Float[Array, ""] | float
+    eps: Number
 
 
 Follow = Callable[[Sight], Bool[Array, " batch"]]

@@ -34,7 +34,7 @@ class Provenance:
     batches_tracked: int = 0
 
 
-@struct.dataclass
+@struct.dataclass(eq=False)
 class Classifier:
     """A ResNet in evaluation mode; call it with images to get logits.
 

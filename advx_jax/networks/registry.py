@@ -82,7 +82,7 @@ def resolve_network(model: str) -> ResolvedNetwork:
     try:
         if path.suffix == SUFFIX or path.suffix in _PYTORCH_SUFFIXES:
             return _read(path)
-        if path.is_dir():
+        if model and path.is_dir():
             return _read(path / WORKDIR_NETWORK)
     except OSError as error:
         raise UserError(f"cannot read the network {model}: {error}") from error

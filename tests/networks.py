@@ -1,0 +1,30 @@
+"""Small random networks that need no file from outside."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from advx_jax.networks.classifier import Classifier
+from advx_jax.networks.resnet import Architecture, ResNet
+
+TINY = Architecture((1, 1), (4, 6), activation="half_huber")
+
+
+def random_classifier(seed: int = 0, architecture: Architecture = TINY) -> Classifier:
+    """A network in which every number matters: nothing is 0 or 1 as after initialisation."""
+    rng = np.random.default_rng(seed)
+    variables = ResNet(architecture).init(jax.random.key(seed), jnp.zeros((1, 32, 32, 3)))
+    flat = {
+        path: _random_leaf(rng, path[-1], leaf.shape) for path, leaf in traverse_util.flatten_dict(variables).items()
+    }
+    variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, "float32"), traverse_util.unflatten_dict(flat))
+    return Classifier(variables, architecture)
+
+
+def _random_leaf(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    if name in ("var", "std", "scale"):
+        return rng.uniform(0.5, 1.5, shape)
+    values = rng.normal(size=shape)
+    # Kernels that keep the size of what passes through them, so that logits are of order 1.
+    return values * np.sqrt(2 / np.prod(shape[:-1])) if name == "kernel" else values / 2

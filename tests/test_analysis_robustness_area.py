@@ -1,0 +1,126 @@
+"""Accuracy-robustness area: of hand-made distances, of a linear classifier, and of the published networks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from networks import random_classifier
+
+from advx_jax.analysis.robustness_area import (
+    KINDS,
+    PUBLISHED_SETTINGS,
+    Distances,
+    minimum_norm_distances,
+    robustness_curve,
+)
+from advx_jax.analysis.subset import published_permutation, published_subset
+from advx_jax.attacks import minimum_norm_attack
+from advx_jax.attacks.minimum_norm import MISCLASSIFIED
+
+# Of a sum of 1000 float64 numbers.
+SUM_ROUNDING = 1e-12
+# The same float32 attack in another chunk.
+CHUNK_TOLERANCE = 1e-4
+# Issue figures: networks with a smooth activation keep to the reference, ReLU's long attacks are chaotic.
+SMOOTH_AREA, CHAOTIC_AREA = 0.005, 0.05
+DISTANCE_TOLERANCE, DISTANCES_WITHIN = 0.02, 28
+
+
+def test_area_of_one_distance_for_all():
+    """Accuracy 1 until the last of the 1000 bins, which holds everything."""
+    curve = robustness_curve(np.full(7, 0.25))
+    assert curve.area == pytest.approx(0.25 * 0.999 * 0.9, rel=SUM_ROUNDING)
+    np.testing.assert_allclose(curve.accuracies[:-1], 1)
+    assert curve.accuracies[-1] == 0
+    assert curve.perturbations[-1] == pytest.approx(0.25, rel=SUM_ROUNDING)
+
+
+def test_area_of_two_distances():
+    """0.1 falls on the lower edge of bin 501 of 0.2/1000, and is counted in that bin."""
+    assert robustness_curve(np.array([0.1, 0.2])).area == pytest.approx(
+        0.2 / 1000 * (500 * 0.9 + 499 * 0.4), rel=SUM_ROUNDING
+    )
+
+
+def test_misclassified_images_lower_the_curve_from_the_start():
+    curve = robustness_curve(np.array([0.0, 0.0, 0.0, 1.0]))
+    np.testing.assert_allclose(curve.accuracies[:-1], 0.25)
+    assert curve.area == pytest.approx(0.999 * 0.15, rel=SUM_ROUNDING)
+
+
+def test_accuracy_below_chance_adds_nothing():
+    assert robustness_curve(np.array([0.0] * 19 + [1.0])).area == 0
+    assert robustness_curve(np.array([0.0, 1.0]), n_classes=2).area == 0
+
+
+def test_area_is_zero_if_all_are_misclassified_and_undefined_without_images():
+    assert robustness_curve(np.zeros(5)).area == 0
+    assert np.isnan(robustness_curve(np.zeros(0)).area)
+
+
+def test_subset_is_the_published_one(golden):
+    np.testing.assert_array_equal(published_permutation(), golden("ara_subset_perm1776.npy"))
+    np.testing.assert_array_equal(published_subset(32, 10_000), golden("images_ara_first32.npz")["indices"])
+
+
+def test_subset_of_a_sample_keeps_the_published_order():
+    order = published_permutation()
+    assert sorted(order) == list(range(10_000))
+    subset = published_subset(1000, 256)
+    assert len(subset) == 256
+    assert [i for i in order if i < 256] == list(subset)
+
+
+def _measure(classifier, images, labels, kind, settings, on_progress=lambda done: None):
+    n = len(images)
+    fields = [np.full(n, np.nan), np.full(n, -1), np.zeros(n, bool), np.zeros(n, bool)]
+    for places, part in minimum_norm_distances(classifier, images, labels, kind, settings, on_progress):
+        for field, values in zip(fields, part, strict=True):
+            field[places] = values
+    return Distances(*fields)
+
+
+def test_distances_equal_the_attacks_whatever_the_chunk(monkeypatch):
+    classifier = random_classifier()
+    images = np.asarray(jax.random.uniform(jax.random.key(0), (11, 8, 8, 3)))
+    labels = np.array(jax.jit(classifier)(images).argmax(-1), np.int32)
+    labels[[3, 8]] = (labels[[3, 8]] + 1) % 10
+    settings = PUBLISHED_SETTINGS.replace(eps=5.0, steps=60)
+    progress = []
+    found = _measure(classifier, images, labels, MISCLASSIFIED, settings, progress.append)
+    expected = jax.jit(minimum_norm_attack)(classifier, jnp.asarray(images), labels, settings)
+    np.testing.assert_allclose(found.distances, expected.rms, rtol=CHUNK_TOLERANCE)
+    np.testing.assert_array_equal(found.first_ok, expected.first_ok)
+    np.testing.assert_array_equal(found.crossed, expected.succeeded)
+    assert found.measured().all()
+    assert (found.distances[[3, 8]] == 0).all()
+    assert sum(progress) == pytest.approx(11)
+
+
+def test_images_that_never_flip_or_are_broken_have_no_distance():
+    classifier = random_classifier()
+    images = np.array(jax.random.uniform(jax.random.key(0), (4, 8, 8, 3)))
+    labels = np.array(jax.jit(classifier)(images).argmax(-1), np.int32)
+    images[1, 0, 0, 0] = np.nan
+    found = _measure(classifier, images, labels, MISCLASSIFIED, PUBLISHED_SETTINGS.replace(eps=1e-6, steps=3))
+    assert not found.measured().any()
+    np.testing.assert_array_equal(found.finite, [True, False, True, True])
+    np.testing.assert_array_equal(found.first_ok[found.finite], 3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["all", "standard"])
+def test_published_area(name, kind, golden, published_pt):
+    from convert import read_pt
+
+    classifier, _ = read_pt(published_pt(f"resnet44-{name}"))
+    subset, expected = golden("images_ara_first32.npz"), golden(f"ara_{name}.npz")
+    images = subset["images_u8"].astype(np.float32) / np.float32(255)
+    found = _measure(classifier, images, subset["labels"].astype(np.int32), KINDS[kind], PUBLISHED_SETTINGS)
+    assert found.measured().all()
+    np.testing.assert_array_equal(found.distances == 0, expected[kind] == 0)
+    area, expected_area = robustness_curve(found.distances).area, robustness_curve(expected[kind]).area
+    assert area == pytest.approx(expected_area, rel=SMOOTH_AREA if name == "all" else CHAOTIC_AREA)
+    if name == "all":
+        close = np.abs(found.distances - expected[kind]) <= DISTANCE_TOLERANCE * expected[kind]
+        assert close.sum() >= DISTANCES_WITHIN

@@ -1,0 +1,98 @@
+"""Chunks of work on several lanes."""
+
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from advx_jax.analysis import workers
+from advx_jax.analysis.workers import Interrupted, as_pytree, chunk_rows, lanes, pad, spread
+
+
+def logits_fn(images):
+    return images
+
+
+@pytest.mark.parametrize("total", [1, 2, 5, 16, 31, 32, 33, 100, 1000, 10_000])
+@pytest.mark.parametrize("row_factor", [1, 10, 1000])
+def test_chunks_are_of_good_size_and_end_together(total, row_factor):
+    rows = chunk_rows(total, row_factor)
+    assert 1 <= rows <= max(1, 16 // row_factor)
+    chunks = -(-total // rows)
+    # No lane waits for another's last, nearly empty chunk: padding is less than one row a chunk, on average.
+    assert chunks * rows - total < chunks
+
+
+def test_no_items_still_have_a_chunk_size():
+    assert chunk_rows(0) == 1
+
+
+def test_padding_repeats_the_first_row():
+    array = np.arange(6).reshape(3, 2)
+    np.testing.assert_array_equal(pad(array, 5), array[[0, 1, 2, 0, 0]])
+    assert pad(array, 3) is array
+
+
+def test_every_task_is_done_once_and_its_result_comes_with_it():
+    results = dict(spread(logits_fn, range(20), lambda worker, task: task**2))
+    assert results == {task: task**2 for task in range(20)}
+
+
+def test_tasks_run_at_the_same_time_on_all_lanes():
+    barrier = threading.Barrier(len(lanes()), timeout=10)
+    assert len(list(spread(logits_fn, range(len(lanes())), lambda worker, task: barrier.wait()))) == len(lanes())
+
+
+def test_an_error_in_a_task_reaches_the_caller():
+    def work(worker, task):
+        if task == 3:
+            raise ValueError("task 3")
+        return task
+
+    with pytest.raises(ValueError, match="task 3"):
+        list(spread(logits_fn, range(10), work))
+
+
+def test_running_tasks_stop_when_nobody_listens_any_more(monkeypatch):
+    monkeypatch.setattr(workers, "lanes", lambda: jax.devices()[:1] * 2)
+    stopped = []
+    running = threading.Event()
+
+    def work(worker, task):
+        if task == 0:
+            running.wait(10)
+            return 0
+        try:
+            running.set()
+            while True:
+                worker.call(lambda: jnp.zeros(()))
+                time.sleep(0.01)
+        except Interrupted:
+            stopped.append(task)
+            raise
+
+    results = spread(logits_fn, range(2), work)
+    assert next(results) == (0, 0)
+    begin = time.monotonic()
+    results.close()
+    assert stopped == [1]
+    assert time.monotonic() - begin < 5
+
+
+def test_any_function_can_be_passed_through_jit():
+    matrix = jnp.eye(3)
+    plain = as_pytree(lambda images: images @ matrix)
+    assert float(jax.jit(lambda f, x: f(x).sum())(plain, jnp.ones((2, 3)))) == 6
+    partial = jax.tree_util.Partial(lambda m, images: images @ m, matrix)
+    assert as_pytree(partial) is partial
+
+
+def test_several_devices_share_the_work(monkeypatch):
+    """As on a machine with more lanes than the CPU gives: each lane appears, and results stay the same."""
+    device = jax.devices()[0]
+    monkeypatch.setattr(workers, "lanes", lambda: [device] * 5)
+    assert chunk_rows(1000) <= 16
+    assert dict(spread(logits_fn, range(7), lambda worker, task: -task)) == {task: -task for task in range(7)}

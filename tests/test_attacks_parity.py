@@ -1,0 +1,195 @@
+"""The attack loop against the PyTorch twin step by step, and against the reference outputs in training mode."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from advx_jax.attacks import AttackSettings
+from advx_jax.attacks.bounded import BOUNDED, TARGETED
+from advx_jax.attacks.loop import advance, attack, finish, start, without_memory
+from advx_jax.attacks.minimum_norm import BETTER_THAN_RANDOM, MISCLASSIFIED
+from advx_jax.networks.classifier import Classifier
+from advx_jax.networks.resnet import Architecture, ResNet
+
+torch = pytest.importorskip("torch")
+# ruff: noqa: E402 (the twin can only be imported where torch is)
+
+from reference import attack as twin_attack
+from reference.flax_layout import layer_names, state_dict_from_flax
+from reference.images import to_numpy, to_torch
+from reference.network import ResNet as Twin
+from reference.published import load_published
+
+TINY = Architecture((1, 1), (4, 6), activation="half_huber")
+STEPS = 9
+
+# float64, a smooth network: only the order of sums differs.
+STEP_TOLERANCE = 1e-10
+# float32 on ResNet-44; a second implementation reached 5e-5 of the largest value.
+GOLDEN_TOLERANCE = 1e-3
+# One step of float32: the direction's rounding, before any decision can differ.
+FIRST_STEP_TOLERANCE = 1e-5
+
+KINDS = {
+    "bounded": (BOUNDED, dict(eps=0.05, overshoot=3.0)),
+    "bounded with momentum": (BOUNDED, dict(eps=0.05, overshoot=3.0, momentum=0.7)),
+    "targeted": (TARGETED, dict(eps=0.1, overshoot=5.0)),
+    "misclassified": (MISCLASSIFIED, dict(eps=4.0, momentum=0.9)),
+    "better than random": (BETTER_THAN_RANDOM, dict(eps=4.0, momentum=0.9)),
+    "misclassified without momentum": (MISCLASSIFIED, dict(eps=2.0)),
+}
+
+
+@pytest.fixture
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def tiny(float64):
+    """A random network of which every value matters, in float64, and its twin."""
+    rng = np.random.default_rng(0)
+    variables = ResNet(TINY).init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    flat = {
+        # Variances must be positive; everything else may be anything.
+        path: np.abs(rng.normal(size=leaf.shape)) + 0.5 if path[-1] in ("var", "std") else rng.normal(size=leaf.shape)
+        for path, leaf in traverse_util.flatten_dict(variables).items()
+    }
+    variables = jax.tree.map(jnp.asarray, traverse_util.unflatten_dict(flat))
+    twin = Twin(TINY.stage_lengths, TINY.stage_widths, TINY.n_classes, robust=True).double().eval()
+    names = layer_names(TINY.stage_lengths, TINY.stage_widths)
+    twin.load_state_dict(state_dict_from_flax(variables, twin, names))
+    images = rng.uniform(size=(7, 8, 8, 3))
+    classifier = Classifier(variables, TINY)
+    labels = np.array(jax.jit(classifier)(images).argmax(-1), np.int64)
+    labels[2] = (labels[2] + 3) % 10
+    return classifier, twin, images, labels
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_step_equals_the_twins(name, tiny):
+    kind, options = KINDS[name]
+    classifier, twin, images, labels = tiny
+    settings = AttackSettings(steps=STEPS, **options)
+    network = without_memory(classifier)
+    x, y = jnp.asarray(images), jnp.asarray(labels)
+
+    run = {
+        BOUNDED: twin_attack.bounded_attack,
+        TARGETED: twin_attack.targeted_attack,
+        MISCLASSIFIED: functools.partial(twin_attack.minimum_norm_attack, criterion="attack"),
+        BETTER_THAN_RANDOM: functools.partial(twin_attack.minimum_norm_attack, criterion="btr"),
+    }[kind]
+    expected = run(twin, to_torch(images), torch.tensor(labels), steps=STEPS, keep_trajectory=True, **options)
+
+    step = jax.jit(lambda state: advance(network, kind, x, y, settings, state, 1))
+    state = start(x, settings)
+    assert len(expected.trajectory) == STEPS + 1
+    for t, delta in enumerate(expected.trajectory):
+        np.testing.assert_allclose(
+            state.perturbation, to_numpy(delta), rtol=0, atol=STEP_TOLERANCE, err_msg=f"{name}: before step {t}"
+        )
+        if t < STEPS:
+            state = step(state)
+    result, _ = finish(network, kind, x, y, settings, state)
+    np.testing.assert_allclose(result.perturbation, to_numpy(expected.delta), rtol=0, atol=STEP_TOLERANCE)
+    first_ok = expected.first_ok.numpy()
+    np.testing.assert_array_equal(result.first_ok, np.where(first_ok > STEPS, STEPS, first_ok))
+    np.testing.assert_array_equal(result.succeeded, first_ok <= STEPS)
+    # A trajectory on which nothing ever happens would prove little.
+    assert 0 < first_ok[first_ok <= STEPS].size
+
+
+TRAINING_ATTACKS = {
+    "advtrain_l2.npz": ("resnet44-adv-train", BOUNDED, AttackSettings(eps=0.01, steps=7), twin_attack.bounded_attack),
+    "advtrain_l2min_half.npz": (
+        "resnet44-all",
+        MISCLASSIFIED,
+        AttackSettings(eps=0.1, steps=7),
+        twin_attack.minimum_norm_attack,
+    ),
+}
+
+
+@pytest.mark.parametrize("file", TRAINING_ATTACKS)
+def test_training_attack_equals_the_reference(file, golden, published_pt):
+    from convert import read_pt
+
+    name, kind, settings, _ = TRAINING_ATTACKS[file]
+    expected = golden(file)
+    classifier, _ = read_pt(published_pt(name))
+    x = expected["images_u8"].astype(np.float32) / np.float32(255)
+
+    @jax.jit
+    def run(classifier, x, y, attacked):
+        memory = classifier.variables["batch_stats"]
+        return attack(classifier.in_training_mode, kind, x, y, settings, attacked, memory)
+
+    result, batch_stats = run(classifier, x, expected["labels"].astype(np.int32), expected["attacked"])
+    adversarial = x + np.asarray(result.perturbation)
+    difference = np.abs(adversarial - expected["adversarial"]).max()
+    assert difference <= GOLDEN_TOLERANCE * np.abs(expected["adversarial"]).max()
+    checked = 0
+    arch = classifier.architecture
+    for flax_name, torch_name in layer_names(arch.stage_lengths, arch.stage_widths).items():
+        for leaf, torch_leaf in (("mean", "running_mean"), ("var", "running_var")):
+            if f"bn_after/{torch_name}.{torch_leaf}" in expected.files:
+                wanted = expected[f"bn_after/{torch_name}.{torch_leaf}"]
+                found = np.asarray(functools.reduce(lambda tree, key: tree[key], flax_name.split("/"), batch_stats)[leaf])
+                worst = np.abs(found - wanted).max() / np.abs(wanted).max()
+                assert worst <= GOLDEN_TOLERANCE, f"{flax_name} {leaf}: {worst}"
+                checked += 1
+    assert checked == 86
+
+
+@pytest.mark.parametrize("file", TRAINING_ATTACKS)
+def test_first_step_of_training_attack_equals_the_twins(file, golden, published_pt, float64):
+    """In float64: in float32 a ReLU whose input rounds across 0 moves single pixels by up to 3e-5."""
+    found, wanted = _first_steps(file, golden, published_pt, np.float64)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=STEP_TOLERANCE)
+
+
+@pytest.mark.parametrize("file", TRAINING_ATTACKS)
+def test_first_step_of_training_attack_in_float32(file, golden, published_pt):
+    found, wanted = _first_steps(file, golden, published_pt, np.float32)
+    rms = np.sqrt(np.square(found - wanted).mean((1, 2, 3)))
+    assert rms.max() <= FIRST_STEP_TOLERANCE
+    if "all" in TRAINING_ATTACKS[file][0]:
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=FIRST_STEP_TOLERANCE)
+    assert np.abs(found).max() > 10 * FIRST_STEP_TOLERANCE
+
+
+def _first_steps(file, golden, published_pt, dtype):
+    """The perturbation after one step, by the project's loop and by the twin's."""
+    from convert import read_pt
+
+    name, kind, settings, twin_run = TRAINING_ATTACKS[file]
+    expected = golden(file)
+    classifier, _ = read_pt(published_pt(name))
+    classifier = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), classifier)
+    x = expected["images_u8"].astype(dtype) / dtype(255)
+    y = expected["labels"].astype(np.int32)
+
+    @jax.jit
+    def one_step(classifier, x, y, attacked):
+        state = start(x, settings, classifier.variables["batch_stats"])
+        return advance(classifier.in_training_mode, kind, x, y, settings, state, 1, attacked).perturbation
+
+    found = np.asarray(one_step(classifier, x, y, expected["attacked"]))
+    twin, _ = load_published(published_pt(name))
+    wanted = twin_run(
+        twin.to(torch.float64 if dtype is np.float64 else torch.float32).train(),
+        to_torch(x),
+        torch.tensor(expected["labels"]),
+        eps=settings.eps,
+        steps=settings.steps,
+        attacked=torch.tensor(expected["attacked"]),
+        keep_trajectory=True,
+    ).trajectory[1]
+    assert found.dtype == dtype
+    return found, to_numpy(wanted)
