@@ -17,3 +17,4 @@ from advx_jax import _runtime
 __version__ = "0.1.0"
 
 _runtime.avoid_miscompiled_reductions()
+_runtime.quieten_loading_of_compiled_code()

@@ -17,3 +17,12 @@ def avoid_miscompiled_reductions() -> None:
     present = os.environ.get("XLA_FLAGS", "")
     if version in {(0, 10), (0, 11)} and _FUSION_FLAG not in present:
         os.environ["XLA_FLAGS"] = f"{present} {_FUSION_FLAG}".strip()
+
+
+def quieten_loading_of_compiled_code() -> None:
+    """Keep XLA from warning of every piece of compiled code that it loads from the cache on a CPU.
+
+    It compares the processor's features with those it compiled for and counts its own tuning hints
+    (`prefer-no-gather`) as missing ones. What really goes wrong still raises in Python.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -9,6 +9,7 @@ random (BTR). Writes ara.json, the curve ara.png, and distances.json, from which
 measurement goes on. Distances are RMS on the [0,1] scale; times √3072 they are L2 norms.
 """
 
+import dataclasses
 from pathlib import Path
 
 from absl import flags
@@ -37,7 +38,8 @@ flags.adopt_module_key_flags(inference_flags)
 def main(arguments: list[str]) -> None:
     """Parse the flags, measure, print."""
     no_arguments(arguments)
-    settings = PUBLISHED_SETTINGS.replace(
+    settings = dataclasses.replace(
+        PUBLISHED_SETTINGS,
         eps=_EPS.value,
         steps=_STEPS.value,
         momentum=_MOMENTUM.value,

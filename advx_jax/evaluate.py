@@ -1,8 +1,8 @@
 """Measure a network's accuracy and loss on the CIFAR-10 test images.
 
-    python -m advx_jax.evaluate --model=resnet44-all
-    python -m advx_jax.evaluate --model=prebuilt/resnet44-robust.safetensors --data=sample --n_images=100
-    python -m advx_jax.evaluate --model=network.pt --output=accuracy.json
+python -m advx_jax.evaluate --model=resnet44-all
+python -m advx_jax.evaluate --model=prebuilt/resnet44-robust.safetensors --data=sample --n_images=100
+python -m advx_jax.evaluate --model=network.pt --output=accuracy.json
 """
 
 from pathlib import Path

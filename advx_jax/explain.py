@@ -8,6 +8,7 @@ Writes a folder of pictures for each image, index.html to look at them, and expl
 goes on where the first was interrupted.
 """
 
+import dataclasses
 from pathlib import Path
 
 from absl import flags
@@ -44,8 +45,12 @@ def main(arguments: list[str]) -> None:
         raise UserError("expected one of --n_images, --indices and --images, got several")
     if _IMAGES.value and inference_flags.data_was_given():
         raise UserError("expected either --images or --data, got both")
-    settings = PUBLISHED_SETTINGS.replace(
-        eps=_EPS.value, steps=_STEPS.value, direction=_DIRECTION.value, stay_in_range=_STAY_IN_RANGE.value
+    settings = dataclasses.replace(
+        PUBLISHED_SETTINGS,
+        eps=_EPS.value,
+        steps=_STEPS.value,
+        direction=_DIRECTION.value,
+        stay_in_range=_STAY_IN_RANGE.value,
     )
     inference_flags.check_settings(settings)
     if _IMAGES.value:

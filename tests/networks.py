@@ -11,14 +11,14 @@ from advx_jax.networks.resnet import Architecture, ResNet
 TINY = Architecture((1, 1), (4, 6), activation="half_huber")
 
 
-def random_classifier(seed: int = 0, architecture: Architecture = TINY) -> Classifier:
+def random_classifier(seed: int = 0, architecture: Architecture = TINY, dtype: str = "float32") -> Classifier:
     """A network in which every number matters: nothing is 0 or 1 as after initialisation."""
     rng = np.random.default_rng(seed)
     variables = ResNet(architecture).init(jax.random.key(seed), jnp.zeros((1, 32, 32, 3)))
     flat = {
         path: _random_leaf(rng, path[-1], leaf.shape) for path, leaf in traverse_util.flatten_dict(variables).items()
     }
-    variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, "float32"), traverse_util.unflatten_dict(flat))
+    variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), traverse_util.unflatten_dict(flat))
     return Classifier(variables, architecture)
 
 

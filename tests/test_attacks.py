@@ -69,9 +69,7 @@ def test_path_length_is_eps_times_overshoot():
         return jnp.stack([jnp.zeros_like(height), height], axis=-1)
 
     images = jnp.full((1, *SHAPE), 0.5)
-    result = targeted_attack(
-        logits_fn, images, jnp.ones(1, jnp.int32), AttackSettings(eps=0.2, steps=7, overshoot=0.9)
-    )
+    result = targeted_attack(logits_fn, images, jnp.ones(1, jnp.int32), AttackSettings(eps=0.2, steps=7, overshoot=0.9))
     np.testing.assert_allclose(result.perturbation, 0.2 * 0.9, rtol=ROUNDING)
     assert not result.succeeded[0]
     assert result.first_ok[0] == 7
@@ -304,5 +302,3 @@ def test_scale_free_direction_of_a_zero_gradient_is_zero():
     tiny = jnp.full((1, *SHAPE), 1e-30)
     np.testing.assert_allclose(unit_gradient("scale_free", tiny), 1, rtol=ROUNDING)
     assert (unit_gradient("cross_entropy", tiny) < 1e-20).all()
-
-

@@ -6,17 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import traverse_util
+from networks import TINY, random_classifier
 
 from advx_jax.attacks import AttackSettings
 from advx_jax.attacks.bounded import BOUNDED, TARGETED
 from advx_jax.attacks.loop import advance, attack, finish, start, without_memory
 from advx_jax.attacks.minimum_norm import BETTER_THAN_RANDOM, MISCLASSIFIED
-from advx_jax.networks.classifier import Classifier
-from advx_jax.networks.resnet import Architecture, ResNet
 
 torch = pytest.importorskip("torch")
-# ruff: noqa: E402 (the twin can only be imported where torch is)
+
 
 from reference import attack as twin_attack
 from reference.flax_layout import layer_names, state_dict_from_flax
@@ -24,7 +22,6 @@ from reference.images import to_numpy, to_torch
 from reference.network import ResNet as Twin
 from reference.published import load_published
 
-TINY = Architecture((1, 1), (4, 6), activation="half_huber")
 STEPS = 9
 
 # float64, a smooth network: only the order of sums differs.
@@ -35,12 +32,12 @@ GOLDEN_TOLERANCE = 1e-3
 FIRST_STEP_TOLERANCE = 1e-5
 
 KINDS = {
-    "bounded": (BOUNDED, dict(eps=0.05, overshoot=3.0)),
-    "bounded with momentum": (BOUNDED, dict(eps=0.05, overshoot=3.0, momentum=0.7)),
-    "targeted": (TARGETED, dict(eps=0.1, overshoot=5.0)),
-    "misclassified": (MISCLASSIFIED, dict(eps=4.0, momentum=0.9)),
-    "better than random": (BETTER_THAN_RANDOM, dict(eps=4.0, momentum=0.9)),
-    "misclassified without momentum": (MISCLASSIFIED, dict(eps=2.0)),
+    "bounded": (BOUNDED, {"eps": 0.05, "overshoot": 3.0}),
+    "bounded with momentum": (BOUNDED, {"eps": 0.05, "overshoot": 3.0, "momentum": 0.7}),
+    "targeted": (TARGETED, {"eps": 0.1, "overshoot": 5.0}),
+    "misclassified": (MISCLASSIFIED, {"eps": 4.0, "momentum": 0.9}),
+    "better than random": (BETTER_THAN_RANDOM, {"eps": 4.0, "momentum": 0.9}),
+    "misclassified without momentum": (MISCLASSIFIED, {"eps": 2.0}),
 }
 
 
@@ -53,19 +50,11 @@ def float64():
 @pytest.fixture
 def tiny(float64):
     """A random network of which every value matters, in float64, and its twin."""
-    rng = np.random.default_rng(0)
-    variables = ResNet(TINY).init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
-    flat = {
-        # Variances must be positive; everything else may be anything.
-        path: np.abs(rng.normal(size=leaf.shape)) + 0.5 if path[-1] in ("var", "std") else rng.normal(size=leaf.shape)
-        for path, leaf in traverse_util.flatten_dict(variables).items()
-    }
-    variables = jax.tree.map(jnp.asarray, traverse_util.unflatten_dict(flat))
+    classifier = random_classifier(dtype="float64")
     twin = Twin(TINY.stage_lengths, TINY.stage_widths, TINY.n_classes, robust=True).double().eval()
     names = layer_names(TINY.stage_lengths, TINY.stage_widths)
-    twin.load_state_dict(state_dict_from_flax(variables, twin, names))
-    images = rng.uniform(size=(7, 8, 8, 3))
-    classifier = Classifier(variables, TINY)
+    twin.load_state_dict(state_dict_from_flax(classifier.variables, twin, names))
+    images = np.random.default_rng(0).uniform(size=(7, 8, 8, 3))
     labels = np.array(jax.jit(classifier)(images).argmax(-1), np.int64)
     labels[2] = (labels[2] + 3) % 10
     return classifier, twin, images, labels
@@ -102,7 +91,7 @@ def test_every_step_equals_the_twins(name, tiny):
     np.testing.assert_array_equal(result.first_ok, np.where(first_ok > STEPS, STEPS, first_ok))
     np.testing.assert_array_equal(result.succeeded, first_ok <= STEPS)
     # A trajectory on which nothing ever happens would prove little.
-    assert 0 < first_ok[first_ok <= STEPS].size
+    assert first_ok[first_ok <= STEPS].size > 0
 
 
 TRAINING_ATTACKS = {
@@ -140,7 +129,8 @@ def test_training_attack_equals_the_reference(file, golden, published_pt):
         for leaf, torch_leaf in (("mean", "running_mean"), ("var", "running_var")):
             if f"bn_after/{torch_name}.{torch_leaf}" in expected.files:
                 wanted = expected[f"bn_after/{torch_name}.{torch_leaf}"]
-                found = np.asarray(functools.reduce(lambda tree, key: tree[key], flax_name.split("/"), batch_stats)[leaf])
+                layer = functools.reduce(lambda tree, key: tree[key], flax_name.split("/"), batch_stats)
+                found = np.asarray(layer[leaf])
                 worst = np.abs(found - wanted).max() / np.abs(wanted).max()
                 assert worst <= GOLDEN_TOLERANCE, f"{flax_name} {leaf}: {worst}"
                 checked += 1

@@ -17,7 +17,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 torch = pytest.importorskip("torch")
-# ruff: noqa: E402 (the twin can only be imported where torch is)
+
 
 from reference.flax_layout import layer_names, state_dict_from_flax
 from reference.images import to_numpy, to_torch

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-# ruff: noqa: E402 (the twin can only be imported where torch is)
+
 
 from reference.ara import accuracy_robustness_area, minimum_distances
 from reference.attack import bounded_attack, minimum_norm_attack

@@ -36,7 +36,7 @@ def predict(
     logits_fn: LogitsFn,
     images: Float[np.ndarray, "n *shape"],
     labels: Int[np.ndarray, " n"],
-    on_progress: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> Predictions:
     """Classify images in evaluation mode; no image's result depends on another's.
 

@@ -48,7 +48,7 @@ def explain(
     logits_fn: LogitsFn,
     images: Float[np.ndarray, "n *shape"],
     settings: AttackSettings = PUBLISHED_SETTINGS,
-    on_progress: Callable[[float], None] = lambda images: None,
+    on_progress: Callable[[float], None] = lambda _: None,
 ) -> Iterator[tuple[int, Explanation]]:
     """Explain images towards every class, on all devices of this machine.
 

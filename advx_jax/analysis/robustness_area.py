@@ -86,7 +86,7 @@ def minimum_norm_distances(
     labels: Int[np.ndarray, " n"],
     kind: Kind,
     settings: AttackSettings = PUBLISHED_SETTINGS,
-    on_progress: Callable[[float], None] = lambda images: None,
+    on_progress: Callable[[float], None] = lambda _: None,
 ) -> Iterator[tuple[Int[np.ndarray, " part"], Distances]]:
     """Measure the distances of images to a boundary, on all devices of this machine.
 

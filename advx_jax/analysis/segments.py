@@ -26,7 +26,7 @@ def attack_in_segments(
     images: Float[np.ndarray, "batch *shape"],
     labels: Int[np.ndarray, "runs batch"],
     settings: AttackSettings,
-    on_steps: Callable[[int], None] = lambda steps: None,
+    on_steps: Callable[[int], None] = lambda _: None,
 ) -> AttackResult:
     """Attack each image once for each row of labels (all of them at once, by vmap).
 

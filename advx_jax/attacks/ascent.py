@@ -17,7 +17,7 @@ def cross_entropy(logits: Float[Array, "batch classes"], labels: Int[Array, " ba
 
 
 def negative_log_odds(logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]) -> Float[Array, " batch"]:
-    """m = logsumexp of the other logits - z_y, so that CE = log(1 + eᵐ) and ∇CE = σ(m)·∇m.
+    """M = logsumexp of the other logits - z_y, so that CE = log(1 + eᵐ) and ∇CE = σ(m)·∇m.
 
     Its gradient has the direction of the cross-entropy's, but does not vanish, nor lose its
     ∂z_y term, where p_y rounds to 1 (spec section 3, known trouble).

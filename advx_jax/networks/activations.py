@@ -24,9 +24,7 @@ def half_huber_relu(x: Float[Array, "..."], bowl_width: float = 0.5) -> Float[Ar
 
 
 @half_huber_relu.defjvp
-def _half_huber_relu_jvp(
-    bowl_width: float, primals: tuple[Array], tangents: tuple[Array]
-) -> tuple[Array, Array]:
+def _half_huber_relu_jvp(bowl_width: float, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (x,), (tangent,) = primals, tangents
     return half_huber_relu(x, bowl_width), half_huber_slope(x, bowl_width) * tangent
 
@@ -38,9 +36,7 @@ def half_huber_slope(x: Float[Array, "..."], bowl_width: float) -> Float[Array, 
 
 
 @half_huber_slope.defjvp
-def _half_huber_slope_jvp(
-    bowl_width: float, primals: tuple[Array], tangents: tuple[Array]
-) -> tuple[Array, Array]:
+def _half_huber_slope_jvp(bowl_width: float, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     # Written out because jnp.clip would split its derivative at the two ends of the bowl.
     (x,), (tangent,) = primals, tangents
     inside = (x > 0) & (x < bowl_width)

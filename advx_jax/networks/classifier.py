@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -57,7 +57,8 @@ class Classifier:
         """
         if images.ndim != 4 or images.shape[-1] != 3:
             raise UserError(f"expected images of shape (batch, height, width, 3), got {images.shape}")
-        return ResNet(self.architecture).apply(self.variables, images)
+        logits = ResNet(self.architecture).apply(self.variables, images)
+        return cast(Array, logits)
 
     def in_training_mode(
         self, images: Float[Array, "batch height width 3"], batch_stats: Variables

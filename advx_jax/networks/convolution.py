@@ -36,9 +36,7 @@ def convolve3x3(
     )
 
 
-def _forward(
-    x: Array, kernel: Array, stride: int, precision: lax.PrecisionLike
-) -> tuple[Array, tuple[Array, Array]]:
+def _forward(x: Array, kernel: Array, stride: int, precision: lax.PrecisionLike) -> tuple[Array, tuple[Array, Array]]:
     return convolve3x3(x, kernel, stride, precision), (x, kernel)
 
 
@@ -47,7 +45,7 @@ def _backward(
 ) -> tuple[Array, Array]:
     x, kernel = saved
     return (
-        _input_gradient(cotangent, kernel, stride, x.shape[1:3], precision),
+        _input_gradient(cotangent, kernel, stride, x.shape, precision),
         _kernel_gradient(x, cotangent, stride, precision),
     )
 
@@ -56,7 +54,7 @@ convolve3x3.defvjp(_forward, _backward)
 
 
 def _input_gradient(
-    cotangent: Array, kernel: Array, stride: int, size: tuple[int, int], precision: lax.PrecisionLike
+    cotangent: Array, kernel: Array, stride: int, shape: tuple[int, ...], precision: lax.PrecisionLike
 ) -> Array:
     """Correlate the cotangent, spread out by the stride, with the kernel turned by 180 degrees."""
     turned = lax.rev(kernel, (0, 1)).swapaxes(2, 3)
@@ -64,7 +62,7 @@ def _input_gradient(
         # Its own gradient is needed too (the Lipschitz penalty), in the same fast form.
         return convolve3x3(cotangent, turned, 1, precision)
     padding = []
-    for wanted, given in zip(size, cotangent.shape[1:3], strict=True):
+    for wanted, given in zip(shape[1:3], cotangent.shape[1:3], strict=True):
         spread = (given - 1) * stride + 1
         padding.append((_PADDING, wanted - spread + _PADDING))
     return lax.conv_general_dilated(

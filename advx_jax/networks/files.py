@@ -54,8 +54,9 @@ def load_network(path: Path) -> tuple[Classifier, Provenance]:
     if metadata.get("format") != FORMAT:
         raise UserError(f"expected a network file of format {FORMAT!r} at {path}, got {metadata.get('format')!r}")
     try:
-        fields = json.loads(metadata["architecture"])
-        architecture = Architecture(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        fields: dict[str, Any] = json.loads(metadata["architecture"])
+        fields |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+        architecture = Architecture(**fields)
         fields = json.loads(metadata["provenance"])
         provenance = Provenance(**{**fields, "options": tuple(sorted(fields["options"].items()))})
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import pooch
-
 from advx_jax.cache import cache_dir
 from advx_jax.errors import UserError
 from advx_jax.networks.classifier import Classifier, Provenance
@@ -140,9 +138,13 @@ def _download(entry: ManifestEntry) -> Path:
     remedy = f"put {entry.file} with sha256 {entry.sha256} into ./prebuilt, $ADVX_PREBUILT or {cache_dir()}"
     if entry.url is None:
         raise UserError(f"cannot find the network {entry.name}: {remedy}")
+    # It takes a while to import, and most calls find their network.
+    import pooch
+
     try:
         known_hash = f"sha256:{entry.sha256}"
         return Path(pooch.retrieve(entry.url, known_hash, entry.file, cache_dir(), progressbar=True))
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        # What the network layers say fills many lines; the kind of failure tells a person as much.
+        reason = type(error).__name__ if isinstance(error, OSError) else " ".join(str(error).split())
         raise UserError(f"cannot download the network {entry.name} ({reason}): {remedy}") from error

@@ -178,4 +178,6 @@ def _refuse_other_files(folder: Path) -> None:
         raise UserError(f"expected a folder or nothing at {folder}, got a file")
     for entry in sorted(folder.iterdir()):
         if not (_OUR_FILES.fullmatch(entry.name) and entry.is_file()):
-            raise UserError(f"expected only pictures of an earlier run in {folder}, got {entry.name!r}; nothing was replaced")
+            raise UserError(
+                f"expected only pictures of an earlier run in {folder}, got {entry.name!r}; nothing was replaced"
+            )

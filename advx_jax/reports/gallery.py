@@ -81,8 +81,8 @@ def write_gallery(output: Path, results: Mapping[str, Any]) -> Path:
             "title": f"Adversarial explanations: {results['settings']['model']}",
             "eps": f"{eps:g}",
             "n_classes": len(class_names),
-            "facts": _facts(results["settings"]),
-            "environment": _facts(results["environment"]),
+            "facts": _facts({**results["settings"], "data": results.get("data")}),
+            "environment": _environment(results["environment"]),
             "overview": _overview(records),
             "pages": (pages := _pages(len(records))),
         }
@@ -178,7 +178,9 @@ def _data_uri(path: Path) -> str:
     try:
         return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
     except OSError as error:
-        raise UserError(f"expected the picture {path} of an image listed in the results, got: {error.strerror}") from error
+        raise UserError(
+            f"expected the picture {path} of an image listed in the results, got: {error.strerror}"
+        ) from error
 
 
 def _number(value: float | None) -> float:
@@ -190,20 +192,28 @@ def _text(value: float, spec: str) -> str:
     return format(value, spec) if math.isfinite(value) else "not finite"
 
 
-def _facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Settings or versions as pairs of text; what is not set is left out."""
+def _facts(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Settings as pairs of text; what is not set is left out, and digests are cut to what tells them apart."""
     facts = []
-    for name, value in values.items():
+    for name, value in settings.items():
         if value is None:
             continue
-        if isinstance(value, Mapping):
-            text = ", ".join(f"{text} ({key})" for key, text in _facts(value))
+        if isinstance(value, bool):
+            text = "yes" if value else "no"
         elif isinstance(value, list | tuple):
             text = ", ".join(map(str, value))
+        elif name.endswith("sha256"):
+            text = f"{value:.12}…"
         else:
             text = f"{value:g}" if isinstance(value, float) else str(value)
         facts.append((name.replace("_", " "), text))
     return facts
+
+
+def _environment(environment: Mapping[str, Any]) -> str:
+    versions = [f"{name} {version}" for name, version in environment.items() if name != "device"]
+    device = environment["device"]
+    return ", ".join(versions) + f" on {device['count']} × {device['kind']}"
 
 
 def _remove_pages_beyond(output: Path, pages: Sequence[_Page]) -> None:

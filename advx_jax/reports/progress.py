@@ -17,7 +17,7 @@ def progress(
     done: int = 0,
     stream: TextIO | None = None,
     log_interval: float = 10.0,
-) -> Iterator[Callable[[int], None]]:
+) -> Iterator[Callable[[float], None]]:
     """Show how far the work inside the block has come and how long it will still take.
 
     Args:
@@ -45,11 +45,12 @@ class _Log:
 
     def __init__(self, total: int, unit: str, description: str, done: int, stream: TextIO, interval: float) -> None:
         self._total, self._unit, self._description, self._stream = total, unit, description, stream
-        self._initial = self._done = done
+        self._initial = done
+        self._done: float = done
         self._interval = interval
         self._start = self._last = time.monotonic()
 
-    def update(self, amount: int) -> None:
+    def update(self, amount: float) -> None:
         self._done += amount
         now = time.monotonic()
         # Work that was long enough for a line also gets a last one.

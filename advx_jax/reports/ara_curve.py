@@ -1,0 +1,87 @@
+"""The picture of an accuracy-robustness area: accuracy against the size of the perturbation."""
+
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from advx_jax.analysis.robustness_area import RobustnessCurve
+from advx_jax.errors import UserError
+from advx_jax.files import written_whole
+
+_LABELS = {"attack": "misclassified (attack)", "btr": "no better than random (BTR)"}
+# Told apart by colour-blind people too, and in grey.
+_STYLES = (("#0072b2", "-"), ("#d55e00", "--"), ("#009e73", "-."), ("#444444", ":"))
+
+
+def write_ara_curve(
+    path: Path,
+    curves: Mapping[str, RobustnessCurve],
+    title: str,
+    n_classes: int = 10,
+    n_values: int = 3 * 32 * 32,
+) -> None:
+    """Draw curves and the areas under them as a PNG, whole or not at all.
+
+    Curves are drawn as the steps that they are, so that the shaded area is the ARA. The axis ends
+    where the last curve has fallen to half of chance level; what lies beyond adds nothing to an ARA.
+
+    Args:
+        path: the PNG file.
+        curves: by kind ("attack", "btr"), in the order of the legend.
+        title: above the picture; taken literally.
+        n_classes: K; chance level is 1/K.
+        n_values: height·width·channels of an image, by which an RMS is read as L2 = RMS·√n_values.
+
+    Raises:
+        UserError: there is no curve, or one has as many accuracies as it has not perturbations.
+    """
+    # Imported here because it takes most of a second, and most commands draw nothing. Figures are
+    # used directly: pyplot would keep global state and choose a window system.
+    from matplotlib.figure import Figure
+
+    if not curves:
+        raise UserError("expected at least one curve to draw, got none")
+    for kind, curve in curves.items():
+        if len(curve.perturbations) != len(curve.accuracies) or not len(curve.accuracies):
+            raise UserError(
+                f"expected as many accuracies as perturbations for {kind!r}, at least one, "
+                f"got {len(curve.accuracies)} and {len(curve.perturbations)}"
+            )
+    chance, root = 1 / n_classes, math.sqrt(n_values)
+    figure = Figure(figsize=(7.2, 4.6), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    for place, (kind, curve) in enumerate(curves.items()):
+        colour, line = _STYLES[place % len(_STYLES)]
+        sizes = np.concatenate([[0.0], curve.perturbations])
+        accuracies = np.concatenate([curve.accuracies[:1], curve.accuracies])
+        axes.fill_between(sizes, chance, np.maximum(accuracies, chance), step="pre", color=colour, alpha=0.13, lw=0)
+        label = f"until {_LABELS.get(kind, kind)}: ARA {curve.area:.4f}"
+        axes.plot(sizes, accuracies, color=colour, linestyle=line, drawstyle="steps-pre", lw=1.8, label=label)
+    axes.axhline(chance, color="#777777", lw=1, linestyle=(0, (1, 2)), label=f"chance, 1/{n_classes}")
+    axes.set_xlim(0, _right_end(curves, chance))
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("perturbation allowed, RMS on the [0, 1] scale")
+    axes.set_ylabel("accuracy")
+    axes.grid(color="#e4e4e4", lw=0.7)
+    axes.set_axisbelow(True)
+    axes.spines["right"].set_visible(False)
+    axes.secondary_xaxis("top", functions=(lambda rms: rms * root, lambda l2: l2 / root)).set_xlabel("the same as L2 norm")
+    axes.legend(frameon=False)
+    figure.suptitle(title, fontsize=11, parse_math=False)
+    with written_whole(path) as temporary, warnings.catch_warnings():
+        # A letter in the title that the font lacks becomes a box; that is no reason to fail.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(temporary, format="png")
+
+
+def _right_end(curves: Mapping[str, RobustnessCurve], chance: float) -> float:
+    """The perturbation at which all curves are down to half of chance level."""
+    ends = [0.0]
+    for curve in curves.values():
+        low = np.flatnonzero(curve.accuracies <= chance / 2)
+        ends.append(float(curve.perturbations[low[0] if len(low) else -1]))
+    # Where every image is misclassified to begin with there is nothing but the axis to show.
+    return max(ends) or 0.01

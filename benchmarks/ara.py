@@ -1,0 +1,57 @@
+"""Time the accuracy-robustness area of 32 images: published settings, 450 steps, both kinds.
+
+    python -m benchmarks.ara [--steps=450]
+
+PyTorch attacks the 32 images as one batch; JAX in chunks on all lanes, and without the images
+that are over the boundary to begin with, whose distance is 0.
+"""
+
+import dataclasses
+import functools
+
+from absl import flags
+
+from advx_jax.analysis.robustness_area import KINDS, PUBLISHED_SETTINGS, minimum_norm_distances
+from advx_jax.commands import no_arguments, run
+from benchmarks.side_by_side import Row, contestants, report, seconds
+
+N_IMAGES = 32
+
+
+_STEPS = flags.DEFINE_integer("steps", PUBLISHED_SETTINGS.steps, "Number of attack steps.")
+
+
+def main(arguments: list[str]) -> None:
+    """Run the benchmark."""
+    no_arguments(arguments)
+    them, steps = contestants(), _STEPS.value
+    import torch
+    from reference.ara import minimum_distances
+
+    images, labels = them.images[:N_IMAGES], them.labels[:N_IMAGES]
+    y = torch.tensor(labels, dtype=torch.int64)
+
+    def with_jax(kind: str, steps: int) -> None:
+        settings = dataclasses.replace(PUBLISHED_SETTINGS, steps=steps)
+        for _ in minimum_norm_distances(them.classifier, images, labels, KINDS[kind], settings):
+            pass
+
+    def with_torch(kind: str, steps: int) -> None:
+        minimum_distances(them.twin, them.tensors[:N_IMAGES], y, kind, steps=steps)
+
+    rows, cold = [], {}
+    for kind in KINDS:
+        with_torch(kind, 5)
+        cold[kind] = seconds(functools.partial(with_jax, kind, steps))
+        times = [seconds(functools.partial(work, kind, steps)) for work in (with_torch, with_jax)]
+        rows.append(Row(f"{kind}: {N_IMAGES} images x {steps} steps", *times))
+        print(
+            f"{rows[-1].work}: PyTorch {times[0]:.1f} s, JAX {times[1]:.1f} s (first call {cold[kind]:.1f} s)",
+            flush=True,
+        )
+    rows.append(Row("both", sum(row.torch for row in rows), sum(row.jax for row in rows)))
+    report("ara", rows, steps=steps, first_call_seconds=cold)
+
+
+if __name__ == "__main__":
+    run(main, __doc__)

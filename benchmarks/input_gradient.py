@@ -1,0 +1,59 @@
+"""Time the input gradient, the heart of every attack, inside the attack loop at several batch sizes.
+
+    python -m benchmarks.input_gradient
+
+Both do ten steps of the bounded attack on one batch; PyTorch has every core for it. JAX runs as one
+chunk on one lane, and as two chunks of half the size on two lanes, as `explain` and `ara` do.
+"""
+
+import jax
+import numpy as np
+
+from advx_jax.analysis.segments import attack_in_segments
+from advx_jax.analysis.workers import Worker, spread
+from advx_jax.attacks import AttackResult, AttackSettings
+from advx_jax.attacks.bounded import BOUNDED
+from advx_jax.commands import no_arguments, run
+from benchmarks.side_by_side import Contestants, Row, compare, contestants, report
+
+STEPS = 10
+BATCHES = (8, 16, 32, 64, 128)
+REPEATS = 5
+
+
+def main(arguments: list[str]) -> None:
+    """Run the benchmark."""
+    no_arguments(arguments)
+    them = contestants()
+    rows = [_compare(them, batch, lanes) for batch in BATCHES for lanes in (1, 2)]
+    best = min(row.jax / (batch * STEPS) for row, batch in zip(rows, np.repeat(BATCHES, 2), strict=True))
+    print(f"best: {1000 * best:.2f} ms per image and step")
+    report("input_gradient", rows, steps=STEPS)
+
+
+def _compare(them: Contestants, batch: int, lanes: int) -> Row:
+    import torch
+    from reference.attack import bounded_attack
+
+    tensors, labels = them.tensors[:batch], torch.tensor(them.labels[:batch], dtype=torch.int64)
+    return compare(
+        f"batch {batch} x {STEPS} steps, JAX on {lanes} lane{'s' * (lanes > 1)}",
+        lambda: bounded_attack(them.twin, tensors, labels, eps=0.1, steps=STEPS),
+        lambda: _attack(them, batch, lanes),
+        REPEATS,
+    )
+
+
+def _attack(them: Contestants, batch: int, lanes: int) -> None:
+    settings = AttackSettings(eps=0.1, steps=STEPS)
+    size = batch // lanes
+
+    def work(worker: Worker, begin: int) -> AttackResult:
+        x, y = them.images[begin : begin + size], them.labels[begin : begin + size]
+        return jax.block_until_ready(attack_in_segments(worker, BOUNDED, x, y[None], settings))
+
+    list(spread(them.classifier, range(0, batch, size), work))
+
+
+if __name__ == "__main__":
+    run(main, __doc__)

@@ -1,0 +1,117 @@
+"""What the benchmarks share: the two networks, alternating timings, a table, JSON."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from advx_jax.data.image_set import unit_images
+from advx_jax.data.sample import load_sample
+from advx_jax.inference_flags import keep_compiled_code
+from advx_jax.networks.classifier import Classifier
+from advx_jax.reports.console import table
+from advx_jax.reports.results_json import head, write_json
+
+ROOT = Path(__file__).parents[1]
+# The twin is a part of the tests.
+sys.path.insert(0, str(ROOT / "tests"))
+
+MODEL = os.environ.get("ADVX_BENCHMARK_MODEL", "resnet44-all")
+_FORMAT = 1
+
+
+class Contestants(NamedTuple):
+    """The same network twice, and images for both.
+
+    Attributes:
+        classifier: the Flax network.
+        twin: the PyTorch network, in evaluation mode.
+        images: NHWC float32 on the [0,1] scale.
+        labels: true classes.
+        tensors: the images as the twin takes them.
+    """
+
+    classifier: Classifier
+    twin: Any
+    images: np.ndarray
+    labels: np.ndarray
+    tensors: Any
+
+
+class Row(NamedTuple):
+    """One line of the table: best times in seconds, and their ratio.
+
+    Attributes:
+        work: what was done.
+        torch: best time of the twin.
+        jax: best time of this project.
+    """
+
+    work: str
+    torch: float
+    jax: float
+
+    @property
+    def ratio(self) -> float:
+        """Time of this project over the twin's."""
+        return self.jax / self.torch
+
+
+def contestants() -> Contestants:
+    """Load the published network into both; PyTorch gets every core."""
+    import torch
+    from reference.flax_layout import layer_names, state_dict_from_flax
+    from reference.images import to_torch
+    from reference.network import ResNet
+
+    from advx_jax.networks.registry import resolve_network
+
+    keep_compiled_code()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    classifier = resolve_network(MODEL).classifier
+    arch = classifier.architecture
+    robust = arch.activation == "half_huber"
+    twin = ResNet(arch.stage_lengths, arch.stage_widths, arch.n_classes, robust).eval()
+    names = layer_names(arch.stage_lengths, arch.stage_widths)
+    twin.load_state_dict(state_dict_from_flax(classifier.variables, twin, names))
+    twin.requires_grad_(False)
+    data = load_sample()
+    images = unit_images(data.images)
+    return Contestants(classifier, twin, images, data.labels.astype(np.int32), to_torch(images))
+
+
+def compare(work: str, torch: Callable[[], object], jax: Callable[[], object], repeats: int) -> Row:
+    """Time both in turns, so that what else the machine does falls on both; the best of each counts.
+
+    The first call of each is not counted: it compiles, and it lets PyTorch choose its kernels.
+    """
+    torch(), jax()
+    times = [(seconds(torch), seconds(jax)) for _ in range(repeats)]
+    row = Row(work, *map(min, zip(*times, strict=True)))
+    print(f"{row.work}: PyTorch {row.torch:.3f} s, JAX {row.jax:.3f} s, ratio {row.ratio:.2f}", flush=True)
+    return row
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of a call."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def report(name: str, rows: Sequence[Row], **more: object) -> None:
+    """Print the table and write `benchmarks/results/NAME.json`."""
+    import torch
+
+    cells = [(row.work, f"{row.torch:.3f}", f"{row.jax:.3f}", f"{row.ratio:.2f}") for row in rows]
+    print(table(("work", "PyTorch s", "JAX s", "JAX/PyTorch"), cells))
+    settings = {"model": MODEL, "torch": torch.__version__, "threads": torch.get_num_threads()}
+    results = head(f"benchmark {name}", _FORMAT, settings)
+    results["rows"] = [row._asdict() | {"ratio": row.ratio} for row in rows]
+    path = ROOT / "benchmarks" / "results" / f"{name}.json"
+    write_json(path, results | more)
+    print(f"written: {path.relative_to(ROOT)}")

@@ -1,0 +1,241 @@
+"""The commands as a person runs them, on a tiny network and the shipped sample."""
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from networks import random_classifier
+from PIL import Image
+
+from advx_jax.analysis.subset import published_subset
+from advx_jax.networks.classifier import Provenance
+from advx_jax.networks.files import save_network
+
+COMMANDS = ("evaluate", "explain", "ara")
+# What JAX's allocator and the garbage collector may keep; ten times fewer than the arrays that must not pile up.
+MEMORY_SLACK = 60 * 2**20
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder to work in, with a network in it."""
+    path = tmp_path_factory.mktemp("commands")
+    save_network(path / "tiny.safetensors", random_classifier(), Provenance(name="tiny"))
+    return path
+
+
+def start(folder: Path, command: str, *arguments: str, **options) -> subprocess.Popen:
+    environment = {**os.environ, "ADVX_CACHE": str(folder / "cache"), "JAX_PLATFORMS": "cpu"}
+    environment.pop("CIFAR10_PATH", None)
+    module = [sys.executable, "-W", "error", "-m", f"advx_jax.{command}"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*module, *arguments], cwd=folder, env=environment, **pipes, **options)
+
+
+def call(folder: Path, command: str, *arguments: str) -> tuple[int, str, str]:
+    process = start(folder, command, *arguments)
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+def succeed(folder: Path, command: str, *arguments: str) -> str:
+    status, out, err = call(folder, command, *arguments)
+    assert status == 0, err
+    return out
+
+
+def fail(folder: Path, command: str, *arguments: str) -> str:
+    """The message of a call that must fail with a single line."""
+    status, _, err = call(folder, command, *arguments)
+    assert status == 1
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_examples_and_flags(command, folder):
+    out = succeed(folder, command, "--help")
+    assert f"python -m advx_jax.{command} --model=resnet44-all" in out
+    assert "--model" in out
+    assert "--data" in out
+
+
+def test_evaluate(folder):
+    out = succeed(folder, "evaluate", "--model=tiny.safetensors", "--n_images=100", "--output=made/result.json")
+    results = json.loads((folder / "made" / "result.json").read_text())
+    assert results["format"] == 1
+    assert results["settings"]["model"] == "tiny"
+    assert results["environment"]["device"]["platform"] == "cpu"
+    assert results["correct"] == round(results["accuracy"] * 100)
+    assert f"accuracy {results['accuracy']:.4f}" in out
+    assert "sample" in out
+
+
+def test_explain_writes_the_published_tree_and_goes_on_from_it(folder):
+    flags = ("--model=tiny.safetensors", "--output=explained", "--steps=5")
+    out = succeed(folder, "explain", *flags, "--n_images=2")
+    assert "explained/index.html" in out
+    # The first two test images: a cat and a ship.
+    tree = folder / "explained"
+    names = sorted(path.name for path in (tree / "0-cat").iterdir())
+    assert len(names) == 13
+    assert "_input.png" in names
+    assert sum(bool(re.fullmatch(r"_real_was_\d\.\d{3}\.png", name)) for name in names) == 1
+    assert sum(bool(re.fullmatch(r"_second_[a-z]+_was_\d\.\d{3}\.png", name)) for name in names) == 1
+    for index, name in enumerate(
+        ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    ):
+        assert sum(bool(re.fullmatch(rf"{index}_{name}_was_\d\.\d{{3}}\.png", found)) for found in names) == 1
+    before = {path: path.stat().st_mtime_ns for path in tree.glob("*-*/*.png")}
+
+    succeed(folder, "explain", *flags, "--indices=1,5")
+    after = {path: path.stat().st_mtime_ns for path in tree.glob("*-*/*.png")}
+    assert len(after) == len(before) + 13
+    assert before.items() <= after.items()
+    results = json.loads((tree / "explanations.json").read_text())
+    assert [entry["name"] for entry in results["images"]] == ["0", "1", "5"]
+    assert "5-frog" in {path.name for path in tree.iterdir()}
+
+    message = fail(folder, "explain", *flags, "--n_images=2", "--eps=0.2")
+    assert "eps=0.1 there, 0.2 now" in message
+    assert "--overwrite" in message
+    succeed(folder, "explain", *flags, "--n_images=1", "--eps=0.2", "--overwrite")
+    results = json.loads((tree / "explanations.json").read_text())
+    assert [entry["name"] for entry in results["images"]] == ["0"]
+    assert not (tree / "5-frog").exists()
+    assert not (tree / "differences" / "5-frog").exists()
+
+
+def test_explanations_short_of_eps_are_flagged_and_fatal_only_if_strict(folder):
+    flags = ("--model=tiny.safetensors", "--n_images=1", "--steps=1", "--eps=0.1")
+    # A single step can only be judged after it, so none of the ten is seen to reach ρ.
+    out = succeed(folder, "explain", *flags, "--output=short")
+    assert "10 of 10 explanations did not reach RMS 0.1" in out
+    message = fail(folder, "explain", *flags, "--output=strict", "--strict")
+    assert "10 of 10 explanations did not reach" in message
+    assert (folder / "strict" / "index.html").is_file()
+
+
+def test_explain_takes_own_images(folder):
+    rng = np.random.default_rng(0)
+    for name, size in (("wide.png", (40, 64, 3)), ("small.png", (32, 32, 3))):
+        Image.fromarray(rng.integers(0, 256, size, np.uint8)).save(folder / name)
+    out = succeed(folder, "explain", "--model=tiny.safetensors", "--images=*.png", "--steps=2", "--output=own")
+    assert "wide.png: 64x40, centre-cropped to 40x40 and resized to 32x32" in out
+    assert "small.png" not in out
+    results = json.loads((folder / "own" / "explanations.json").read_text())
+    assert [entry["name"] for entry in results["images"]] == ["small", "wide"]
+    assert not any(entry["label_is_given"] for entry in results["images"])
+    assert all(entry["label"] == entry["predicted"] for entry in results["images"])
+
+
+def test_ara_measures_the_subset_and_goes_on_from_what_is_there(folder):
+    flags = ("--model=tiny.safetensors", "--steps=20", "--eps=5", "--output=ara")
+    succeed(folder, "ara", *flags, "--n_images=6")
+    first = json.loads((folder / "ara" / "ara.json").read_text())
+    kept = json.loads((folder / "ara" / "distances.json").read_text())["measured"]
+    for kind in ("attack", "btr"):
+        assert first[kind]["indices"] == [int(i) for i in published_subset(6, 256)]
+        assert set(kept[kind]) == {str(i) for i in first[kind]["indices"]}
+        lengths = {len(first[kind][field]) for field in ("indices", "distances", "first_ok", "valid")}
+        assert lengths == {6}
+    assert Image.open(folder / "ara" / "ara.png").format == "PNG"
+
+    # Work that is there is not done again: what is changed in the file stays so.
+    index = str(first["attack"]["indices"][0])
+    path = folder / "ara" / "distances.json"
+    changed = json.loads(path.read_text())
+    changed["measured"]["attack"][index] = [0.125, 3, True, True]
+    path.write_text(json.dumps(changed))
+    out = succeed(folder, "ara", *flags, "--n_images=9")
+    second = json.loads((folder / "ara" / "ara.json").read_text())
+    assert second["attack"]["distances"][0] == 0.125
+    assert second["btr"]["distances"][:6] == first["btr"]["distances"]
+    assert len(second["attack"]["indices"]) == 9
+    assert f"{second['attack']['ara']:.4f}" in out
+
+    assert "momentum=0.9 there, 0.5 now" in fail(folder, "ara", *flags, "--n_images=6", "--momentum=0.5")
+
+
+def test_ara_counts_what_never_crossed_apart(folder):
+    succeed(folder, "ara", "--model=tiny.safetensors", "--n_images=8", "--steps=3", "--eps=1e-6", "--output=near")
+    found = json.loads((folder / "near" / "ara.json").read_text())["attack"]
+    at_start = found["n_misclassified_at_start"]
+    assert found["n_never_crossed"] == 8 - at_start > 0
+    assert found["distances"].count(None) == found["n_never_crossed"]
+    assert found["valid"].count(True) == at_start
+    assert {t for t, d in zip(found["first_ok"], found["distances"], strict=True) if d is None} == {3}
+
+
+def test_interrupted_ara_keeps_what_it_has(folder):
+    flags = ("--model=tiny.safetensors", "--steps=400", "--eps=5", "--output=cut", "--n_images=200")
+    path = folder / "cut" / "distances.json"
+    process = start(folder, "ara", *flags)
+    deadline = time.monotonic() + 120
+    while not _n_measured(path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; what was finished is kept" in err
+    assert "Traceback" not in err
+    kept = json.loads(path.read_text())["measured"]
+    assert 0 < _n_measured(path) < 400
+    assert not list(path.parent.glob(".*"))
+
+    succeed(folder, "ara", *flags[:3], "--output=cut", "--n_images=40")
+    later = json.loads(path.read_text())["measured"]
+    for kind, entries in kept.items():
+        assert entries.items() <= later[kind].items()
+
+
+def _n_measured(path: Path) -> int:
+    return sum(map(len, json.loads(path.read_text())["measured"].values())) if path.exists() else 0
+
+
+def test_memory_of_ara_grows_neither_with_images_nor_with_steps(folder):
+    def peak(n_images, steps):
+        output = f"--output=memory-{n_images}-{steps}"
+        flags = ("--model=tiny.safetensors", f"--n_images={n_images}", f"--steps={steps}", "--eps=5", output)
+        process = start(folder, "ara", *flags)
+        process.communicate()
+        _, status, usage = 0, process.returncode, resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert status == 0
+        return usage.ru_maxrss * 1024
+
+    # The peak over all children so far can only rise: the smallest run comes first.
+    small = peak(32, 10)
+    assert peak(256, 10) - small < MEMORY_SLACK
+    assert peak(32, 300) - small < MEMORY_SLACK
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        ("evaluate", [], "expected a network, for instance --model=resnet44-all, got none"),
+        ("evaluate", ["--model=resnet45"], "resnet44-"),
+        ("evaluate", ["--model=tiny.safetensors", "--n_images=257"], "expected --n_images from 1 to 256, got 257"),
+        ("evaluate", ["--model=tiny.safetensors", "--data=nowhere"], "nowhere"),
+        ("evaluate", ["--model=gone.safetensors"], "gone.safetensors"),
+        ("explain", ["--model=tiny.safetensors", "--indices=3,x"], "expected --indices as whole numbers"),
+        ("explain", ["--model=tiny.safetensors", "--indices=256"], "expected --indices from 0 to 255, got 256"),
+        ("explain", ["--model=tiny.safetensors", "--eps=-1"], "expected --eps above 0, got -1.0"),
+        ("explain", ["--model=tiny.safetensors", "--steps=0"], "expected --steps of at least 1, got 0"),
+        ("explain", ["--model=tiny.safetensors", "--images=*.gif"], "got no match"),
+        ("explain", ["--model=tiny.safetensors", "--colour=red"], "Unknown command line flag 'colour'"),
+        ("ara", ["--model=tiny.safetensors", "--momentum=1"], "expected --momentum of at least 0 and below 1"),
+        ("ara", ["tiny.safetensors"], "expected flags only"),
+    ],
+)
+def test_bad_input_gives_one_clear_line(command, arguments, message, folder):
+    assert message in fail(folder, command, *arguments)

@@ -1,0 +1,111 @@
+"""The order of the house: imports run downwards only, and bad releases of JAX stay out."""
+
+import ast
+import importlib.metadata
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from packaging.requirements import Requirement
+
+import advx_jax
+
+PACKAGE = Path(advx_jax.__file__).parent
+# From top to bottom; a room may import from itself and from those below it.
+FLOORS = ["reports", "training", "analysis", "attacks", "networks", "data"]
+# What every room may use, and what may therefore use no room.
+GROUND = {"errors", "files", "cache", "_runtime", "commands"}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Modules that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def files() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_downwards(path):
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    rooms = {name.split(".")[1] for name in imported_modules(path) if name.startswith("advx_jax.")}
+    if room in FLOORS:
+        above = set(FLOORS[: FLOORS.index(room)])
+        doors = {other.stem for other in PACKAGE.glob("*.py")} - GROUND - {"__init__"}
+        # `python -m advx_jax.data.cifar10` is a door that lies in a room.
+        assert not rooms & (above | doors), f"{room} imports from above"
+    if room in GROUND:
+        assert rooms <= GROUND, f"{room} imports a room"
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_pytorch_stays_outside(path):
+    roots = {name.split(".")[0] for name in imported_modules(path)}
+    assert "torch" not in roots
+    if path != PACKAGE / "networks" / "registry.py":
+        assert "convert" not in roots
+
+
+def test_commands_start_without_what_they_may_not_need():
+    code = "import sys, advx_jax.explain; print(*sys.modules)"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    ).stdout.split()
+    for slow in ("torch", "tensorflow_datasets", "matplotlib", "orbax", "convert", "jinja2", "pooch", "requests"):
+        assert slow not in loaded
+
+
+def test_doors_are_short():
+    for door in ("evaluate", "explain", "ara"):
+        assert len((PACKAGE / f"{door}.py").read_text().splitlines()) < 80
+
+
+def test_bad_jaxlib_is_kept_out():
+    """jaxlib 0.10.2 silently miscompiles reductions on the CPU (jax issue 39103)."""
+    requirements = [Requirement(line) for line in importlib.metadata.requires("advx-jax") or []]
+    for name in ("jax", "jaxlib"):
+        (specifier,) = [r.specifier for r in requirements if r.name == name and r.marker is None]
+        assert "0.10.2" not in specifier
+        assert "0.10.1" in specifier
+        assert "0.11.2" in specifier
+    assert importlib.metadata.version("jaxlib") != "0.10.2"
+
+
+@pytest.mark.parametrize(("dtype", "n"), [("float32", 32_769), ("float64", 16_385)])
+def test_symptom_of_the_bad_jaxlib_does_not_show(dtype, n):
+    with jax.enable_x64(dtype == "float64"):
+        column = np.arange(n, dtype=dtype)
+        rows = jnp.asarray(np.stack([column, 0 * column, 0 * column], axis=1))
+        matrix = jnp.eye(3, dtype=dtype)
+        found = jax.jit(jax.vmap(lambda row: jnp.square(matrix @ row).sum()))(rows)
+        np.testing.assert_array_equal(found, column**2)
+
+
+@pytest.mark.parametrize(
+    ("version", "before", "after"),
+    [
+        ("0.10.1", "", "--xla_cpu_experimental_ynn_fusion_type="),
+        ("0.11.2", "--xla_a=1", "--xla_a=1 --xla_cpu_experimental_ynn_fusion_type="),
+        ("0.11.2", "--xla_cpu_experimental_ynn_fusion_type=x", "--xla_cpu_experimental_ynn_fusion_type=x"),
+        ("0.12.0", "--xla_a=1", "--xla_a=1"),
+    ],
+)
+def test_miscompiling_fusion_is_switched_off_where_it_exists(version, before, after, monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    monkeypatch.setenv("XLA_FLAGS", before)
+    advx_jax._runtime.avoid_miscompiled_reductions()
+    assert os.environ["XLA_FLAGS"] == after
