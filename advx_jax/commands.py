@@ -34,6 +34,9 @@ def run(main: Callable[[list[str]], None], doc: str | None) -> None:
         # The reader of our output left (`| head`); keep Python from complaining at shutdown.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        # A full disk or a folder that must not be written: the system says what, a traceback adds nothing.
+        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; what was finished is kept\n")
         sys.exit(130)

@@ -55,7 +55,9 @@ def main(arguments: list[str]) -> None:
     inference_flags.check_settings(settings)
     if _IMAGES.value:
         own = load_own_images(_IMAGES.value)
-        print("\n".join(image.treatment for image in own if image.treatment))
+        for image in own:
+            if image.treatment:
+                print(image.treatment)
         network = inference_flags.load_network()
         images = own_images(network.classifier, own)
     else:

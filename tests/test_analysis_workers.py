@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from advx_jax.analysis import workers
+from advx_jax.analysis.segments import segment_lengths
 from advx_jax.analysis.workers import Interrupted, as_pytree, chunk_rows, lanes, pad, spread
 
 
@@ -88,6 +89,16 @@ def test_any_function_can_be_passed_through_jit():
     assert float(jax.jit(lambda f, x: f(x).sum())(plain, jnp.ones((2, 3)))) == 6
     partial = jax.tree_util.Partial(lambda m, images: images @ m, matrix)
     assert as_pytree(partial) is partial
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 35, 36, 37, 74, 100, 101, 449, 450, 1000])
+def test_segments_add_up_and_have_few_lengths(steps):
+    lengths = segment_lengths(steps)
+    assert sum(lengths) == steps
+    assert max(lengths) <= 36
+    assert len(set(lengths)) <= 2
+    if steps in (35, 450, 1000):
+        assert len(set(lengths)) == 1
 
 
 def test_several_devices_share_the_work(monkeypatch):

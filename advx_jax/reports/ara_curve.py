@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -64,11 +65,13 @@ def write_ara_curve(
     axes.set_xlim(0, _right_end(curves, chance))
     axes.set_ylim(0, 1)
     axes.set_xlabel("perturbation allowed, RMS on the [0, 1] scale")
-    axes.set_ylabel("accuracy")
+    axes.set_ylabel("accuracy (BTR: share better than random)")
     axes.grid(color="#e4e4e4", lw=0.7)
     axes.set_axisbelow(True)
     axes.spines["right"].set_visible(False)
-    axes.secondary_xaxis("top", functions=(lambda rms: rms * root, lambda l2: l2 / root)).set_xlabel("the same as L2 norm")
+    axes.secondary_xaxis("top", functions=(partial(np.multiply, root), partial(np.multiply, 1 / root))).set_xlabel(
+        "the same as L2 norm"
+    )
     axes.legend(frameon=False)
     figure.suptitle(title, fontsize=11, parse_math=False)
     with written_whole(path) as temporary, warnings.catch_warnings():

@@ -3,7 +3,8 @@
 import contextlib
 import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,10 +30,13 @@ from advx_jax.reports.explanation_tree import (
 )
 from advx_jax.reports.gallery import write_gallery
 from advx_jax.reports.kept_work import earlier_results
+from advx_jax.reports.names import unique_names
 from advx_jax.reports.progress import progress
-from advx_jax.reports.results_json import head, write_json
+from advx_jax.reports.results_json import head, read_json, write_json
 
 RESULTS_FILE = "explanations.json"
+# Often enough to lose little, seldom enough that the list of ten thousand images costs nothing.
+_SECONDS_BETWEEN_WRITES = 5.0
 
 
 class NamedImage(NamedTuple):
@@ -83,11 +87,10 @@ def own_images(classifier: Classifier, own: Sequence[OwnImage]) -> ImagesToExpla
     """A person's own images; the network's top class stands in for the real one."""
     pixels = np.stack([image.pixels for image in own])
     tops = predict(classifier, unit_images(pixels), np.zeros(len(own), np.int32)).classes
-    images: list[NamedImage] = []
-    for image, top in zip(own, tops, strict=True):
-        taken = {other.name for other in images}
-        stems = (image.path.stem if n == 1 else f"{image.path.stem}-{n}" for n in range(1, len(own) + 1))
-        images.append(NamedImage(next(stem for stem in stems if stem not in taken), image.pixels, int(top), False))
+    names = unique_names([image.path.stem for image in own])
+    images = [
+        NamedImage(name, image.pixels, int(top), False) for name, image, top in zip(names, own, tops, strict=True)
+    ]
     return ImagesToExplain(images, "own image files")
 
 
@@ -102,7 +105,7 @@ def report_explanations(
     """Explain images and write everything a person or a program may want to see of it.
 
     Images that an earlier call explained with the same settings are kept as they are; each
-    finished image is on disk at once, and the gallery is made even if the work is interrupted.
+    finished picture is on disk at once, and an interrupted call loses no image that it finished.
 
     Returns:
         A text that says what came out.
@@ -121,16 +124,24 @@ def report_explanations(
         _remove_pictures(output, path)
     todo = [image for image in wanted.images if not _is_done(output, results["images"], image, overwrite)]
 
-    with _gallery_at_the_end(output, results), progress(len(todo), "image", "explain") as update:
-        images = unit_images(np.stack([image.pixels for image in todo])) if todo else np.zeros((0, 32, 32, 3), "f4")
-        for place, explanation in explain(network.classifier, images, settings, update):
-            record = _record(todo[place], images[place], explanation)
-            write_explanation(output, record)
-            entry = summary(record) | {"input_sha256": todo[place].sha256()}
-            others = [other for other in results["images"] if other["folder"] != entry["folder"]]
-            results["images"] = sorted([*others, entry], key=_natural_order)
-            write_json(path, results)
-
+    images = unit_images(np.stack([image.pixels for image in todo])) if todo else np.zeros((0, 32, 32, 3), "f4")
+    entries = {entry["folder"]: entry for entry in results["images"]}
+    last_write = time.monotonic()
+    try:
+        with progress(len(todo), "image", "explain") as update:
+            for place, explanation in explain(network.classifier, images, settings, update):
+                record = _record(todo[place], images[place], explanation)
+                write_explanation(output, record)
+                entry = summary(record) | {"input_sha256": todo[place].sha256()}
+                entries[entry["folder"]] = entry
+                if time.monotonic() - last_write > _SECONDS_BETWEEN_WRITES:
+                    _write_results(path, results, entries)
+                    last_write = time.monotonic()
+    finally:
+        # Also when interrupted: what is finished is listed, and so not done again.
+        _write_results(path, results, entries)
+    if results["images"]:
+        write_gallery(output, results)
     return _verdict(output, results, wanted.images, settings, strict)
 
 
@@ -179,8 +190,6 @@ def _is_done(output: Path, done: Sequence[dict[str, Any]], image: NamedImage, ov
 
 def _remove_pictures(output: Path, path: Path) -> None:
     """Remove what an earlier call with other settings wrote, as its results file lists it."""
-    from advx_jax.reports.results_json import read_json
-
     with contextlib.suppress(UserError, KeyError, TypeError, IndexError):
         earlier = read_json(path)
         for entry in earlier["images"]:
@@ -191,13 +200,10 @@ def _remove_pictures(output: Path, path: Path) -> None:
     path.unlink()
 
 
-@contextlib.contextmanager
-def _gallery_at_the_end(output: Path, results: dict[str, Any]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        if results["images"]:
-            write_gallery(output, results)
+def _write_results(path: Path, results: dict[str, Any], entries: dict[str, dict[str, Any]]) -> None:
+    results["images"] = sorted(entries.values(), key=_natural_order)
+    if entries:
+        write_json(path, results)
 
 
 def _natural_order(entry: dict[str, Any]) -> tuple[int, str]:
@@ -222,9 +228,11 @@ def _verdict(
     lines = [table(("image", "class", "network says", "short of ρ"), rows)]
     if short:
         total = sum(len(entry["rms"]) for entry in entries)
+        finite = [value for value in short if np.isfinite(value)]
+        ends = f"they end at {min(finite):.4f} to {max(finite):.4f}" if finite else "none has a finite end"
         message = (
-            f"{len(short)} of {total} explanations did not reach RMS {settings.eps:g}: "
-            f"they end at {np.min(short):.4f} to {np.max(short):.4f} (flagged in the gallery and in {RESULTS_FILE})"
+            f"{len(short)} of {total} explanations did not reach RMS {settings.eps:g}: {ends} "
+            f"(flagged in the gallery and in {RESULTS_FILE})"
         )
         if strict:
             raise UserError(message)

@@ -196,7 +196,8 @@ def _facts(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Settings as pairs of text; what is not set is left out, and digests are cut to what tells them apart."""
     facts = []
     for name, value in settings.items():
-        if value is None:
+        # A digest says nothing to a person; it stays in the JSON.
+        if value is None or name.endswith("_sha256"):
             continue
         if isinstance(value, bool):
             text = "yes" if value else "no"

@@ -1,12 +1,15 @@
 """Progress of long work: a bar on a terminal, a line now and then in a log."""
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from tqdm import tqdm
+
+_COUNT_AND_TIME = "{n:g}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 
 
 @contextlib.contextmanager
@@ -17,11 +20,11 @@ def progress(
     done: int = 0,
     stream: TextIO | None = None,
     log_interval: float = 10.0,
-) -> Iterator[Callable[[float], None]]:
+) -> Iterator[Callable[[int | float], None]]:
     """Show how far the work inside the block has come and how long it will still take.
 
     Args:
-        total: how much work there is.
+        total: how much work there is; where nothing is left to do, nothing is shown.
         unit: what is counted, in the singular; for instance "image".
         description: what is going on, in a word or two.
         done: how much of it was finished by an earlier run; it does not enter the speed.
@@ -29,15 +32,40 @@ def progress(
         log_interval: on anything but a terminal, the least number of seconds between two lines.
 
     Yields:
-        A function to be called with the amount of work just finished.
+        A function to be called with the amount of work just finished; fractions add up.
     """
     stream = sys.stderr if stream is None else stream
-    if stream.isatty():
-        with tqdm(total=total, initial=done, unit=unit, desc=description, file=stream, dynamic_ncols=True) as bar:
-            yield bar.update
+    if done >= total:
+        yield lambda _: None
+    elif stream.isatty():
+        with _bar(total, unit, description, done, stream) as update:
+            yield update
     else:
-        log = _Log(total, unit, description, done, stream, log_interval)
-        yield log.update
+        yield _Log(total, unit, description, done, stream, log_interval).update
+
+
+@contextlib.contextmanager
+def _bar(total: int, unit: str, description: str, done: int, stream: TextIO) -> Iterator[Callable[[int | float], None]]:
+    # Some terminals (in containers, say) do not know their width; tqdm would show nothing there.
+    knows_width = os.get_terminal_size(stream.fileno()).columns > 0
+    finished: float = done
+    with tqdm(
+        total=total,
+        initial=done,
+        unit=unit,
+        desc=description,
+        file=stream,
+        dynamic_ncols=knows_width,
+        ncols=None if knows_width else 80,
+        bar_format="{l_bar}{bar}| " + _COUNT_AND_TIME,
+    ) as bar:
+
+        def update(amount: int | float) -> None:
+            nonlocal finished
+            finished += amount
+            bar.update(_tenths(finished) - bar.n)
+
+        yield update
 
 
 class _Log:
@@ -46,25 +74,30 @@ class _Log:
     def __init__(self, total: int, unit: str, description: str, done: int, stream: TextIO, interval: float) -> None:
         self._total, self._unit, self._description, self._stream = total, unit, description, stream
         self._initial = done
-        self._done: float = done
+        self._finished: int | float = done
         self._interval = interval
         self._start = self._last = time.monotonic()
 
-    def update(self, amount: float) -> None:
-        self._done += amount
+    def update(self, amount: int | float) -> None:
+        self._finished += amount
         now = time.monotonic()
         # Work that was long enough for a line also gets a last one.
-        finished = self._done >= self._total and self._last > self._start
-        if finished or now - self._last >= self._interval:
+        is_last = _tenths(self._finished) >= self._total and self._last > self._start
+        if is_last or now - self._last >= self._interval:
             self._last = now
             line = tqdm.format_meter(
-                self._done,
+                _tenths(self._finished),
                 self._total,
                 now - self._start,
                 initial=self._initial,
-                ncols=0,
                 prefix=self._description,
                 unit=self._unit,
+                bar_format="{desc}: {percentage:3.0f}% " + _COUNT_AND_TIME,
             )
             self._stream.write(line + "\n")
             self._stream.flush()
+
+
+def _tenths(amount: int | float) -> int | float:
+    """Fractions add up to 9.999999 at the end, and nobody wants to read 3.4600000000000004 images."""
+    return round(amount, 1)

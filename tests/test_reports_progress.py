@@ -1,0 +1,98 @@
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+import time
+
+import pytest
+
+from advx_jax.reports.progress import progress
+
+
+@pytest.fixture
+def logged(tmp_path):
+    def run(interval, amounts, pause=0.0, **options):
+        path = tmp_path / "log"
+        with (
+            path.open("w") as log,
+            progress(10, "image", "explain", stream=log, log_interval=interval, **options) as update,
+        ):
+            for amount in amounts:
+                time.sleep(pause)
+                update(amount)
+        return path.read_text().split("\n")[:-1]
+
+    return run
+
+
+def test_a_log_gets_whole_lines_with_what_is_done_and_left(logged):
+    lines = logged(0.0, [4, 6], pause=0.01)
+    assert len(lines) == 2
+    assert lines[0].startswith("explain:  40% 4/10 [00:00<00:00")
+    assert "10/10" in lines[1]
+    assert not any("\r" in line for line in lines)
+
+
+def test_a_log_is_not_flooded(logged):
+    assert logged(60.0, [0.001] * 10_000) == []
+
+
+def test_lines_keep_their_distance_and_long_work_gets_a_last_line(logged):
+    lines = logged(0.2, [1] * 10, pause=0.05)
+    assert 2 <= len(lines) <= 4
+    assert "10/10" in lines[-1]
+
+
+def test_what_an_earlier_run_did_counts_as_done_and_not_as_speed(logged):
+    (line,) = logged(0.0, [1], pause=0.1, done=8)
+    assert "9/10" in line
+    speed = line.rsplit(",", 1)[1]
+    # One image in 0.1 s or somewhat more; with the eight of the earlier run it would be nearly 90 a second.
+    assert float(speed.removesuffix("image/s]").removesuffix("s/image]")) <= 10
+
+
+# A terminal may not know its width; it says 0 then.
+@pytest.mark.parametrize("columns", [100, 0])
+def test_a_terminal_gets_a_bar_that_redraws_itself(columns):
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with os.fdopen(follower, "w") as terminal:
+        with progress(4, "image", "explain", stream=terminal) as update:
+            update(4)
+        terminal.flush()
+        shown = ""
+        while not shown.endswith("\n"):
+            shown += os.read(leader, 4096).decode()
+    os.close(leader)
+    assert "\r" in shown
+    assert "explain: 100%" in shown
+    assert "4/4" in shown
+
+
+def test_it_goes_to_standard_error_and_leaves_standard_output_alone():
+    program = (
+        "from advx_jax.reports.progress import progress\n"
+        "with progress(2, 'image', 'explain', log_interval=0.0) as update:\n"
+        "    update(2)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    assert "2/2" in done.stderr
+
+
+@pytest.mark.parametrize("amount", [1, 1 / 3, 0.1])
+def test_fractions_add_up_and_are_readable(logged, amount):
+    lines = logged(0.0, [amount] * round(10 / amount))
+    assert "10/10" in lines[-1]
+    assert all(re.search(r" \d+(\.\d)?/10 ", line) for line in lines)
+
+
+@pytest.mark.parametrize("done", [0, 7])
+def test_nothing_is_shown_where_nothing_is_left_to_do(tmp_path, done):
+    with (tmp_path / "log").open("w") as log, progress(done, "image", "explain", done, log, 0.0) as update:
+        update(0)
+    assert (tmp_path / "log").read_text() == ""
