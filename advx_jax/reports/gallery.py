@@ -196,8 +196,7 @@ def _facts(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Settings as pairs of text; what is not set is left out, and digests are cut to what tells them apart."""
     facts = []
     for name, value in settings.items():
-        # A digest says nothing to a person; it stays in the JSON.
-        if value is None or name.endswith("_sha256"):
+        if value is None:
             continue
         if isinstance(value, bool):
             text = "yes" if value else "no"
