@@ -9,12 +9,11 @@ random (BTR). Writes ara.json, the curve ara.png, and distances.json, from which
 measurement goes on. Distances are RMS on the [0,1] scale; times √3072 they are L2 norms.
 """
 
-import dataclasses
 from pathlib import Path
 
 from absl import flags
 
-from advx_jax import inference_flags
+from advx_jax import attack_flags, inference_flags
 from advx_jax.analysis.robustness_area import PUBLISHED_SETTINGS
 from advx_jax.commands import no_arguments, run
 from advx_jax.reports.robustness_report import report_robustness
@@ -24,33 +23,18 @@ _EPS = flags.DEFINE_float("eps", PUBLISHED_SETTINGS.eps, "Length of the attack's
 _STEPS = flags.DEFINE_integer("steps", PUBLISHED_SETTINGS.steps, "Number of attack steps.")
 _MOMENTUM = flags.DEFINE_float("momentum", PUBLISHED_SETTINGS.momentum, "Momentum of the attack.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the results; ara/NAME if not given.")
-_OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Replace results measured with other settings.")
-_DIRECTION = flags.DEFINE_enum(
-    "direction",
-    "cross_entropy",
-    ["cross_entropy", "scale_free"],
-    "Gradient to follow: as published, or one that saturated networks cannot make vanish.",
-)
-_STAY_IN_RANGE = flags.DEFINE_boolean("stay_in_range", False, "Keep attacked images in [0,1]; the paper does not.")
 flags.adopt_module_key_flags(inference_flags)
+flags.adopt_module_key_flags(attack_flags)
 
 
 def main(arguments: list[str]) -> None:
     """Parse the flags, measure, print."""
     no_arguments(arguments)
-    settings = dataclasses.replace(
-        PUBLISHED_SETTINGS,
-        eps=_EPS.value,
-        steps=_STEPS.value,
-        momentum=_MOMENTUM.value,
-        direction=_DIRECTION.value,
-        stay_in_range=_STAY_IN_RANGE.value,
-    )
-    inference_flags.check_settings(settings)
+    settings = attack_flags.attack_settings(PUBLISHED_SETTINGS, _EPS.value, _STEPS.value, _MOMENTUM.value)
     network, data = inference_flags.load_network_and_images()
     n_images = inference_flags.check_n_images(_N_IMAGES.value, len(data), 1000)
     output = Path(_OUTPUT.value or f"ara/{network.provenance.name}")
-    print(report_robustness(network, data, n_images, settings, output, _OVERWRITE.value))
+    print(report_robustness(network, data, n_images, settings, output, attack_flags.OVERWRITE.value))
 
 
 if __name__ == "__main__":

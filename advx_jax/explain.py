@@ -8,12 +8,11 @@ Writes a folder of pictures for each image, index.html to look at them, and expl
 goes on where the first was interrupted.
 """
 
-import dataclasses
 from pathlib import Path
 
 from absl import flags
 
-from advx_jax import inference_flags
+from advx_jax import attack_flags, inference_flags
 from advx_jax.analysis.explanations import PUBLISHED_SETTINGS
 from advx_jax.commands import no_arguments, run
 from advx_jax.data.own_images import load_own_images
@@ -27,15 +26,8 @@ _INDICES = flags.DEFINE_list("indices", None, "Which test images instead, by ind
 _IMAGES = flags.DEFINE_string("images", None, "Your own image files instead: a name or a glob pattern.")
 _OUTPUT = flags.DEFINE_string("output", "output", "Folder for the pictures.")
 _STRICT = flags.DEFINE_boolean("strict", False, "Fail if an explanation did not reach ρ.")
-_OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Replace explanations made with other settings.")
-_DIRECTION = flags.DEFINE_enum(
-    "direction",
-    "cross_entropy",
-    ["cross_entropy", "scale_free"],
-    "Gradient to follow: as published, or one that saturated networks cannot make vanish.",
-)
-_STAY_IN_RANGE = flags.DEFINE_boolean("stay_in_range", False, "Keep explanations in [0,1]; the paper does not.")
 flags.adopt_module_key_flags(inference_flags)
+flags.adopt_module_key_flags(attack_flags)
 
 
 def main(arguments: list[str]) -> None:
@@ -45,14 +37,7 @@ def main(arguments: list[str]) -> None:
         raise UserError("expected one of --n_images, --indices and --images, got several")
     if _IMAGES.value and inference_flags.data_was_given():
         raise UserError("expected either --images or --data, got both")
-    settings = dataclasses.replace(
-        PUBLISHED_SETTINGS,
-        eps=_EPS.value,
-        steps=_STEPS.value,
-        direction=_DIRECTION.value,
-        stay_in_range=_STAY_IN_RANGE.value,
-    )
-    inference_flags.check_settings(settings)
+    settings = attack_flags.attack_settings(PUBLISHED_SETTINGS, _EPS.value, _STEPS.value)
     if _IMAGES.value:
         own = load_own_images(_IMAGES.value)
         for image in own:
@@ -63,7 +48,9 @@ def main(arguments: list[str]) -> None:
     else:
         network, data = inference_flags.load_network_and_images()
         images = given_images(data, _INDICES.value, inference_flags.check_n_images(_N_IMAGES.value, len(data), 10))
-    print(report_explanations(network, images, settings, Path(_OUTPUT.value), _OVERWRITE.value, _STRICT.value))
+    print(
+        report_explanations(network, images, settings, Path(_OUTPUT.value), attack_flags.OVERWRITE.value, _STRICT.value)
+    )
 
 
 if __name__ == "__main__":

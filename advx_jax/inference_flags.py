@@ -7,7 +7,6 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from advx_jax.attacks import AttackSettings
 from advx_jax.cache import cache_dir
 from advx_jax.data.image_set import ImageSet
 from advx_jax.data.sources import load_cifar10
@@ -67,21 +66,6 @@ def check_n_images(n_images: int | None, available: int, default: int) -> int:
     if not 1 <= n_images <= available:
         raise UserError(f"expected --n_images from 1 to {available}, got {n_images}")
     return n_images
-
-
-def check_settings(settings: AttackSettings) -> AttackSettings:
-    """Refuse attack settings that make no sense, naming the flag.
-
-    Raises:
-        UserError: a value is out of its range.
-    """
-    if not 0 < settings.eps < float("inf"):
-        raise UserError(f"expected --eps above 0, got {settings.eps}")
-    if settings.steps < 1:
-        raise UserError(f"expected --steps of at least 1, got {settings.steps}")
-    if not 0 <= settings.momentum < 1:
-        raise UserError(f"expected --momentum of at least 0 and below 1, got {settings.momentum}")
-    return settings
 
 
 def keep_compiled_code() -> None:

@@ -29,7 +29,7 @@ from advx_jax.reports.explanation_tree import (
     write_explanation,
 )
 from advx_jax.reports.gallery import write_gallery
-from advx_jax.reports.kept_work import earlier_results
+from advx_jax.reports.kept_work import attack_record, earlier_results
 from advx_jax.reports.names import unique_names
 from advx_jax.reports.progress import progress
 from advx_jax.reports.results_json import head, read_json, write_json
@@ -114,7 +114,7 @@ def report_explanations(
         UserError: `output` holds explanations of other settings or images and must not be
             overwritten; or `strict`, and an explanation did not reach ρ.
     """
-    results = head("explain", FORMAT, _settings(network, settings))
+    results = head("explain", FORMAT, attack_record(network, settings))
     results |= {"data": wanted.source, "class_names": CIFAR10_CLASSES, "images": []}
     path = output / RESULTS_FILE
     earlier = earlier_results(path, results, overwrite)
@@ -143,20 +143,6 @@ def report_explanations(
     if results["images"]:
         write_gallery(output, results)
     return _verdict(output, results, wanted.images, settings, strict)
-
-
-def _settings(network: ResolvedNetwork, settings: AttackSettings) -> dict[str, Any]:
-    """Everything that an explanation depends on, apart from its image."""
-    return {
-        "model": network.provenance.name,
-        "network_sha256": network.classifier.fingerprint(),
-        "eps": settings.eps,
-        "steps": settings.steps,
-        "overshoot": settings.overshoot,
-        "momentum": settings.momentum,
-        "direction": settings.direction,
-        "stay_in_range": settings.stay_in_range,
-    }
 
 
 def _record(image: NamedImage, pixels: Float[np.ndarray, "32 32 3"], explanation: Explanation) -> ExplainedImage:

@@ -12,7 +12,7 @@ from advx_jax.data.image_set import CIFAR10_CLASSES, ImageSet, unit_images
 from advx_jax.networks.registry import ResolvedNetwork
 from advx_jax.reports.ara_curve import write_ara_curve
 from advx_jax.reports.console import table
-from advx_jax.reports.kept_work import earlier_results
+from advx_jax.reports.kept_work import attack_record, earlier_results
 from advx_jax.reports.progress import progress
 from advx_jax.reports.results_json import head, write_json
 
@@ -40,7 +40,8 @@ def report_robustness(
         UserError: `output` holds results of other settings and must not be overwritten.
     """
     indices = published_subset(n_images, len(data))
-    kept = head("ara", _FORMAT, _settings(network, data, settings)) | {"measured": {kind: {} for kind in KINDS}}
+    depends_on = attack_record(network, settings) | {"data_sha256": data.fingerprint}
+    kept = head("ara", _FORMAT, depends_on) | {"measured": {kind: {} for kind in KINDS}}
     earlier = earlier_results(output / DISTANCES_FILE, kept, overwrite)
     if earlier is not None:
         kept["measured"] = earlier["measured"]
@@ -86,21 +87,6 @@ def report_robustness(
 def _in_time(distances: Distances, settings: AttackSettings) -> np.ndarray:
     """Crossed early enough to leave half of the steps for shrinking, as the public code demands."""
     return distances.first_ok <= settings.steps // 2
-
-
-def _settings(network: ResolvedNetwork, data: ImageSet, settings: AttackSettings) -> dict[str, Any]:
-    """Everything that a distance depends on."""
-    return {
-        "model": network.provenance.name,
-        "network_sha256": network.classifier.fingerprint(),
-        "data_sha256": data.fingerprint,
-        "eps": settings.eps,
-        "steps": settings.steps,
-        "overshoot": settings.overshoot,
-        "momentum": settings.momentum,
-        "direction": settings.direction,
-        "stay_in_range": settings.stay_in_range,
-    }
 
 
 def _verdict(results: dict[str, Any], output: Path) -> str:
