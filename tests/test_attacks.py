@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import random_classifier
 
 from advx_jax.attacks import (
     AttackSettings,
@@ -181,6 +182,20 @@ def test_results_do_not_depend_on_the_batch(attack):
         alone = attack(logits_fn, images[i : i + 1], labels[i : i + 1], settings)
         np.testing.assert_allclose(alone.perturbation[0], together.perturbation[i], atol=ROUNDING)
         assert alone.first_ok[0] == together.first_ok[i]
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_neighbours_in_a_chunk_change_no_bit(attack):
+    """On a convolutional network, at a fixed size of the batch."""
+    classifier = random_classifier()
+    images = jax.random.uniform(jax.random.key(0), (6, 8, 8, 3))
+    labels = jax.jit(classifier)(images).argmax(-1).astype(jnp.int32)
+    settings = AttackSettings(eps=0.5, steps=12, momentum=0.5)
+    run = jax.jit(attack)
+    one = run(classifier, images, labels, settings)
+    other = run(classifier, images.at[1:].set(images[1:] ** 2), labels.at[1:].set(0), settings)
+    np.testing.assert_array_equal(one.perturbation[0], other.perturbation[0])
+    assert (one.perturbation[1:] != other.perturbation[1:]).any()
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
