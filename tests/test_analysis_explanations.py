@@ -110,5 +110,6 @@ def test_scale_free_direction_pushes_the_real_class_as_far_as_the_others(golden,
         real = np.array([rms[place][labels[index]] for place, index in enumerate(saturated)])
         others = np.array([np.delete(rms[place], labels[index]).mean() for place, index in enumerate(saturated)])
         ratios[direction] = real / others
-    assert ratios["cross_entropy"].mean() < 0.8
-    assert ratios["scale_free"].mean() > 0.95
+    # Seen: 0.41 and 0.96, single images from 0.89 to 1.03.
+    assert ratios["cross_entropy"].mean() < 0.6
+    assert ratios["scale_free"].mean() > 0.9

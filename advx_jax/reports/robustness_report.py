@@ -20,6 +20,8 @@ _FORMAT = 1
 RESULTS_FILE = "ara.json"
 DISTANCES_FILE = "distances.json"
 CURVE_FILE = "ara.png"
+# Images on the [0,1] scale at a time: four times the size of their pixels, so never all of them.
+_BLOCK = 1024
 
 # Of each image that was measured, by its index in the data set: the fields of `Distances`.
 _Measured = dict[str, dict[str, list[Any]]]
@@ -51,13 +53,14 @@ def report_robustness(
     done = sum(len(indices) - len(left) for left in missing.values())
     with progress(len(KINDS) * len(indices), "image", "ara", done) as update:
         for kind, left in missing.items():
-            images, labels = unit_images(data.images[left]), data.labels[left].astype(np.int32)
-            for places, part in minimum_norm_distances(
-                network.classifier, images, labels, KINDS[kind], settings, update
-            ):
-                for place, fields in zip(places, zip(*part, strict=True), strict=True):
-                    measured[kind][str(left[place])] = [field.item() for field in fields]
-                write_json(output / DISTANCES_FILE, kept)
+            for block in (left[begin : begin + _BLOCK] for begin in range(0, len(left), _BLOCK)):
+                images, labels = unit_images(data.images[block]), data.labels[block].astype(np.int32)
+                for places, part in minimum_norm_distances(
+                    network.classifier, images, labels, KINDS[kind], settings, update
+                ):
+                    for place, fields in zip(places, zip(*part, strict=True), strict=True):
+                        measured[kind][str(block[place])] = [field.item() for field in fields]
+                    write_json(output / DISTANCES_FILE, kept)
 
     results = head("ara", _FORMAT, kept["settings"] | {"n_images": len(indices)}) | {"data": data.source}
     curves = {}
