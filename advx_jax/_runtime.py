@@ -1,7 +1,12 @@
-"""Settings of JAX that must be made before it is first used."""
+"""Settings of JAX for the whole process."""
 
+import hashlib
 import importlib.metadata
 import os
+import platform
+from pathlib import Path
+
+from advx_jax.cache import cache_dir
 
 _FUSION_FLAG = "--xla_cpu_experimental_ynn_fusion_type="
 
@@ -26,3 +31,17 @@ def quieten_loading_of_compiled_code() -> None:
     (`prefer-no-gather`) as missing ones. What really goes wrong still raises in Python.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def keep_compiled_code() -> None:
+    """Let JAX keep compiled code in the user's cache, so that a second call starts at once."""
+    # JAX must not be imported before the other settings are made.
+    import jax
+
+    # Code compiled for one processor may not run on another that shares the home directory.
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else [platform.processor()]
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), lines[0])
+    folder = cache_dir() / "compiled" / hashlib.sha256(features.encode()).hexdigest()[:16]
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

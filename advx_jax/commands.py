@@ -11,19 +11,22 @@ from advx_jax.errors import UserError
 _HELP = flags.DEFINE_boolean("help", False, "Show this help.", short_name="h")
 
 
-def run(main: Callable[[list[str]], None], doc: str | None) -> None:
+def run(
+    main: Callable[[list[str]], None], doc: str | None, parse: Callable[[list[str]], list[str]] | None = None
+) -> None:
     """Run a command and end the process with the status that a shell expects.
 
     Args:
         main: gets the positional arguments, after the flags were parsed.
         doc: the command's description and examples, shown by --help.
+        parse: turns the command line into positional arguments; absl's own parser if None.
 
     Raises:
         SystemExit: always; status 0 if `main` returned or help was asked for, 1 for bad input,
             130 if interrupted.
     """
     try:
-        arguments = flags.FLAGS(sys.argv)[1:]
+        arguments = parse(sys.argv) if parse else flags.FLAGS(sys.argv)[1:]
         if _HELP.value:
             print(f"{(doc or '').strip()}\n\nFlags:{flags.FLAGS.main_module_help()}")
             sys.exit(0)

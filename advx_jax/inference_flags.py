@@ -1,13 +1,8 @@
 """Flags that the inference commands share, and what they mean."""
 
-import hashlib
-import platform
-from pathlib import Path
-
-import jax
 from absl import flags
 
-from advx_jax.cache import cache_dir
+from advx_jax._runtime import keep_compiled_code
 from advx_jax.data.image_set import ImageSet
 from advx_jax.data.sources import load_cifar10
 from advx_jax.errors import UserError
@@ -66,14 +61,3 @@ def check_n_images(n_images: int | None, available: int, default: int) -> int:
     if not 1 <= n_images <= available:
         raise UserError(f"expected --n_images from 1 to {available}, got {n_images}")
     return n_images
-
-
-def keep_compiled_code() -> None:
-    """Let JAX keep compiled code in the user's cache, so that a second call starts at once."""
-    # Code compiled for one processor may not run on another that shares the home directory.
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else [platform.processor()]
-    features = next((line for line in lines if line.startswith(("flags", "Features"))), lines[0])
-    folder = cache_dir() / "compiled" / hashlib.sha256(features.encode()).hexdigest()[:16]
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -1,14 +1,19 @@
-"""The 3x3 convolution of the ResNet, with a backward pass that is fast inside loops on a CPU."""
+"""The 3x3 convolution of the ResNet, with a backward pass that is fast on CPUs, inside loops too."""
 
 import functools
+from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _PADDING = 1
+# Images whose part of a kernel gradient a CPU computes at a time; 16 and 32 were equally fast, 64 slower.
+_CPU_CHUNK = 32
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -20,9 +25,9 @@ def convolve3x3(
 ) -> Float[Array, "batch out_height out_width outputs"]:
     """3x3 convolution with zero padding 1 on every side, as PyTorch's `Conv2d(padding=1)`.
 
-    Equal to `lax.conv_general_dilated`, twice differentiable in both arguments. Its input gradient
-    is written as one more plain NHWC convolution: inside `scan` and `while_loop` XLA's CPU backend
-    runs only that form at full speed, and the automatic gradient six times slower.
+    Equal to `lax.conv_general_dilated`. Its gradients, and those of its input gradient (which the
+    Lipschitz penalty needs), are written as plain NHWC convolutions: inside `scan` and `while_loop`
+    XLA's CPU backend runs only that form at full speed, and the automatic gradients many times slower.
 
     Args:
         x: images or feature maps.
@@ -45,7 +50,7 @@ def _backward(
 ) -> tuple[Array, Array]:
     x, kernel = saved
     return (
-        _input_gradient(cotangent, kernel, stride, x.shape, precision),
+        _input_gradient(cotangent, kernel, stride, x.shape[1:3], precision),
         _kernel_gradient(x, cotangent, stride, precision),
     )
 
@@ -53,27 +58,62 @@ def _backward(
 convolve3x3.defvjp(_forward, _backward)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _input_gradient(
-    cotangent: Array, kernel: Array, stride: int, shape: tuple[int, ...], precision: lax.PrecisionLike
+    cotangent: Array, kernel: Array, stride: int, size: tuple[int, int], precision: lax.PrecisionLike
 ) -> Array:
-    """Correlate the cotangent, spread out by the stride, with the kernel turned by 180 degrees."""
-    turned = lax.rev(kernel, (0, 1)).swapaxes(2, 3)
-    if stride == 1:
-        # Its own gradient is needed too (the Lipschitz penalty), in the same fast form.
-        return convolve3x3(cotangent, turned, 1, precision)
-    padding = []
-    for wanted, given in zip(shape[1:3], cotangent.shape[1:3], strict=True):
-        spread = (given - 1) * stride + 1
-        padding.append((_PADDING, wanted - spread + _PADDING))
+    """Correlate the cotangent, spread out by the stride, with the kernel turned by 180 degrees.
+
+    Args:
+        cotangent: of the convolution's output.
+        kernel: of the convolution.
+        stride: of the convolution.
+        size: height and width of the convolution's input.
+        precision: of the products.
+    """
+    padding = [
+        (_PADDING, wanted - given * stride + _PADDING) for wanted, given in zip(size, cotangent.shape[1:3], strict=True)
+    ]
     return lax.conv_general_dilated(
-        cotangent,
-        turned,
+        _spread_out(cotangent, stride),
+        lax.rev(kernel, (0, 1)).swapaxes(2, 3),
         (1, 1),
         padding,
-        lhs_dilation=(stride, stride),
         dimension_numbers=_LAYOUT,
         precision=precision,
     )
+
+
+def _input_gradient_forward(
+    cotangent: Array, kernel: Array, stride: int, size: tuple[int, int], precision: lax.PrecisionLike
+) -> tuple[Array, tuple[Array, Array]]:
+    return _input_gradient(cotangent, kernel, stride, size, precision), (cotangent, kernel)
+
+
+def _input_gradient_backward(
+    stride: int,
+    size: tuple[int, int],  # noqa: ARG001 (custom_vjp passes all arguments that have no gradient)
+    precision: lax.PrecisionLike,
+    saved: tuple[Array, Array],
+    direction: Array,
+) -> tuple[Array, Array]:
+    # <direction, input gradient> = <convolution of direction, cotangent>, linear in cotangent and kernel.
+    cotangent, kernel = saved
+    return convolve3x3(direction, kernel, stride, precision), _kernel_gradient(direction, cotangent, stride, precision)
+
+
+_input_gradient.defvjp(_input_gradient_forward, _input_gradient_backward)
+
+
+def _spread_out(x: Array, stride: int) -> Array:
+    """Put stride - 1 zeros behind each position, in both directions."""
+    if stride == 1:
+        return x
+    # Not `lax.pad` with gaps: XLA makes a convolution with dilated input of that, which CPUs run slowly.
+    batch, height, width, channels = x.shape
+    gap = (0, stride - 1)
+    x = jnp.pad(x[:, :, None, :, None, :], ((0, 0), (0, 0), gap, (0, 0), gap, (0, 0)))
+    return x.reshape(batch, height * stride, width * stride, channels)
 
 
 def _kernel_gradient(x: Array, cotangent: Array, stride: int, precision: lax.PrecisionLike) -> Array:
@@ -82,15 +122,40 @@ def _kernel_gradient(x: Array, cotangent: Array, stride: int, precision: lax.Pre
     for given, positions in zip(x.shape[1:3], cotangent.shape[1:3], strict=True):
         spread = (positions - 1) * stride + 1
         padding.append((_PADDING, spread + 2 - given - _PADDING))
-    return lax.conv_general_dilated(
-        x,
-        cotangent,
-        (1, 1),
-        padding,
-        rhs_dilation=(stride, stride),
-        dimension_numbers=("CHWN", "IHWO", "HWNC"),
-        precision=precision,
-    )
+
+    def correlate(x: Array, cotangent: Array) -> Array:
+        gradient = lax.conv_general_dilated(
+            x.transpose(3, 1, 2, 0),
+            cotangent.transpose(1, 2, 0, 3),
+            (1, 1),
+            padding,
+            rhs_dilation=(stride, stride),
+            dimension_numbers=_LAYOUT,
+            precision=precision,
+        )
+        return gradient.transpose(1, 2, 0, 3)
+
+    return lax.platform_dependent(x, cotangent, cpu=functools.partial(_in_chunks, correlate), default=correlate)
+
+
+def _in_chunks(correlate: Callable[[Array, Array], Array], x: Array, cotangent: Array) -> Array:
+    """Sum `correlate` over chunks of the batch, in a loop.
+
+    Without the loop XLA's CPU backend computes again whatever led to the two arrays, often whole
+    chains of blocks, inside of the transpositions; the loop needs them finished in memory.
+    """
+    whole = len(x) - len(x) % _CPU_CHUNK
+    total = jnp.zeros((3, 3, x.shape[-1], cotangent.shape[-1]), x.dtype)
+    if whole:
+        chunks = (_chunks(x[:whole]), _chunks(cotangent[:whole]))
+        total = lax.scan(lambda total, chunk: (total + correlate(*chunk), None), total, chunks)[0]
+    if whole < len(x):
+        total += correlate(x[whole:], cotangent[whole:])
+    return total
+
+
+def _chunks(x: Array) -> Array:
+    return x.reshape(-1, _CPU_CHUNK, *x.shape[1:])
 
 
 class Convolution3x3(nn.Module):
@@ -100,11 +165,13 @@ class Convolution3x3(nn.Module):
         features: number of output channels.
         stride: step of the output positions.
         kernel_init: initialiser of the (3, 3, inputs, features) kernel.
+        dtype: in which to compute; the types of input and kernel decide if None.
     """
 
     features: int
     stride: int = 1
     kernel_init: nn.initializers.Initializer = nn.initializers.he_uniform()
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(
@@ -112,4 +179,5 @@ class Convolution3x3(nn.Module):
     ) -> Float[Array, "batch out_height out_width outputs"]:
         """Convolve `x`."""
         kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.features))
-        return convolve3x3(x, kernel, self.stride)
+        dtype = self.dtype or jnp.promote_types(x.dtype, kernel.dtype)
+        return convolve3x3(x.astype(dtype), kernel.astype(dtype), self.stride)

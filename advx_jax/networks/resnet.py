@@ -1,6 +1,7 @@
 """Pre-activation ResNet for small images (spec section 1; He et al., arXiv 1603.05027)."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -8,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
-from jaxtyping import Array, Float
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
 
 from advx_jax.errors import UserError
 from advx_jax.networks.activations import half_huber_relu
@@ -65,27 +67,30 @@ class ResidualBlock(nn.Module):
         features: channels of the output.
         stride: of the first convolution and of the shortcut.
         axis_name: see `BatchNorm`.
+        dtype: of the convolutions, see `ResNet`.
     """
 
     architecture: Architecture
     features: int
     stride: int
     axis_name: str | None
+    dtype: DTypeLike | None
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch height width inputs"], *, train: bool
+        self, x: Float[Array, "batch height width inputs"], *, train: bool, real: Bool[Array, " batch"] | None
     ) -> Float[Array, "batch out_height out_width outputs"]:
         """Apply the block to feature maps."""
         activate = self.architecture.activate
-        pre = activate(BatchNorm(axis_name=self.axis_name, name="bn1")(x, train=train))
+        convolution = functools.partial(Convolution3x3, self.features, dtype=self.dtype)
+        pre = activate(BatchNorm(axis_name=self.axis_name, name="bn1")(x, train=train, real=real))
         shortcut = x
         if self.stride != 1 or x.shape[-1] != self.features:
-            shortcut = Convolution3x3(self.features, self.stride, name="shortcut")(pre)
-        main = Convolution3x3(self.features, self.stride, name="conv1")(pre)
-        main = activate(BatchNorm(axis_name=self.axis_name, name="bn2")(main, train=train))
+            shortcut = convolution(self.stride, name="shortcut")(pre)
+        main = convolution(self.stride, name="conv1")(pre)
+        main = activate(BatchNorm(axis_name=self.axis_name, name="bn2")(main, train=train, real=real))
         # Zero, so that training starts from a shallow network (arXiv 1812.01187).
-        main = Convolution3x3(self.features, kernel_init=nn.initializers.zeros, name="conv2")(main)
+        main = convolution(kernel_init=nn.initializers.zeros, name="conv2")(main)
         return main + shortcut
 
 
@@ -98,14 +103,21 @@ class ResNet(nn.Module):
     Attributes:
         architecture: lengths, widths, classes, activation.
         axis_name: mapped axis over which BatchNorm shares its statistics in training.
+        dtype: of the 3x3 convolutions and what flows between them, for instance bfloat16; as the
+            parameters if None. Parameters, statistics, the head and the logits keep their type.
     """
 
     architecture: Architecture
     axis_name: str | None = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "batch height width 3"], *, train: bool = False
+        self,
+        images: Float[Array, "batch height width 3"],
+        *,
+        train: bool = False,
+        real: Bool[Array, " batch"] | None = None,
     ) -> Float[Array, "batch classes"]:
         """Classify images.
 
@@ -113,19 +125,20 @@ class ResNet(nn.Module):
             images: NHWC on the [0,1] scale; not clipped.
             train: normalise with the batch's statistics and move the running ones
                 (make the collection `batch_stats` mutable).
+            real: in training, the examples that are no padding; all if None.
         """
         arch = self.architecture
         mean = self.variable("constants", "mean", lambda: jnp.asarray(CIFAR10_MEAN, jnp.float32))
         std = self.variable("constants", "std", lambda: jnp.asarray(CIFAR10_STD, jnp.float32))
         x = (images - mean.value) / std.value
-        x = Convolution3x3(arch.stage_widths[0], name="stem")(x)
+        x = Convolution3x3(arch.stage_widths[0], dtype=self.dtype, name="stem")(x)
         for stage, (length, width) in enumerate(zip(arch.stage_lengths, arch.stage_widths, strict=True), start=1):
             for block in range(1, length + 1):
                 stride = 2 if stage > 1 and block == 1 else 1
                 name = f"stage{stage}_block{block}"
-                x = ResidualBlock(arch, width, stride, self.axis_name, name=name)(x, train=train)
-        x = arch.activate(BatchNorm(axis_name=self.axis_name, name="head_bn")(x, train=train))
-        x = x.mean((1, 2))
+                x = ResidualBlock(arch, width, stride, self.axis_name, self.dtype, name=name)(x, train=train, real=real)
+        x = arch.activate(BatchNorm(axis_name=self.axis_name, name="head_bn")(x, train=train, real=real))
+        x = x.astype(jnp.promote_types(x.dtype, images.dtype)).mean((1, 2))
         return nn.Dense(
             arch.n_classes, kernel_init=nn.initializers.he_uniform(), precision=lax.Precision.HIGHEST, name="head"
         )(x)

@@ -4,12 +4,19 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import TextIO
+from collections.abc import Iterator
+from typing import Protocol, TextIO
 
 from tqdm import tqdm
 
 _COUNT_AND_TIME = "{n:g}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
+
+
+class Update(Protocol):
+    """Is told of work just finished."""
+
+    def __call__(self, amount: int | float, note: str = "") -> None:
+        """Fractions add up; the note, if there is one, is shown from now on."""
 
 
 @contextlib.contextmanager
@@ -20,7 +27,7 @@ def progress(
     done: int = 0,
     stream: TextIO | None = None,
     log_interval: float = 10.0,
-) -> Iterator[Callable[[int | float], None]]:
+) -> Iterator[Update]:
     """Show how far the work inside the block has come and how long it will still take.
 
     Args:
@@ -32,11 +39,11 @@ def progress(
         log_interval: on anything but a terminal, the least number of seconds between two lines.
 
     Yields:
-        A function to be called with the amount of work just finished; fractions add up.
+        A function to be called with the amount of work just finished, and a note if there is one.
     """
     stream = sys.stderr if stream is None else stream
     if done >= total:
-        yield lambda _: None
+        yield lambda amount, note="": None
     elif stream.isatty():
         with _bar(total, unit, description, done, stream) as update:
             yield update
@@ -45,7 +52,7 @@ def progress(
 
 
 @contextlib.contextmanager
-def _bar(total: int, unit: str, description: str, done: int, stream: TextIO) -> Iterator[Callable[[int | float], None]]:
+def _bar(total: int, unit: str, description: str, done: int, stream: TextIO) -> Iterator[Update]:
     # Some terminals (in containers, say) do not know their width; tqdm would show nothing there.
     knows_width = os.get_terminal_size(stream.fileno()).columns > 0
     finished: float = done
@@ -57,12 +64,14 @@ def _bar(total: int, unit: str, description: str, done: int, stream: TextIO) -> 
         file=stream,
         dynamic_ncols=knows_width,
         ncols=None if knows_width else 80,
-        bar_format="{l_bar}{bar}| " + _COUNT_AND_TIME,
+        bar_format="{l_bar}{bar}| " + _COUNT_AND_TIME + "{postfix}",
     ) as bar:
 
-        def update(amount: int | float) -> None:
+        def update(amount: int | float, note: str = "") -> None:
             nonlocal finished
             finished += amount
+            if note:
+                bar.set_postfix_str(note, refresh=False)
             bar.update(_tenths(finished) - bar.n)
 
         yield update
@@ -78,7 +87,7 @@ class _Log:
         self._interval = interval
         self._start = self._last = time.monotonic()
 
-    def update(self, amount: int | float) -> None:
+    def update(self, amount: int | float, note: str = "") -> None:
         self._finished += amount
         now = time.monotonic()
         # Work that was long enough for a line also gets a last one.
@@ -94,7 +103,7 @@ class _Log:
                 unit=self._unit,
                 bar_format="{desc}: {percentage:3.0f}% " + _COUNT_AND_TIME,
             )
-            self._stream.write(line + "\n")
+            self._stream.write(f"{line}{note and ', '}{note}\n")
             self._stream.flush()
 
 

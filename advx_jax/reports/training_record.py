@@ -1,0 +1,86 @@
+"""The files of a training run beside its checkpoints: its config, and its metrics as JSON lines."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from advx_jax.errors import UserError
+from advx_jax.files import written_whole
+from advx_jax.reports.results_json import environment, read_json, write_json
+from advx_jax.training.checkpoints import CHECKPOINTS
+from advx_jax.training.recipe import differing_fields
+
+CONFIG_FILE = "config.json"
+METRICS_FILE = "metrics.jsonl"
+
+_FORMAT = 1
+# Where the data lies may change; what it is may not (`data_sha256`). What is kept changes no result.
+_MAY_DIFFER = ("keeping.", "data", "init_from")
+
+
+def claim_workdir(workdir: Path, config: Mapping[str, Any], fingerprints: Mapping[str, str | None]) -> None:
+    """Write the resolved config to the workdir, or compare it with the one that is there.
+
+    Args:
+        workdir: of the run.
+        config: nested dictionaries.
+        fingerprints: of what the run depends on beside the config: training images, first network.
+
+    Raises:
+        UserError: the workdir's run was made with another config; the fields are named.
+    """
+    path = workdir / CONFIG_FILE
+    if path.exists():
+        there = read_json(path, _FORMAT)
+        problems = [
+            problem
+            for problem in differing_fields(there["config"], config)
+            if not problem.startswith(_MAY_DIFFER)
+        ] + differing_fields(there["fingerprints"], fingerprints)
+        if problems:
+            raise UserError(
+                f"expected the config of the run in {workdir}, got another ({'; '.join(problems)}); choose another --workdir"
+            )
+    elif (workdir / CHECKPOINTS).exists():
+        raise UserError(f"expected a new workdir or one with a {CONFIG_FILE}, got checkpoints without it in {workdir}")
+    content = {"format": _FORMAT, "config": config, "fingerprints": fingerprints, "environment": environment()}
+    write_json(path, content)
+
+
+class MetricsFile:
+    """JSON lines of a run, one a logged step and one an epoch; each is on disk as soon as it is added.
+
+    Args:
+        workdir: of the run.
+        step: lines after this step are dropped: they are of work that a resumed run does again.
+    """
+
+    def __init__(self, workdir: Path, step: int) -> None:
+        self._path = workdir / METRICS_FILE
+        kept = [line for line in read_metrics(workdir) if line["step"] <= step]
+        with written_whole(self._path) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Append a line; it needs a `step`. NaN and the infinities become null."""
+        plain = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in line.items()
+        }
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(plain) + "\n")
+
+
+def read_metrics(workdir: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a run's metrics; a last line that was cut short is left out."""
+    path = workdir / METRICS_FILE
+    if not path.exists():
+        return
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        yield line

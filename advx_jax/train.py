@@ -1,0 +1,40 @@
+"""Train a network by a recipe, on all devices; training goes on by itself from what the workdir holds.
+
+python -m advx_jax.train --config=configs/smoke.py --workdir=smoke
+python -m advx_jax.train --config=configs/robust.py --workdir=runs/robust
+python -m advx_jax.train --config=configs/robust.py --config.batch_size=128 --config.epochs=20
+python -m advx_jax.train --config=configs/robust.py --workdir=runs/robust --export
+
+Recipes: standard, adv_train, robust, all (the published ones), smoke. On several machines, start the same command
+on each, with --distributed (Slurm, TPU pods, Open MPI) or --coordinator, --n_processes and --process.
+SIGTERM or Ctrl-C saves a checkpoint and ends; the same command goes on from there.
+"""
+
+from absl import flags
+
+from advx_jax import training_flags
+from advx_jax._runtime import keep_compiled_code
+from advx_jax.commands import no_arguments, run
+
+_EXPORT = flags.DEFINE_boolean(
+    "export", False, "Write the network of the last checkpoint to the workdir's network.safetensors; do not train."
+)
+flags.adopt_module_key_flags(training_flags)
+
+
+def main(arguments: list[str]) -> None:
+    """Parse the flags, train, print."""
+    no_arguments(arguments)
+    config = training_flags.config()
+    keep_compiled_code()
+    training_flags.join_processes()
+    # Imported after the flags are checked: it takes seconds.
+    from advx_jax.reports.training_report import export_training, report_training
+
+    workdir = training_flags.workdir(config.name)
+    action = export_training if _EXPORT.value else report_training
+    print(action(config.to_dict(), training_flags.load_data(config.data), workdir))
+
+
+if __name__ == "__main__":
+    run(main, __doc__, training_flags.parse)

@@ -1,0 +1,36 @@
+"""The trained network as a file that every other command takes."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from advx_jax.networks.classifier import Classifier, Provenance
+from advx_jax.networks.files import save_network
+from advx_jax.training.recipe import Recipe
+from advx_jax.training.state import TrainState, classifier_of
+
+
+def export_network(path: Path, recipe: Recipe, state: TrainState, passes_before: int = 0) -> None:
+    """Write the network in its present state, whole or not at all.
+
+    Args:
+        path: of the safetensors file.
+        recipe: what the network was trained by.
+        state: of its training.
+        passes_before: training passes of the network that training started from.
+    """
+    attack = recipe.attack
+    passes_per_step = {"none": 1, "l2": attack.steps + 1, "l2_min": attack.steps + 2}[attack.kind]
+    provenance = Provenance(
+        name=recipe.name,
+        options=(
+            ("adversarial_training", attack.kind != "none"),
+            ("l2_min", attack.kind == "l2_min"),
+            ("robust_additions", recipe.penalty is not None),
+        ),
+        psi_integrator=float(state.integrator) if recipe.penalty is not None else None,
+        batches_tracked=passes_before + int(state.step) * passes_per_step,
+    )
+    trained = classifier_of(state, recipe)
+    save_network(path, Classifier(jax.tree.map(np.asarray, trained.variables), trained.architecture), provenance)

@@ -1,0 +1,44 @@
+"""The one place where training meets devices: the only pmap, and what lives on every device."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool
+
+from advx_jax.training.step import AXIS, Batch, Metrics, Step, TrainingSet, TrainState
+
+Tree = TypeVar("Tree")
+
+ParallelStep = Callable[
+    [TrainState, TrainingSet, Batch, Bool[np.ndarray, " devices"]],
+    tuple[TrainState, Metrics, Bool[Array, ""]],
+]
+
+
+def on_all_devices(step: Step) -> ParallelStep:
+    """Run a step on all devices of all processes at once.
+
+    Returns:
+        A function of the state and the training set (as `replicated` gives them; the state is given
+        away), this process's rows of the global batch (a leading axis of local devices) and, for each
+        local device, whether this process wants to stop. It gives the new state, the metrics, and
+        whether any process wants to stop: all get the same answer at the same step.
+    """
+
+    def whole(
+        state: TrainState, data: TrainingSet, batch: Batch, stop: Bool[Array, ""]
+    ) -> tuple[TrainState, Metrics, Bool[Array, ""]]:
+        return *step(state, data, batch), lax.pmax(stop.astype("int32"), AXIS) > 0
+
+    return jax.pmap(whole, axis_name=AXIS, in_axes=(None, None, 0, 0), out_axes=None, donate_argnums=0)
+
+
+def replicated(tree: Tree) -> Tree:
+    """Copy arrays to every local device, as the parallel step wants what all devices share."""
+    sharding = NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec())
+    # Committed copies: what is handed to the step is given away, and must not be the caller's own.
+    return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf), sharding), tree)

@@ -1,0 +1,244 @@
+"""What is trained and how: the typed form of a config, checked once, before any work."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from advx_jax.errors import UserError
+from advx_jax.networks.resnet import Architecture
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """SGD as PyTorch's, its rate falling in steps.
+
+    Attributes:
+        learning_rate_per_128: learning rate for each 128 examples of the global batch.
+        learning_rate_drops: epochs (counted from 0) from which on the rate is a tenth of what it was.
+        momentum: of the velocity; no Nesterov, no dampening.
+        weight_decay: factor of every parameter that is added to its gradient.
+    """
+
+    learning_rate_per_128: float
+    learning_rate_drops: tuple[int, ...]
+    momentum: float
+    weight_decay: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Penalty:
+    """The Lipschitz penalty ψ·mean((∂s/∂x)²) and the controller of its weight, ψ = ψ₀·exp(rate·r).
+
+    Attributes:
+        weight_at_zero: ψ₀, the weight at r = 0.
+        rate: growth of ln ψ with r.
+        target_loss: cross-entropy above which r falls and below which it rises.
+        smallest_move: least change of r in a step.
+        largest_move: greatest change of r in a step.
+        tandem_probability: ζ, how often s is the label's logit less the largest other one,
+            instead of a logit drawn at random.
+    """
+
+    weight_at_zero: float
+    rate: float
+    target_loss: float
+    smallest_move: float
+    largest_move: float
+    tandem_probability: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingAttack:
+    """The attack of adversarial training, run in training mode.
+
+    Attributes:
+        kind: "none"; "l2", bounded; or "l2_min", minimum norm.
+        eps: RMS on the [0,1] scale: the bound, and the length of the path.
+        steps: T, the number of steps.
+        attacked_probability: how often an example is attacked; ½ is the paper's half-half.
+    """
+
+    kind: Literal["none", "l2", "l2_min"]
+    eps: float
+    steps: int
+    attacked_probability: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Random flips and crops.
+
+    Attributes:
+        padding: pixels of edge replication on each side before the crop.
+        flip_probability: of a left-right flip.
+    """
+
+    padding: int
+    flip_probability: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Keeping:
+    """What is written while training; nothing here changes what is computed.
+
+    Attributes:
+        checkpoint_minutes: time between two checkpoints; there is one at the end of each epoch too.
+        n_checkpoints: how many of the last checkpoints stay.
+        log_every: steps between two lines of metrics.
+        ara_images: images of the short accuracy-robustness area at the end; 0 for none.
+    """
+
+    checkpoint_minutes: float
+    n_checkpoints: int
+    log_every: int
+    ara_images: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Everything that a training run depends on.
+
+    Attributes:
+        name: of the network that comes out.
+        seed: of all random draws.
+        data: where CIFAR-10 is: as `--data` of the other commands.
+        epochs: passes over the training images.
+        batch_size: of all devices together.
+        held_out: training images kept out of training, by which the best network is chosen.
+        architecture: of the network.
+        optimizer: see `Optimizer`.
+        penalty: see `Penalty`; None trains without it.
+        attack: see `TrainingAttack`.
+        augmentation: see `Augmentation`.
+        batch_norm: "synchronised": statistics of the global batch; "per_device": each device's own,
+            as published, the running ones averaged at the end of each step.
+        compute_dtype: of the convolutions; parameters, statistics and losses are float32 anyway.
+        init_from: network to start from, as `--model`; "" for a fresh one.
+        keeping: see `Keeping`.
+    """
+
+    name: str
+    seed: int
+    data: str
+    epochs: int
+    batch_size: int
+    held_out: int
+    architecture: Architecture
+    optimizer: Optimizer
+    penalty: Penalty | None
+    attack: TrainingAttack
+    augmentation: Augmentation
+    batch_norm: Literal["synchronised", "per_device"]
+    compute_dtype: Literal["float32", "bfloat16"]
+    init_from: str
+    keeping: Keeping
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be meant."""
+        _at_least(1, epochs=self.epochs, batch_size=self.batch_size)
+        _at_least(0, held_out=self.held_out)
+        _at_least(0, **{"augmentation.padding": self.augmentation.padding})
+        _at_least(1, **{"keeping.log_every": self.keeping.log_every, "keeping.n_checkpoints": self.keeping.n_checkpoints})
+        probabilities = {
+            "attack.attacked_probability": self.attack.attacked_probability,
+            "augmentation.flip_probability": self.augmentation.flip_probability,
+        }
+        positive = {"optimizer.learning_rate_per_128": self.optimizer.learning_rate_per_128}
+        if self.attack.kind != "none":
+            _at_least(1, **{"attack.steps": self.attack.steps})
+            positive["attack.eps"] = self.attack.eps
+        if self.penalty is not None:
+            probabilities["penalty.tandem_probability"] = self.penalty.tandem_probability
+            positive["penalty.target_loss"] = self.penalty.target_loss
+            positive["penalty.weight_at_zero"] = self.penalty.weight_at_zero
+        for field, value in probabilities.items():
+            if not 0 <= value <= 1:
+                raise UserError(f"config.{field}: expected a probability from 0 to 1, got {value}")
+        for field, value in positive.items():
+            if not value > 0:
+                raise UserError(f"config.{field}: expected a number above 0, got {value}")
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the first epochs, for the global batch."""
+        return self.optimizer.learning_rate_per_128 * self.batch_size / 128
+
+
+def recipe_from_config(config: Mapping[str, Any]) -> Recipe:
+    """Turn a config (nested dictionaries, as JSON has them too) into a recipe.
+
+    Raises:
+        UserError: a field is missing, unknown (the nearest known one is named) or of the wrong type.
+    """
+    return typing.cast(Recipe, _build(Recipe, config, "config"))
+
+
+def differing_fields(expected: Mapping[str, Any], got: Mapping[str, Any], ignored: tuple[str, ...] = ()) -> list[str]:
+    """Name the fields in which two configs differ, with both values, one in a string."""
+    left, right = _flat(expected), _flat(got)
+    absent = "nothing"
+    return [
+        f"{name}: {left.get(name, absent)} there, {right.get(name, absent)} now"
+        for name in sorted(left.keys() | right.keys())
+        if left.get(name, absent) != right.get(name, absent) and not name.startswith(ignored)
+    ]
+
+
+def nearest(name: str, known: typing.Iterable[str]) -> str:
+    """Say which known name is nearest to an unknown one, to be put behind an error."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """Check a value against a type of this module and build it."""
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        (kind,) = [option for option in typing.get_args(kind) if option is not type(None)]
+        return None if value is None else _build(kind, value, where)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{where}: expected fields, got {value!r}")
+        hints = typing.get_type_hints(kind)
+        for name in value:
+            if name not in hints:
+                raise UserError(f"{where}.{name}: no such field{nearest(name, hints)}")
+        missing = [name for name in hints if name not in value]
+        if missing:
+            raise UserError(f"{where}: expected the fields {', '.join(missing)} too, got {', '.join(value)}")
+        return kind(**{name: _build(hints[name], value[name], f"{where}.{name}") for name in hints})
+    if origin is Literal:
+        if value not in typing.get_args(kind):
+            raise UserError(f"{where}: expected one of {', '.join(typing.get_args(kind))}, got {value!r}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{where}: expected a list, got {value!r}")
+        element = typing.get_args(kind)[0]
+        return tuple(_build(element, item, where) for item in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise UserError(f"{where}: expected a value of type {kind.__name__}, got {value!r}")
+    return value
+
+
+def _at_least(least: int, **numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < least:
+            raise UserError(f"config.{name}: expected at least {least}, got {number}")
+
+

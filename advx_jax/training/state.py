@@ -1,0 +1,110 @@
+"""The training state and how it begins."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, UInt32
+
+from advx_jax.errors import UserError
+from advx_jax.networks.classifier import Classifier, Provenance, Variables
+from advx_jax.networks.resnet import ResNet
+from advx_jax.training.recipe import Recipe
+
+DROP = 0.1
+"""Factor of each drop of the learning rate."""
+
+
+class TrainState(NamedTuple):
+    """Everything that a step changes or needs from the step before; a resumed run needs no more.
+
+    Attributes:
+        step: number of steps made.
+        params: trainable parameters.
+        batch_stats: running statistics.
+        constants: what the images are normalised with.
+        opt_state: velocity and step count of the optimizer.
+        integrator: r, from which the penalty's weight ψ follows; stays 0 without a penalty.
+        key: key data of all random draws.
+    """
+
+    step: Int[Array, ""]
+    params: Variables
+    batch_stats: Variables
+    constants: Variables
+    opt_state: Any
+    integrator: Float[Array, ""]
+    key: UInt32[Array, "2"]
+
+
+def make_optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformation:
+    """SGD as PyTorch's: v ← momentum·v + (g + decay·w), w ← w - rate·v (spec section 6).
+
+    Args:
+        recipe: gives the constants.
+        steps_per_epoch: in which the drops of the learning rate are counted.
+    """
+    constants = recipe.optimizer
+    drops = {epoch * steps_per_epoch: DROP for epoch in constants.learning_rate_drops}
+    rate = optax.piecewise_constant_schedule(recipe.learning_rate, drops)
+    return optax.chain(
+        optax.add_decayed_weights(constants.weight_decay),
+        optax.sgd(rate, momentum=constants.momentum),
+    )
+
+
+def learning_rate(recipe: Recipe, epoch: int) -> float:
+    """Learning rate for the global batch in an epoch, counted from 0."""
+    drops = sum(epoch >= drop for drop in recipe.optimizer.learning_rate_drops)
+    return recipe.learning_rate * DROP**drops
+
+
+def initial_state(
+    recipe: Recipe,
+    optimizer: optax.GradientTransformation,
+    start: tuple[Classifier, Provenance] | None = None,
+) -> TrainState:
+    """State before the first step.
+
+    Args:
+        recipe: gives architecture and seed.
+        optimizer: as `make_optimizer` gives it.
+        start: network to start from, its ψ integrator included; a fresh one if None.
+
+    Raises:
+        UserError: the network to start from has another architecture.
+    """
+    if start is None:
+        # Not compiled: some releases of JAX take over a minute to compile these draws.
+        with jax.disable_jit():
+            images = jnp.zeros((1, 32, 32, 3))
+            variables = ResNet(recipe.architecture).init(jax.random.key(recipe.seed), images)
+        integrator = 0.0
+    else:
+        classifier, provenance = start
+        if classifier.architecture != recipe.architecture:
+            raise UserError(
+                f"config.init_from: expected a network of architecture {recipe.architecture}, "
+                f"got {classifier.architecture}"
+            )
+        variables = classifier.variables
+        integrator = provenance.psi_integrator or 0.0
+    variables = jax.tree.map(jnp.asarray, variables)
+    dtype = jax.tree.leaves(variables["params"])[0].dtype
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        constants=variables["constants"],
+        opt_state=optimizer.init(variables["params"]),
+        integrator=jnp.asarray(integrator, dtype),
+        # The initialisation has used the seed's own key.
+        key=jax.random.key_data(jax.random.fold_in(jax.random.key(recipe.seed), 1)),
+    )
+
+
+def classifier_of(state: TrainState, recipe: Recipe) -> Classifier:
+    """The network in its present state."""
+    variables = {"params": state.params, "batch_stats": state.batch_stats, "constants": state.constants}
+    return Classifier(variables, recipe.architecture)

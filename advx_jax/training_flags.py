@@ -1,0 +1,139 @@
+"""Flags of the training command, and what they mean."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from advx_jax.data.image_set import ImageSet
+from advx_jax.data.sample import load_sample
+from advx_jax.data.sources import load_cifar10
+from advx_jax.errors import UserError
+from advx_jax.training.loop import Data
+from advx_jax.training.recipe import nearest
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Recipe, a Python file with get_config(); change a field with --config.FIELD=VALUE."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder for checkpoints, metrics and the network; runs/NAME if not given. Training goes on from it."
+)
+_DISTRIBUTED = flags.DEFINE_boolean(
+    "distributed", False, "Join the other processes that the cluster's environment names (Slurm, TPU pods, Open MPI)."
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where nothing else names it.")
+_N_PROCESSES = flags.DEFINE_integer("n_processes", None, "With --coordinator: how many processes there are.")
+_PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: which one this is, from 0.")
+
+_SAMPLE_TRAIN = 192
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parse the command line; returns the positional arguments.
+
+    A config that is not there is looked for among those of the installed package `configs`.
+
+    Raises:
+        UserError: the config cannot be loaded, or a field is overridden that it does not have.
+    """
+    argv = [_packaged_if_missing(argument) for argument in argv]
+    try:
+        return list(flags.FLAGS(argv)[1:])
+    except flags.Error:
+        raise
+    except Exception as error:
+        # ml_collections raises all kinds here, some with several lines.
+        raise UserError(_reason(argv, error)) from error
+
+
+def config() -> ConfigDict:
+    """The config with its overrides.
+
+    Raises:
+        UserError: none is named.
+    """
+    if _CONFIG.value is None:
+        raise UserError("expected a recipe, for instance --config=configs/robust.py, got none")
+    return _CONFIG.value
+
+
+def workdir(name: str) -> Path:
+    """The folder of the run."""
+    return Path(_WORKDIR.value) if _WORKDIR.value else Path("runs") / name
+
+
+def join_processes() -> None:
+    """Join the other processes of the run, if there are any.
+
+    Raises:
+        UserError: the flags do not fit each other, or the others cannot be reached.
+    """
+    given = (_COORDINATOR.value, _N_PROCESSES.value, _PROCESS.value)
+    if _DISTRIBUTED.value and any(value is not None for value in given):
+        raise UserError("expected --distributed or --coordinator, --n_processes and --process, got both")
+    if any(value is not None for value in given) and any(value is None for value in given):
+        raise UserError("expected all three of --coordinator, --n_processes and --process, got some of them")
+    if not _DISTRIBUTED.value and _COORDINATOR.value is None:
+        return
+    try:
+        jax.distributed.initialize(*given)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"cannot join the other processes: {error}") from error
+
+
+def load_data(source: str) -> Data:
+    """Training and test images; the shipped sample is split in two.
+
+    Raises:
+        UserError: they are not there.
+    """
+    if source != "sample":
+        return Data(load_cifar10(source, "train"), load_cifar10(source, "test"))
+    sample = load_sample()
+
+    def part(rows: slice) -> ImageSet:
+        return ImageSet(sample.images[rows], sample.labels[rows], sample.class_names, sample.source)
+
+    return Data(part(slice(_SAMPLE_TRAIN)), part(slice(_SAMPLE_TRAIN, None)))
+
+
+def _packaged_if_missing(argument: str) -> str:
+    prefix = "--config="
+    path = Path(argument.removeprefix(prefix))
+    if not argument.startswith(prefix) or path.exists():
+        return argument
+    import configs
+
+    packaged = Path(configs.__path__[0]) / path.name
+    return f"{prefix}{packaged}" if packaged.exists() else argument
+
+
+def _reason(argv: list[str], error: Exception) -> str:
+    loaded = flags.FLAGS["config"].value
+    if isinstance(loaded, Mapping | ConfigDict):
+        for argument in argv:
+            name = argument.partition("=")[0].removeprefix("--config.")
+            if name != argument.partition("=")[0] and not _has(loaded, name):
+                return f"config has no field {name}{nearest(name, _names(loaded))}"
+    text = " ".join(str(error).split())
+    return f"cannot use the config: {text}"
+
+
+def _has(loaded: Any, name: str) -> bool:
+    for part in name.split("."):
+        if not isinstance(loaded, Mapping | ConfigDict) or part not in loaded:
+            return False
+        loaded = loaded[part]
+    return True
+
+
+def _names(loaded: Any, prefix: str = "") -> list[str]:
+    names = []
+    for name, value in loaded.items():
+        names.append(prefix + name)
+        if isinstance(value, Mapping | ConfigDict):
+            names += _names(value, f"{prefix}{name}.")
+    return names

@@ -1,0 +1,1 @@
+"""Training recipes for `python -m advx_jax.train --config=configs/NAME.py`."""

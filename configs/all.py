@@ -1,0 +1,20 @@
+"""resnet44-all: robust additions and adversarial training with the minimum-norm (L2,min) attack, half-half.
+
+python -m advx_jax.train --config=configs/all.py
+
+Running time: RUNTIME_ALL
+Expected: test accuracy near 0.679 (published 0.6790), train loss 1.48, final ψ near 14,000, attack ARA 0.0188,
+BTR ARA 0.0414.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.published import add_robust_additions, published
+
+
+def get_config() -> ConfigDict:
+    """The published recipe."""
+    config = published("resnet44-all")
+    add_robust_additions(config)
+    config.attack.update(kind="l2_min", eps=0.1, attacked_probability=0.5)
+    return config

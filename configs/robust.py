@@ -1,0 +1,19 @@
+"""resnet44-robust: the robust additions, Half-Huber ReLU and Lipschitz penalty.
+
+python -m advx_jax.train --config=configs/robust.py
+
+Running time: RUNTIME_ROBUST
+Expected: test accuracy near 0.676 (published 0.6758), train loss 1.48, final ψ near 34,000, attack ARA 0.0142,
+BTR ARA 0.0395.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.published import add_robust_additions, published
+
+
+def get_config() -> ConfigDict:
+    """The published recipe."""
+    config = published("resnet44-robust")
+    add_robust_additions(config)
+    return config
