@@ -19,7 +19,9 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Recipe, a Python file with get_config(); change a field with --config.FIELD=VALUE."
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder for checkpoints, metrics and the network; runs/NAME if not given. Training goes on from it."
+    "workdir",
+    None,
+    "Folder for checkpoints, metrics and the network, from which training goes on; runs/NAME if not given.",
 )
 _DISTRIBUTED = flags.DEFINE_boolean(
     "distributed", False, "Join the other processes that the cluster's environment names (Slurm, TPU pods, Open MPI)."

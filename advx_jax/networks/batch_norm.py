@@ -9,11 +9,11 @@ from jaxtyping import Array, Bool, Float
 
 
 class _Statistics(NamedTuple):
-    """Of one batch: per channel `mean` and biased `var`, over `count` values each."""
+    """Of one batch: per channel `mean` and biased `var`, over `n` values each."""
 
     mean: Array
     var: Array
-    count: Array | int
+    n: Array | int
 
 
 class BatchNorm(nn.Module):
@@ -62,11 +62,11 @@ class BatchNorm(nn.Module):
         batch = self._batch_statistics(x, real)
         mean, var = batch.mean, batch.var
         if not self.is_initializing():
-            unbiased = var * (batch.count / jnp.maximum(batch.count - 1, 1))
+            unbiased = var * (batch.n / jnp.maximum(batch.n - 1, 1))
             moved_mean = running_mean.value + self.momentum * (mean - running_mean.value)
             moved_var = running_var.value + self.momentum * (unbiased - running_var.value)
             if real is not None:
-                some = batch.count > 0
+                some = batch.n > 0
                 mean, var = jnp.where(some, mean, running_mean.value), jnp.where(some, var, running_var.value)
                 moved_mean = jnp.where(some, moved_mean, running_mean.value)
                 moved_var = jnp.where(some, moved_var, running_var.value)
@@ -106,5 +106,5 @@ def _channel_sums(x: Array) -> Array:
 
 
 def _spread(values: Array, x: Array) -> Array:
-    """Give per-channel values the axes of `x` but the batch, so that the gradient too is summed as in `_channel_sums`."""
+    """Give per-channel values all axes of `x` but the batch, so that gradients too are summed as in `_channel_sums`."""
     return lax.optimization_barrier(jnp.broadcast_to(values, x.shape[1:]))

@@ -43,7 +43,7 @@ def progress(
     """
     stream = sys.stderr if stream is None else stream
     if done >= total:
-        yield lambda amount, note="": None
+        yield lambda amount, note="": None  # noqa: ARG005 (nobody is shown anything)
     elif stream.isatty():
         with _bar(total, unit, description, done, stream) as update:
             yield update

@@ -35,13 +35,12 @@ def claim_workdir(workdir: Path, config: Mapping[str, Any], fingerprints: Mappin
     if path.exists():
         there = read_json(path, _FORMAT)
         problems = [
-            problem
-            for problem in differing_fields(there["config"], config)
-            if not problem.startswith(_MAY_DIFFER)
+            problem for problem in differing_fields(there["config"], config) if not problem.startswith(_MAY_DIFFER)
         ] + differing_fields(there["fingerprints"], fingerprints)
         if problems:
             raise UserError(
-                f"expected the config of the run in {workdir}, got another ({'; '.join(problems)}); choose another --workdir"
+                f"expected the config of the run in {workdir}, got another ({'; '.join(problems)}); "
+                "choose another --workdir"
             )
     elif (workdir / CHECKPOINTS).exists():
         raise UserError(f"expected a new workdir or one with a {CONFIG_FILE}, got checkpoints without it in {workdir}")

@@ -12,7 +12,7 @@ from advx_jax.reports.progress import Update, progress
 from advx_jax.reports.training_curves import write_training_curves
 from advx_jax.reports.training_record import MetricsFile, read_metrics
 from advx_jax.training.batches import Plan
-from advx_jax.training.bookkeeping import Metrics
+from advx_jax.training.bookkeeping import HostMetrics
 from advx_jax.training.checkpoints import Progress
 from advx_jax.training.loop import EpochSummary
 from advx_jax.training.recipe import Recipe
@@ -52,8 +52,8 @@ class TrainingWatch:
         )
         self._clock = time.monotonic()
 
-    def step(self, step: int, metrics: Metrics) -> None:
-        """A step, counted from 1, was made; the metrics are numbers on the host."""
+    def step(self, step: int, metrics: HostMetrics) -> None:
+        """A step, counted from 1, was made."""
         self._images_since += int(metrics.n_examples)
         note = ""
         if step % self._recipe.keeping.log_every == 0 or step == self._plan.n_steps:
@@ -92,7 +92,7 @@ class TrainingWatch:
         _print_above_bar(text)
         self._images_since, self._clock = 0, time.monotonic()
 
-    def _step_line(self, step: int, metrics: Metrics) -> dict[str, Any]:
+    def _step_line(self, step: int, metrics: HostMetrics) -> dict[str, Any]:
         now = time.monotonic()
         speed = self._images_since / max(now - self._clock, 1e-9)
         self._images_since, self._clock = 0, now
@@ -123,7 +123,7 @@ class NoWatch:
     def begin(self, plan: Plan, start: Progress) -> None:
         """Nothing."""
 
-    def step(self, step: int, metrics: Metrics) -> None:
+    def step(self, step: int, metrics: HostMetrics) -> None:
         """Nothing."""
 
     def epoch(self, summary: EpochSummary) -> None:

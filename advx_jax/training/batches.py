@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -54,7 +55,7 @@ class Plan:
         share = self.batch_size // jax.process_count()
         mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
 
-        def per_device(values: np.ndarray) -> np.ndarray:
+        def per_device(values: np.ndarray) -> Any:
             return values[mine].reshape(jax.local_device_count(), -1)
 
         places = np.arange(self.batch_size, dtype=np.int32)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 from jaxtyping import Array, Bool
@@ -14,11 +14,23 @@ from advx_jax.training.step import Metrics
 _MUST_BE_FINITE = ("class_loss", "penalty", "psi", "gradient_norm")
 
 
+class HostMetrics(NamedTuple):
+    """The fields of `Metrics` as numbers on the host."""
+
+    n_examples: int
+    class_loss: float
+    n_correct: int
+    penalty: float
+    psi: float
+    integrator: float
+    gradient_norm: float
+
+
 class StepListener(Protocol):
     """Somebody who is told of every step."""
 
-    def step(self, step: int, metrics: Metrics) -> None:
-        """A step, counted from 1, was made; the metrics are numbers on the host."""
+    def step(self, step: int, metrics: HostMetrics) -> None:
+        """A step, counted from 1, was made."""
 
 
 class Books:
@@ -35,7 +47,7 @@ class Books:
 
     def __init__(self, progress: Progress, listener: StepListener) -> None:
         self.stopping = False
-        self.last: Metrics | None = None
+        self.last: HostMetrics | None = None
         self._progress, self._listener = progress, listener
         self._unread: tuple[int, Metrics, Bool[Array, ""]] | None = None
         self._clock = time.monotonic()
@@ -55,22 +67,22 @@ class Books:
             return
         step, metrics, stopping = self._unread
         self._unread = None
-        self.last = metrics = Metrics(*(value.item() for value in jax.device_get(metrics)))
+        self.last = numbers = HostMetrics(*(value.item() for value in jax.device_get(metrics)))
         for name in _MUST_BE_FINITE:
-            value = getattr(metrics, name)
+            value = getattr(numbers, name)
             if not math.isfinite(value):
                 raise UserError(
                     f"training stopped at step {step}: {name.replace('_', ' ')} is {value}; the last checkpoint stays "
                     "(a lower learning rate often helps)"
                 )
         progress, now = self._progress, time.monotonic()
-        progress.loss_sum += metrics.class_loss * metrics.n_examples
-        progress.n_correct += metrics.n_correct
-        progress.n_examples += metrics.n_examples
+        progress.loss_sum += numbers.class_loss * numbers.n_examples
+        progress.n_correct += numbers.n_correct
+        progress.n_examples += numbers.n_examples
         progress.seconds += now - self._clock
         self._clock = now
         self.stopping = self.stopping or bool(stopping)
-        self._listener.step(step, metrics)
+        self._listener.step(step, numbers)
 
     def close_epoch(self) -> None:
         """Begin new sums; what passed since the last step (an evaluation, say) is not training time."""

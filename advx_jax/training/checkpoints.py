@@ -95,16 +95,16 @@ class Checkpoints:
         if self._manager is None:
             return
         try:
-            self._finish()
+            self._finish(self._manager)
         except UserError:
             if error is None:
                 raise
         finally:
             self._manager.close()
 
-    def _finish(self) -> None:
+    def _finish(self, manager: ocp.CheckpointManager) -> None:
         try:
-            self._manager.wait_until_finished()
+            manager.wait_until_finished()
         except (OSError, ValueError) as error:
             raise UserError(f"cannot write a checkpoint into {self._folder}: {error}") from error
 

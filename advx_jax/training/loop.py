@@ -104,7 +104,7 @@ def train(
         watcher.begin(plan, progress)
         books = Books(progress, watcher)
         step = on_all_devices(make_step(recipe, optimizer))
-        on_device = replicated(TrainingSet(training.images, training.labels.astype(np.int32)))
+        on_device = TrainingSet(*replicated((training.images, training.labels.astype(np.int32))))
         state = replicated(state)
         saved = time.monotonic()
         while progress.step < plan.n_steps and not books.stopping:
@@ -168,8 +168,8 @@ def _summary(
         step=progress.step,
         train_loss=progress.loss_sum / progress.n_examples,
         train_accuracy=progress.n_correct / progress.n_examples,
-        integrator=float(last.integrator),
-        psi=float(last.psi),
+        integrator=last.integrator,
+        psi=last.psi,
         test=test,
         held_out=held_out,
         seconds=progress.seconds,

@@ -1,7 +1,7 @@
 """The one place where training meets devices: the only pmap, and what lives on every device."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,8 +10,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool
 
 from advx_jax.training.step import AXIS, Batch, Metrics, Step, TrainingSet, TrainState
-
-Tree = TypeVar("Tree")
 
 ParallelStep = Callable[
     [TrainState, TrainingSet, Batch, Bool[np.ndarray, " devices"]],
@@ -37,7 +35,7 @@ def on_all_devices(step: Step) -> ParallelStep:
     return jax.pmap(whole, axis_name=AXIS, in_axes=(None, None, 0, 0), out_axes=None, donate_argnums=0)
 
 
-def replicated(tree: Tree) -> Tree:
+def replicated(tree: Any) -> Any:
     """Copy arrays to every local device, as the parallel step wants what all devices share."""
     sharding = NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec())
     # Committed copies: what is handed to the step is given away, and must not be the caller's own.

@@ -139,9 +139,8 @@ class Recipe:
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant."""
         _at_least(1, epochs=self.epochs, batch_size=self.batch_size)
-        _at_least(0, held_out=self.held_out)
-        _at_least(0, **{"augmentation.padding": self.augmentation.padding})
-        _at_least(1, **{"keeping.log_every": self.keeping.log_every, "keeping.n_checkpoints": self.keeping.n_checkpoints})
+        _at_least(0, **{"held_out": self.held_out, "augmentation.padding": self.augmentation.padding})
+        _at_least(1, **{f"keeping.{name}": getattr(self.keeping, name) for name in ("log_every", "n_checkpoints")})
         probabilities = {
             "attack.attacked_probability": self.attack.attacked_probability,
             "augmentation.flip_probability": self.augmentation.flip_probability,
@@ -209,7 +208,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         (kind,) = [option for option in typing.get_args(kind) if option is not type(None)]
         return None if value is None else _build(kind, value, where)
-    if dataclasses.is_dataclass(kind):
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         if not isinstance(value, Mapping):
             raise UserError(f"{where}: expected fields, got {value!r}")
         hints = typing.get_type_hints(kind)
@@ -240,5 +239,3 @@ def _at_least(least: int, **numbers: int) -> None:
     for name, number in numbers.items():
         if number < least:
             raise UserError(f"config.{name}: expected at least {least}, got {number}")
-
-

@@ -47,7 +47,7 @@ class TrainingSet(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One device's rows of a global batch.
+    """One device's rows of a global batch; on the host, those of all local devices.
 
     Attributes:
         indices: of the examples in the training set.
@@ -55,9 +55,9 @@ class Batch(NamedTuple):
         real: which rows are examples; the others are padding. None if all are.
     """
 
-    indices: Int[Array, " batch"]
-    places: Int[Array, " batch"]
-    real: Bool[Array, " batch"] | None
+    indices: Int[Array, "*devices batch"]
+    places: Int[Array, "*devices batch"]
+    real: Bool[Array, "*devices batch"] | None
 
 
 class Metrics(NamedTuple):
@@ -116,9 +116,7 @@ def make_step(recipe: Recipe, optimizer: optax.GradientTransformation) -> Step:
     return step
 
 
-def attack_examples(
-    recipe: Recipe, state: TrainState, examples: Examples, draws: Draws
-) -> tuple[TrainState, Examples]:
+def attack_examples(recipe: Recipe, state: TrainState, examples: Examples, draws: Draws) -> tuple[TrainState, Examples]:
     """Replace the drawn examples by attacked ones; every pass of the attack moves the running statistics."""
 
     def network(images: Array, batch_stats: Variables) -> tuple[Array, Variables]:
