@@ -25,15 +25,15 @@ flags.adopt_module_key_flags(training_flags)
 def main(arguments: list[str]) -> None:
     """Parse the flags, train, print."""
     no_arguments(arguments)
-    config = training_flags.config()
+    config, recipe = training_flags.config()
     keep_compiled_code()
     training_flags.join_processes()
     # Imported after the flags are checked: it takes seconds.
     from advx_jax.reports.training_report import export_training, report_training
 
-    workdir = training_flags.workdir(config.name)
+    workdir = training_flags.workdir(recipe.name)
     action = export_training if _EXPORT.value else report_training
-    print(action(config.to_dict(), training_flags.load_data(config.data), workdir))
+    print(action(config, training_flags.load_data(recipe.data), workdir))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Flags of the training command, and what they mean."""
 
+import contextlib
+import runpy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from advx_jax.data.sample import load_sample
 from advx_jax.data.sources import load_cifar10
 from advx_jax.errors import UserError
 from advx_jax.training.loop import Data
-from advx_jax.training.recipe import nearest
+from advx_jax.training.recipe import Recipe, nearest, recipe_from_config
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Recipe, a Python file with get_config(); change a field with --config.FIELD=VALUE."
@@ -31,6 +33,7 @@ _N_PROCESSES = flags.DEFINE_integer("n_processes", None, "With --coordinator: ho
 _PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: which one this is, from 0.")
 
 _SAMPLE_TRAIN = 192
+_PREFIX = "--config="
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -41,6 +44,7 @@ def parse(argv: list[str]) -> list[str]:
     Raises:
         UserError: the config cannot be loaded, or a field is overridden that it does not have.
     """
+    argv = _joined(argv)
     argv = [_packaged_if_missing(argument) for argument in argv]
     try:
         return list(flags.FLAGS(argv)[1:])
@@ -51,15 +55,20 @@ def parse(argv: list[str]) -> list[str]:
         raise UserError(_reason(argv, error)) from error
 
 
-def config() -> ConfigDict:
-    """The config with its overrides.
+def config() -> tuple[dict[str, Any], Recipe]:
+    """The config with its overrides, as nested dictionaries, and as a recipe.
 
     Raises:
-        UserError: none is named.
+        UserError: none is named, or it cannot be loaded or is no recipe.
     """
-    if _CONFIG.value is None:
+    try:
+        loaded = _CONFIG.value
+    except OSError as error:
+        raise UserError(" ".join(str(error).split())) from error
+    if loaded is None:
         raise UserError("expected a recipe, for instance --config=configs/robust.py, got none")
-    return _CONFIG.value
+    fields = loaded.to_dict() if isinstance(loaded, ConfigDict) else loaded
+    return fields, recipe_from_config(fields)
 
 
 def workdir(name: str) -> Path:
@@ -102,23 +111,35 @@ def load_data(source: str) -> Data:
     return Data(part(slice(_SAMPLE_TRAIN)), part(slice(_SAMPLE_TRAIN, None)))
 
 
+def _joined(argv: list[str]) -> list[str]:
+    """Write `--config FILE` as one argument."""
+    if "--config" not in argv[:-1]:
+        return argv
+    place = argv.index("--config")
+    return [*argv[:place], _PREFIX + argv[place + 1], *argv[place + 2 :]]
+
+
 def _packaged_if_missing(argument: str) -> str:
-    prefix = "--config="
-    path = Path(argument.removeprefix(prefix))
-    if not argument.startswith(prefix) or path.exists():
+    path = Path(argument.removeprefix(_PREFIX))
+    if not argument.startswith(_PREFIX) or path.exists() or path.parent != Path("configs"):
         return argument
     import configs
 
     packaged = Path(configs.__path__[0]) / path.name
-    return f"{prefix}{packaged}" if packaged.exists() else argument
+    return f"{_PREFIX}{packaged}" if packaged.exists() else argument
 
 
 def _reason(argv: list[str], error: Exception) -> str:
-    loaded = flags.FLAGS["config"].value
-    if isinstance(loaded, Mapping | ConfigDict):
+    """Say in one line why ml_collections could not make a config of the command line."""
+    # Without its overrides, which are what went wrong most likely.
+    path = next((argument.removeprefix(_PREFIX) for argument in argv if argument.startswith(_PREFIX)), "")
+    loaded: Any = None
+    if Path(path).is_file():
+        with contextlib.suppress(Exception):
+            loaded = runpy.run_path(path).get("get_config", dict)()
         for argument in argv:
             name = argument.partition("=")[0].removeprefix("--config.")
-            if name != argument.partition("=")[0] and not _has(loaded, name):
+            if loaded is not None and name != argument.partition("=")[0] and not _has(loaded, name):
                 return f"config has no field {name}{nearest(name, _names(loaded))}"
     text = " ".join(str(error).split())
     return f"cannot use the config: {text}"

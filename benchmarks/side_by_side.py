@@ -1,9 +1,8 @@
 """What the benchmarks share: the two networks, alternating timings, a table, JSON."""
 
 import os
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +16,7 @@ from advx_jax.reports.console import table
 from advx_jax.reports.results_json import head, write_json
 
 ROOT = Path(__file__).parents[1]
-# The twin is a part of the tests.
-sys.path.insert(0, str(ROOT / "tests"))
+RESULTS = Path(os.environ.get("ADVX_BENCHMARK_RESULTS", ROOT / "benchmarks" / "results"))
 
 MODEL = os.environ.get("ADVX_BENCHMARK_MODEL", "resnet44-all")
 _FORMAT = 1
@@ -63,37 +61,53 @@ class Row(NamedTuple):
 
 def contestants() -> Contestants:
     """Load the published network into both; PyTorch gets every core."""
-    import torch
-    from reference.flax_layout import layer_names, state_dict_from_flax
     from reference.images import to_torch
-    from reference.network import ResNet
 
     from advx_jax.networks.registry import resolve_network
 
     keep_compiled_code()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    use_every_core()
     classifier = resolve_network(MODEL).classifier
-    arch = classifier.architecture
-    robust = arch.activation == "half_huber"
-    twin = ResNet(arch.stage_lengths, arch.stage_widths, arch.n_classes, robust).eval()
-    names = layer_names(arch.stage_lengths, arch.stage_widths)
-    twin.load_state_dict(state_dict_from_flax(classifier.variables, twin, names))
+    twin = twin_of(classifier).eval()
     twin.requires_grad_(False)
     data = load_sample()
     images = unit_images(data.images)
     return Contestants(classifier, twin, images, data.labels.astype(np.int32), to_torch(images))
 
 
+def use_every_core() -> None:
+    """Let PyTorch use every core that this process may run on."""
+    import torch
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+
+
+def twin_of(classifier: Classifier) -> Any:
+    """The same network in PyTorch, with the same numbers, in training mode."""
+    from reference.flax_layout import layer_names, state_dict_from_flax
+    from reference.network import ResNet
+
+    arch = classifier.architecture
+    twin = ResNet(arch.stage_lengths, arch.stage_widths, arch.n_classes, arch.activation == "half_huber")
+    names = layer_names(arch.stage_lengths, arch.stage_widths)
+    twin.load_state_dict(state_dict_from_flax(classifier.variables, twin, names))
+    return twin
+
+
 def compare(work: str, torch: Callable[[], object], jax: Callable[[], object], repeats: int) -> Row:
-    """Time both in turns, so that what else the machine does falls on both; the best of each counts.
+    """Time both in turns; the best time of each counts.
 
     The first call of each is not counted: it compiles, and it lets PyTorch choose its kernels.
     """
     torch(), jax()
-    times = [(seconds(torch), seconds(jax)) for _ in range(repeats)]
-    row = Row(work, *map(min, zip(*times, strict=True)))
+    row = Row(work, *map(min, zip(*alternate(torch, jax, repeats), strict=True)))
     print(f"{row.work}: PyTorch {row.torch:.3f} s, JAX {row.jax:.3f} s, ratio {row.ratio:.2f}", flush=True)
     return row
+
+
+def alternate(torch: Callable[[], object], jax: Callable[[], object], rounds: int) -> list[tuple[float, float]]:
+    """Wall times of both, in turns, so that what else the machine does falls on both."""
+    return [(seconds(torch), seconds(jax)) for _ in range(rounds)]
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -105,13 +119,21 @@ def seconds(work: Callable[[], object]) -> float:
 
 def report(name: str, rows: Sequence[Row], **more: object) -> None:
     """Print the table and write `benchmarks/results/NAME.json`."""
-    import torch
-
     cells = [(row.work, f"{row.torch:.3f}", f"{row.jax:.3f}", f"{row.ratio:.2f}") for row in rows]
     print(table(("work", "PyTorch s", "JAX s", "JAX/PyTorch"), cells))
-    settings = {"model": MODEL, "torch": torch.__version__, "threads": torch.get_num_threads()}
-    results = head(f"benchmark {name}", _FORMAT, settings)
-    results["rows"] = [row._asdict() | {"ratio": row.ratio} for row in rows]
-    path = ROOT / "benchmarks" / "results" / f"{name}.json"
-    write_json(path, results | more)
-    print(f"written: {path.relative_to(ROOT)}")
+    results = {"rows": [row._asdict() | {"ratio": row.ratio} for row in rows]}
+    write(name, {"model": MODEL} | torch_settings(), results | more)
+
+
+def torch_settings() -> dict[str, Any]:
+    """What PyTorch's times depend on."""
+    import torch
+
+    return {"torch": torch.__version__, "threads": torch.get_num_threads()}
+
+
+def write(name: str, settings: Mapping[str, Any], results: Mapping[str, Any]) -> None:
+    """Write `benchmarks/results/NAME.json` (or into `$ADVX_BENCHMARK_RESULTS`)."""
+    path = RESULTS / f"{name}.json"
+    write_json(path, {**head(f"benchmark {name}", _FORMAT, settings), **results})
+    print(f"written: {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}")

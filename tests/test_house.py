@@ -14,8 +14,13 @@ import pytest
 from packaging.requirements import Requirement
 
 import advx_jax
+import configs
 
 PACKAGE = Path(advx_jax.__file__).parent
+CONFIGS = Path(configs.__path__[0])
+DOORS = ("evaluate", "explain", "ara", "train")
+# Beside the doors, on their floor: flags that a command has, or that several share.
+FLAGS = ("attack_flags", "inference_flags", "training_flags")
 # From top to bottom; a room may import from itself and from those below it.
 FLOORS = ["reports", "training", "analysis", "attacks", "networks", "data"]
 # What every room may use, and what may therefore use no room.
@@ -51,6 +56,31 @@ def test_imports_run_downwards(path):
         assert rooms <= GROUND, f"{room} imports a room"
 
 
+def test_every_module_beside_the_rooms_is_known():
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {"__init__", *GROUND, *DOORS, *FLAGS}
+    rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir() and not path.name.startswith("__")}
+    assert rooms == set(FLOORS)
+
+
+@pytest.mark.parametrize("module", FLAGS)
+def test_flags_open_no_door(module):
+    """They may use the rooms, but no command; the rooms may not use them (see above)."""
+    assert not {f"advx_jax.{door}" for door in DOORS} & imported_modules(PACKAGE / f"{module}.py")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.name)
+def test_configs_are_data(path):
+    """A recipe can be read and copied without knowing the package; only the training command looks for them."""
+    roots = {name.split(".")[0] for name in imported_modules(path)}
+    assert roots <= {"configs", "ml_collections"}
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_the_training_command_knows_the_configs(path):
+    roots = {name.split(".")[0] for name in imported_modules(path)}
+    assert "configs" not in roots or path == PACKAGE / "training_flags.py"
+
+
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_pytorch_stays_outside(path):
     roots = {name.split(".")[0] for name in imported_modules(path)}
@@ -59,19 +89,22 @@ def test_pytorch_stays_outside(path):
         assert "convert" not in roots
 
 
-def test_commands_start_without_what_they_may_not_need():
-    code = "import sys, advx_jax.explain; print(*sys.modules)"
+NEEDED_LATE = ("torch", "tensorflow_datasets", "matplotlib", "convert", "jinja2", "pooch", "requests", "tensorboardX")
+
+
+@pytest.mark.parametrize(("door", "slow"), [("explain", (*NEEDED_LATE, "orbax", "optax")), ("train", NEEDED_LATE)])
+def test_commands_start_without_what_they_may_not_need(door, slow):
+    code = f"import sys, advx_jax.{door}; print(*sys.modules)"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     ).stdout.split()
-    for slow in ("torch", "tensorflow_datasets", "matplotlib", "orbax", "convert", "jinja2", "pooch", "requests"):
-        assert slow not in loaded
+    assert not set(slow) & set(loaded)
 
 
-def test_doors_are_short():
-    for door in ("evaluate", "explain", "ara"):
-        assert len((PACKAGE / f"{door}.py").read_text().splitlines()) < 80
+@pytest.mark.parametrize("door", DOORS)
+def test_doors_are_short(door):
+    assert len((PACKAGE / f"{door}.py").read_text().splitlines()) < 80
 
 
 def test_bad_jaxlib_is_kept_out():

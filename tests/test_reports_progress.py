@@ -96,3 +96,46 @@ def test_nothing_is_shown_where_nothing_is_left_to_do(tmp_path, done):
     with (tmp_path / "log").open("w") as log, progress(done, "image", "explain", done, log, 0.0) as update:
         update(0)
     assert (tmp_path / "log").read_text() == ""
+
+
+def test_a_log_shows_the_note_that_comes_with_a_line(tmp_path):
+    with (tmp_path / "log").open("w") as log, progress(3, "step", "robust", stream=log, log_interval=0.0) as update:
+        update(1, "loss 2.303")
+        update(1, "loss 2.250, ψ 220")
+    first, second = (tmp_path / "log").read_text().splitlines()
+    assert first.endswith("], loss 2.303")
+    assert second.endswith("], loss 2.250, ψ 220")
+    assert "2/3" in second
+
+
+def test_a_log_shows_a_note_until_there_is_another(tmp_path):
+    with (tmp_path / "log").open("w") as log, progress(4, "step", "robust", stream=log, log_interval=0.0) as update:
+        update(1)
+        update(1, "loss 2.303")
+        update(1)
+    first, second, third = (tmp_path / "log").read_text().splitlines()
+    assert first.endswith("]")
+    assert second.endswith("], loss 2.303")
+    assert third.endswith("], loss 2.303")
+
+
+def test_a_log_gets_its_last_line_once(logged):
+    lines = logged(0.02, [1] * 10 + [0], pause=0.03)
+    assert sum("10/10" in line for line in lines) == 1
+
+
+def test_a_bar_shows_a_note_until_there_is_another():
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+    with os.fdopen(follower, "w") as terminal:
+        with progress(3, "step", "robust", stream=terminal) as update:
+            update(1, "loss 2.303")
+            update(2)
+        terminal.flush()
+        shown = ""
+        while not shown.endswith("\n"):
+            shown += os.read(leader, 4096).decode()
+    os.close(leader)
+    last = shown.rsplit("\r", 2)[-2]
+    assert "3/3" in last
+    assert "loss 2.303" in last

@@ -29,7 +29,8 @@ def augment(
     padded = jnp.pad(images, ((0, 0), sides, sides, (0, 0)), mode="edge")
     padded = jnp.where(flip[:, None, None, None], padded[:, :, ::-1], padded)
     crop = functools.partial(lax.dynamic_slice, slice_sizes=images.shape[1:])
-    return jax.vmap(lambda image, corner: crop(image, (corner[0], corner[1], 0)))(padded, offsets)
+    corners = jnp.pad(offsets, ((0, 0), (0, 1)))
+    return jax.vmap(lambda image, corner: crop(image, tuple(corner)))(padded, corners)
 
 
 def unit_scale(pixels: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:

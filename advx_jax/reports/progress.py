@@ -86,12 +86,18 @@ class _Log:
         self._finished: int | float = done
         self._interval = interval
         self._start = self._last = time.monotonic()
+        self._note = ""
+        self._ended = False
 
     def update(self, amount: int | float, note: str = "") -> None:
         self._finished += amount
+        self._note = note or self._note
+        if self._ended:
+            return
         now = time.monotonic()
         # Work that was long enough for a line also gets a last one.
-        is_last = _tenths(self._finished) >= self._total and self._last > self._start
+        self._ended = _tenths(self._finished) >= self._total
+        is_last = self._ended and self._last > self._start
         if is_last or now - self._last >= self._interval:
             self._last = now
             line = tqdm.format_meter(
@@ -103,7 +109,7 @@ class _Log:
                 unit=self._unit,
                 bar_format="{desc}: {percentage:3.0f}% " + _COUNT_AND_TIME,
             )
-            self._stream.write(f"{line}{note and ', '}{note}\n")
+            self._stream.write(f"{line}{self._note and ', '}{self._note}\n")
             self._stream.flush()
 
 

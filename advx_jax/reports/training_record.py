@@ -16,7 +16,7 @@ CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
 
 _FORMAT = 1
-# Where the data lies may change; what it is may not (`data_sha256`). What is kept changes no result.
+# Where things lie may change; what they are may not, and has fingerprints. What is kept changes no result.
 _MAY_DIFFER = ("keeping.", "data", "init_from")
 
 
@@ -34,9 +34,10 @@ def claim_workdir(workdir: Path, config: Mapping[str, Any], fingerprints: Mappin
     path = workdir / CONFIG_FILE
     if path.exists():
         there = read_json(path, _FORMAT)
-        problems = [
-            problem for problem in differing_fields(there["config"], config) if not problem.startswith(_MAY_DIFFER)
-        ] + differing_fields(there["fingerprints"], fingerprints)
+        if not all(isinstance(there.get(part), dict) for part in ("config", "fingerprints")):
+            raise UserError(f"expected the config and the fingerprints of a run in {path}, got {', '.join(there)}")
+        problems = differing_fields(there["config"], config, ignored=_MAY_DIFFER)
+        problems += differing_fields(there["fingerprints"], fingerprints)
         if problems:
             raise UserError(
                 f"expected the config of the run in {workdir}, got another ({'; '.join(problems)}); "

@@ -11,9 +11,10 @@ from advx_jax.analysis.robustness_area import PUBLISHED_SETTINGS
 from advx_jax.errors import UserError
 from advx_jax.networks.registry import WORKDIR_NETWORK, ResolvedNetwork, resolve_network
 from advx_jax.reports.robustness_report import report_robustness
-from advx_jax.reports.training_record import claim_workdir, read_metrics
+from advx_jax.reports.training_record import CONFIG_FILE, claim_workdir, read_metrics
 from advx_jax.reports.training_watch import watching
-from advx_jax.training.loop import Data, export_checkpoint, train
+from advx_jax.training.checkpoints import check_writable
+from advx_jax.training.loop import Data, check_fit, export_checkpoint, train
 from advx_jax.training.recipe import Recipe, recipe_from_config
 from advx_jax.training.stopping import stop_on_signals
 
@@ -28,7 +29,10 @@ def report_training(config: Mapping[str, Any], data: Data, workdir: Path) -> str
         UserError: the config is wrong, is not that of the run in the workdir, or training failed.
         KeyboardInterrupt: Ctrl-C; the checkpoint is written.
     """
-    recipe, start = _prepare(config, data, workdir)
+    recipe, start = _recipe_and_start(config, data)
+    if jax.process_index() == 0:
+        check_writable(workdir)
+        claim_workdir(workdir, config, _fingerprints(data, start))
     with stop_on_signals() as stop, watching(recipe, workdir) as watcher:
         finished = train(recipe, data, workdir, watcher, stop, start and start[:2])
     if jax.process_index() > 0:
@@ -37,12 +41,13 @@ def report_training(config: Mapping[str, Any], data: Data, workdir: Path) -> str
         if stop.signal is signal.SIGINT:
             raise KeyboardInterrupt
         return f"asked to stop: a checkpoint is in {workdir}; the same command goes on from it"
-    last = [line for line in read_metrics(workdir) if line["kind"] == "epoch"][-1]
-    verdict = (
-        f"{recipe.name} after {recipe.epochs} epochs: test accuracy {last['test_accuracy']:.4f}, "
-        f"test loss {last['test_loss']:.4f}, train loss {last['train_loss']:.4f}\n"
-        f"network: {workdir / WORKDIR_NETWORK}"
-    )
+    verdict = f"{recipe.name} after {recipe.epochs} epochs: network: {workdir / WORKDIR_NETWORK}"
+    for line in read_metrics(workdir):
+        if line["kind"] == "epoch" and line["epoch"] == recipe.epochs:
+            verdict += (
+                f"\ntest accuracy {line['test_accuracy']:.4f}, test loss {line['test_loss']:.4f}, "
+                f"train loss {line['train_loss']:.4f}"
+            )
     if recipe.keeping.ara_images:
         network = resolve_network(str(workdir))
         n_images = min(recipe.keeping.ara_images, len(data.test))
@@ -56,20 +61,24 @@ def export_training(config: Mapping[str, Any], data: Data, workdir: Path) -> str
     Raises:
         UserError: there is no checkpoint, or it is of another config.
     """
-    recipe, start = _prepare(config, data, workdir)
+    recipe, start = _recipe_and_start(config, data)
+    if not (workdir / CONFIG_FILE).exists():
+        raise UserError(f"expected the workdir of a training run, got {workdir} without {CONFIG_FILE}")
+    claim_workdir(workdir, config, _fingerprints(data, start))
     step = export_checkpoint(recipe, len(data.train), workdir, start and start[:2])
     if not step:
         raise UserError(f"expected a checkpoint in {workdir}, got none")
     return f"{recipe.name} after {step} steps: {workdir / WORKDIR_NETWORK}"
 
 
-def _prepare(config: Mapping[str, Any], data: Data, workdir: Path) -> tuple[Recipe, ResolvedNetwork | None]:
+def _recipe_and_start(config: Mapping[str, Any], data: Data) -> tuple[Recipe, ResolvedNetwork | None]:
     recipe = recipe_from_config(config)
-    start = resolve_network(recipe.init_from) if recipe.init_from else None
-    fingerprints = {
+    check_fit(recipe, data)
+    return recipe, resolve_network(recipe.init_from) if recipe.init_from else None
+
+
+def _fingerprints(data: Data, start: ResolvedNetwork | None) -> dict[str, str | None]:
+    return {
         "training images": data.train.fingerprint,
         "first network": start.classifier.fingerprint() if start else None,
     }
-    if jax.process_index() == 0:
-        claim_workdir(workdir, config, fingerprints)
-    return recipe, start

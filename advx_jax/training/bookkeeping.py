@@ -2,7 +2,7 @@
 
 import math
 import time
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Array, Bool
@@ -26,6 +26,7 @@ class HostMetrics(NamedTuple):
     gradient_norm: float
 
 
+@runtime_checkable
 class StepListener(Protocol):
     """Somebody who is told of every step."""
 

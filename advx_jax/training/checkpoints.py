@@ -3,7 +3,7 @@
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -87,7 +87,7 @@ class Checkpoints:
         if not saved:
             raise UserError(f"expected no checkpoint newer than step {progress.step} in {self._folder}")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -138,20 +138,28 @@ class Checkpoints:
         return Restored(serialization.from_state_dict(like, state_dict), Progress(**progress))
 
 
-def check_room(workdir: Path, state: TrainState, n_checkpoints: int) -> None:
-    """Make sure that checkpoints can be written, before any work is done.
+def check_writable(workdir: Path) -> None:
+    """Make sure that files can be written to the workdir; make it if it is missing.
 
     Raises:
-        UserError: the workdir cannot be made or written to, or the disk is too full.
+        UserError: they cannot.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / ".probe"
         probe.write_bytes(b"probe")
         probe.unlink()
-        free = shutil.disk_usage(workdir).free
     except OSError as error:
         raise UserError(f"expected a workdir that can be written to, got {workdir}: {error.strerror}") from error
+
+
+def check_room(workdir: Path, state: TrainState, n_checkpoints: int) -> None:
+    """Make sure that there is room for the checkpoints, before any work is done.
+
+    Raises:
+        UserError: the disk is too full.
+    """
+    free = shutil.disk_usage(workdir).free
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     # One more than stay, because a new one is written before the oldest is removed.
     needed = size * (n_checkpoints + 1) + _SPARE_BYTES

@@ -2,12 +2,13 @@
 
 import time
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 
 from advx_jax.data.image_set import ImageSet
+from advx_jax.errors import UserError
 from advx_jax.networks.classifier import Classifier, Provenance
 from advx_jax.networks.registry import WORKDIR_NETWORK
 from advx_jax.training.batches import Plan, hold_out, make_plan
@@ -53,6 +54,7 @@ class EpochSummary(NamedTuple):
     seconds: float
 
 
+@runtime_checkable
 class Watcher(StepListener, Protocol):
     """Somebody who is told how training goes."""
 
@@ -68,6 +70,21 @@ class Data(NamedTuple):
 
     train: ImageSet
     test: ImageSet
+
+
+def check_fit(recipe: Recipe, data: Data) -> None:
+    """Make sure that a recipe fits the data and the devices, before anything is written.
+
+    Raises:
+        UserError: it does not.
+    """
+    training, _ = hold_out(data.train, recipe.held_out, recipe.seed)
+    make_plan(recipe, len(training))
+    n_classes, largest = recipe.architecture.n_classes, int(max(data.train.labels.max(), data.test.labels.max()))
+    if largest >= n_classes:
+        raise UserError(
+            f"config.architecture.n_classes: expected at least {largest + 1} for these data, got {n_classes}"
+        )
 
 
 def train(

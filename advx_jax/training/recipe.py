@@ -2,9 +2,11 @@
 
 import dataclasses
 import difflib
+import itertools
+import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from advx_jax.errors import UserError
@@ -139,7 +141,9 @@ class Recipe:
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant."""
         _at_least(1, epochs=self.epochs, batch_size=self.batch_size)
-        _at_least(0, **{"held_out": self.held_out, "augmentation.padding": self.augmentation.padding})
+        _at_least(0, seed=self.seed, held_out=self.held_out)
+        _at_least(0, **{"augmentation.padding": self.augmentation.padding})
+        _at_least(0, **{"keeping.ara_images": self.keeping.ara_images})
         _at_least(1, **{f"keeping.{name}": getattr(self.keeping, name) for name in ("log_every", "n_checkpoints")})
         probabilities = {
             "attack.attacked_probability": self.attack.attacked_probability,
@@ -153,6 +157,14 @@ class Recipe:
             probabilities["penalty.tandem_probability"] = self.penalty.tandem_probability
             positive["penalty.target_loss"] = self.penalty.target_loss
             positive["penalty.weight_at_zero"] = self.penalty.weight_at_zero
+            if self.penalty.smallest_move > self.penalty.largest_move:
+                raise UserError(
+                    f"config.penalty.smallest_move: expected at most largest_move, {self.penalty.largest_move}, "
+                    f"got {self.penalty.smallest_move}"
+                )
+        drops = self.optimizer.learning_rate_drops
+        if any(earlier >= later for earlier, later in itertools.pairwise(drops)):
+            raise UserError(f"config.optimizer.learning_rate_drops: expected rising epochs, got {drops}")
         for field, value in probabilities.items():
             if not 0 <= value <= 1:
                 raise UserError(f"config.{field}: expected a probability from 0 to 1, got {value}")
@@ -186,7 +198,7 @@ def differing_fields(expected: Mapping[str, Any], got: Mapping[str, Any], ignore
     ]
 
 
-def nearest(name: str, known: typing.Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
     """Say which known name is nearest to an unknown one, to be put behind an error."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0)
     return f"; did you mean {close[0]}?" if close else ""
@@ -230,6 +242,8 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         return tuple(_build(element, item, where) for item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where}: expected a finite number, got {value}")
     if type(value) is not kind:
         raise UserError(f"{where}: expected a value of type {kind.__name__}, got {value!r}")
     return value

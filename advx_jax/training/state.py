@@ -76,10 +76,9 @@ def initial_state(
         UserError: the network to start from has another architecture.
     """
     if start is None:
-        # Not compiled: some releases of JAX take over a minute to compile these draws.
-        with jax.disable_jit():
-            images = jnp.zeros((1, 32, 32, 3))
-            variables = ResNet(recipe.architecture).init(jax.random.key(recipe.seed), images)
+        # Draws only, and not compiled: some releases of JAX take over a minute to compile them.
+        images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+        variables: Any = ResNet(recipe.architecture).lazy_init(jax.random.key(recipe.seed), images)
         integrator = 0.0
     else:
         classifier, provenance = start
@@ -89,7 +88,7 @@ def initial_state(
                 f"got {classifier.architecture}"
             )
         variables = classifier.variables
-        integrator = provenance.psi_integrator or 0.0
+        integrator = (provenance.psi_integrator or 0.0) if recipe.penalty else 0.0
     variables = jax.tree.map(jnp.asarray, variables)
     dtype = jax.tree.leaves(variables["params"])[0].dtype
     return TrainState(

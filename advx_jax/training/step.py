@@ -191,7 +191,7 @@ def descend(
         opt_state=opt_state,
         integrator=metrics.integrator,
     )
-    return state, metrics._replace(gradient_norm=optax.global_norm(gradients))
+    return state, metrics._replace(gradient_norm=optax.tree.norm(gradients))
 
 
 def _training_pass(

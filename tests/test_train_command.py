@@ -1,0 +1,147 @@
+"""The training command's words to a person: help, and one clear line for whatever is wrong."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from advx_jax.reports.training_record import claim_workdir
+
+# ml_collections loads configs in an old way of Python's; all other warnings are errors.
+WARNINGS = ("-W", "error", "-W", "ignore:the load_module() method is deprecated:DeprecationWarning")
+SMOKE = "--config=configs/smoke.py"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder to work in, outside the clone: `configs/` there is the installed one."""
+    return tmp_path_factory.mktemp("train")
+
+
+def call(folder: Path, *arguments: str, devices: int = 1) -> tuple[int, str, str]:
+    environment = {
+        **os.environ,
+        "ADVX_CACHE": str(folder / "cache"),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+    }
+    for name in ("CIFAR10_PATH", "TF_CPP_MIN_LOG_LEVEL"):
+        environment.pop(name, None)
+    command = [sys.executable, *WARNINGS, "-m", "advx_jax.train", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+    return done.returncode, done.stdout, done.stderr
+
+
+def fail(folder: Path, *arguments: str, devices: int = 1) -> str:
+    """The message of a call that must fail with a single line."""
+    status, out, err = call(folder, *arguments, devices=devices)
+    assert status == 1
+    assert out == ""
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+def test_help_shows_examples_and_flags(folder):
+    status, out, err = call(folder, "--help")
+    assert (status, err) == (0, "")
+    assert "python -m advx_jax.train --config=configs/robust.py --workdir=runs/robust" in out
+    for flag in ("--config", "--workdir", "--[no]export", "--[no]distributed", "--coordinator"):
+        assert f"  {flag}:" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected a recipe, for instance --config=configs/robust.py, got none"),
+        ([SMOKE, "somewhere"], "expected flags only (--name=value), got 'somewhere'"),
+        ([SMOKE, "--epochs=3"], "Unknown command line flag 'epochs'"),
+        ([SMOKE, "--config.epochs=many"], "--config.epochs=many"),
+        ([SMOKE, "--config.optimizer.momentum=high"], "--config.optimizer.momentum=high"),
+        ([SMOKE, "--config.epochs=0"], "config.epochs: expected at least 1, got 0"),
+        ([SMOKE, "--config.attack.kind=linf"], "config.attack.kind: expected one of none, l2, l2_min, got 'linf'"),
+        ([SMOKE, "--process=1"], "expected all three of --coordinator, --n_processes and --process"),
+    ],
+)
+def test_bad_input_gives_one_clear_line(arguments, message, folder):
+    assert message in fail(folder, *arguments)
+
+
+@pytest.mark.parametrize(("field", "nearest"), [("epohcs", "epochs"), ("optimizer.momentun", "momentum")])
+def test_the_field_nearest_to_an_unknown_one_is_named(field, nearest, folder):
+    message = fail(folder, SMOKE, f"--config.{field}=3")
+    assert field.split(".")[-1] in message
+    assert nearest in message
+
+
+def test_an_unknown_field_is_told_in_plain_words(folder):
+    message = fail(folder, SMOKE, "--config.epoch=3")
+    assert message == "error: config has no field epoch; did you mean epochs?"
+
+
+def test_a_config_that_is_not_there_is_named(folder):
+    assert "gone.py" in fail(folder, "--config=gone.py")
+
+
+@pytest.mark.parametrize("code", ["{'epochs': 3}", "ConfigDict({'epochs': 3})"])
+def test_a_config_of_somebodys_own_is_checked(code, folder):
+    (folder / "own.py").write_text(f"from ml_collections import ConfigDict\n\ndef get_config():\n    return {code}\n")
+    assert "config: expected the fields name, " in fail(folder, "--config=own.py")
+
+
+def test_a_config_is_not_looked_for_where_nobody_meant_it(folder):
+    assert "mine/smoke.py" in fail(folder, "--config=mine/smoke.py", "--config.epochs=0")
+
+
+def test_a_config_may_stand_behind_its_flag(folder):
+    assert "config.epochs: expected at least 1, got 0" in fail(folder, "--config", SMOKE[9:], "--config.epochs=0")
+
+
+def test_a_file_in_the_place_of_the_workdir_is_left_alone(folder):
+    (folder / "file").write_text("precious")
+    assert "file" in fail(folder, SMOKE, "--workdir=file")
+    assert (folder / "file").read_text() == "precious"
+
+
+def test_a_workdir_of_another_config_is_left_alone(folder):
+    config = importlib.import_module("configs.smoke").get_config()
+    config.epochs = 9
+    claim_workdir(folder / "other", config.to_dict(), {"training images": "ab" * 32, "first network": None})
+    before = (folder / "other" / "config.json").read_bytes()
+    message = fail(folder, SMOKE, "--workdir=other")
+    assert "epochs: 9 there, 3 now" in message
+    assert "other" in message
+    assert [path.name for path in (folder / "other").iterdir()] == ["config.json"]
+    assert (folder / "other" / "config.json").read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def refused_batch(folder):
+    """What is said of a batch of 80 on three devices."""
+    return fail(folder, SMOKE, "--workdir=shared", devices=3)
+
+
+@pytest.fixture(scope="module")
+def refused_export(folder):
+    """What is said where there is no checkpoint."""
+    return fail(folder, SMOKE, "--export", "--workdir=empty")
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused(refused_batch):
+    assert "config.batch_size: expected a multiple of the 3 devices (1 processes), got 80" in refused_batch
+
+
+def test_a_batch_that_was_refused_can_be_corrected_in_the_same_workdir(refused_batch, folder):
+    assert not (folder / "shared" / "config.json").exists()
+
+
+def test_without_a_checkpoint_there_is_nothing_to_export(refused_export):
+    assert "expected the workdir of a training run, got empty without config.json" in refused_export
+
+
+def test_where_there_is_nothing_to_export_nothing_is_written(refused_export, folder):
+    assert not (folder / "empty").exists()
