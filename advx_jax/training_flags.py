@@ -63,11 +63,12 @@ def config() -> tuple[dict[str, Any], Recipe]:
     """
     try:
         loaded = _CONFIG.value
+        # What stands in for a config that could not be loaded raises at its first use.
+        fields = loaded.to_dict() if hasattr(loaded, "to_dict") else loaded
     except OSError as error:
-        raise UserError(" ".join(str(error).split())) from error
-    if loaded is None:
+        raise UserError(str(error)) from error
+    if fields is None:
         raise UserError("expected a recipe, for instance --config=configs/robust.py, got none")
-    fields = loaded.to_dict() if isinstance(loaded, ConfigDict) else loaded
     return fields, recipe_from_config(fields)
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest

@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import itertools
 import math
 import types
 import typing
@@ -163,8 +162,8 @@ class Recipe:
                     f"got {self.penalty.smallest_move}"
                 )
         drops = self.optimizer.learning_rate_drops
-        if any(earlier >= later for earlier, later in itertools.pairwise(drops)):
-            raise UserError(f"config.optimizer.learning_rate_drops: expected rising epochs, got {drops}")
+        if len(set(drops)) < len(drops):
+            raise UserError(f"config.optimizer.learning_rate_drops: expected different epochs, got {drops}")
         for field, value in probabilities.items():
             if not 0 <= value <= 1:
                 raise UserError(f"config.{field}: expected a probability from 0 to 1, got {value}")
