@@ -6,6 +6,7 @@ Decisions and Improved Neural Network Robustness" (Woods, Chen, Teuscher 2019, a
 Rooms, each importing only from those below it:
 
     reports/    what a person looks at: picture trees, the HTML gallery, curves, JSON
+    training/   state, step, Lipschitz penalty, loop, checkpoints
     analysis/   explanations, accuracy-robustness area, accuracy
     attacks/    the attack loop and the attacks built on it
     networks/   Half-Huber ReLU, ResNet, the Classifier and its file format

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _PADDING = 1
 # Images whose part of a kernel gradient a CPU computes at a time; 16 and 32 were equally fast, 64 slower.
-_CPU_CHUNK = 32
+_CPU_CHUNK = 16
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -144,18 +144,19 @@ def _in_chunks(correlate: Callable[[Array, Array], Array], x: Array, cotangent: 
     Without the loop XLA's CPU backend computes again whatever led to the two arrays, often whole
     chains of blocks, inside of the transpositions; the loop needs them finished in memory.
     """
+    # Sliced inside of the loop: chunks as inputs of the loop would be one more copy, computed anew too.
     whole = len(x) - len(x) % _CPU_CHUNK
+
+    def add_chunk(total: Array, begin: Array) -> tuple[Array, None]:
+        rows = (lax.dynamic_slice_in_dim(array, begin, _CPU_CHUNK) for array in (x, cotangent))
+        return total + correlate(*rows), None
+
     total = jnp.zeros((3, 3, x.shape[-1], cotangent.shape[-1]), x.dtype)
     if whole:
-        chunks = (_chunks(x[:whole]), _chunks(cotangent[:whole]))
-        total = lax.scan(lambda total, chunk: (total + correlate(*chunk), None), total, chunks)[0]
+        total = lax.scan(add_chunk, total, jnp.arange(0, whole, _CPU_CHUNK))[0]
     if whole < len(x):
         total += correlate(x[whole:], cotangent[whole:])
     return total
-
-
-def _chunks(x: Array) -> Array:
-    return x.reshape(-1, _CPU_CHUNK, *x.shape[1:])
 
 
 class Convolution3x3(nn.Module):
