@@ -1,0 +1,83 @@
+"""A trained workdir is a network to every other command."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def call(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("workdir")
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "ADVX_CACHE": str(folder / "cache")}
+
+    def run(module, *flags):
+        found = subprocess.run(
+            [sys.executable, "-m", module, *flags],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert found.returncode == 0, found.stderr
+        return found.stdout, folder
+
+    # From a folder without configs/, so that the installed ones are found.
+    out, _ = run(
+        "advx_jax.train",
+        "--config=configs/smoke.py",
+        "--workdir=run",
+        "--config.epochs=1",
+        "--config.architecture.stage_lengths=(1,1)",
+        "--config.architecture.stage_widths=(4,6)",
+        "--config.keeping.ara_images=2",
+    )
+    assert "attack (misclassified)" in out
+    return run
+
+
+def test_what_a_run_leaves(call):
+    _, folder = call("advx_jax.evaluate", "--help")
+    names = {path.name for path in (folder / "run").iterdir()}
+    assert names == {
+        "ara",
+        "checkpoints",
+        "config.json",
+        "curves.png",
+        "metrics.jsonl",
+        "network.safetensors",
+        "tensorboard",
+    }
+    assert (folder / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((folder / "run" / "tensorboard").iterdir())
+    config = json.loads((folder / "run" / "config.json").read_text())["config"]
+    assert config["epochs"] == 1
+    assert config["architecture"]["stage_widths"] == [4, 6]
+
+
+def test_evaluate(call):
+    out, folder = call("advx_jax.evaluate", "--model=run", "--data=sample")
+    assert "tiny-smoke on 256 test images" in out
+
+
+def test_explain_and_ara(call):
+    few = ("--model=run", "--data=sample", "--n_images=1", "--steps=3")
+    _, folder = call("advx_jax.explain", *few)
+    assert (folder / "output" / "index.html").exists()
+    call("advx_jax.ara", *few)
+    assert (folder / "ara" / "tiny-smoke" / "ara.json").exists()
+
+
+def test_back_to_pytorch(call):
+    torch = pytest.importorskip("torch")
+    _, folder = call("convert", "--to_pt", "run/network.safetensors", "--output_dir=for-pytorch")
+    (file,) = (folder / "for-pytorch").iterdir()
+    content = torch.load(file, weights_only=True)
+    assert content["training_options"]["robust_integration"] >= 0
+    assert content["training_options"]["l2_min"] is True
+    # Three steps of an attack of eight passes and one of training.
+    assert content["model_params"]["pipe.1.0.pre.0.num_batches_tracked"] == 27
