@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import gc
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -50,8 +51,7 @@ class Notes:
 
 
 def resident_mib():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096 / 2**20
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
 
 
 def images(n, seed):

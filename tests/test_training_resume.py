@@ -54,7 +54,7 @@ def log_of(workdir):
 
 
 def metrics_of(workdir):
-    """The metrics file as it is now: which file it is (each run begins by writing it anew), and how many steps it tells."""
+    """Which file the metrics are in now (each run begins by writing it anew), and how many steps it tells."""
     path = workdir / "metrics.jsonl"
     return (path.stat().st_ino, path.read_text().count('"kind": "step"')) if path.exists() else (0, 0)
 

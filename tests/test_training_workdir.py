@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -60,7 +59,7 @@ def test_what_a_run_leaves(call):
 
 
 def test_evaluate(call):
-    out, folder = call("advx_jax.evaluate", "--model=run", "--data=sample")
+    out, _ = call("advx_jax.evaluate", "--model=run", "--data=sample")
     assert "tiny-smoke on 256 test images" in out
 
 
