@@ -41,6 +41,10 @@ def published(name: str) -> ConfigDict:
         {
             # 0.1 for each 128 examples of the global batch: 0.4 for 512.
             "learning_rate_per_128": 0.1,
+            # Epochs over which the rate rises from 0.
+            "warm_up_epochs": 0.0,
+            # "drops", as published; "linear" or "cosine" to 0 at the last step.
+            "decay": "drops",
             # Epochs, counted from 0, from which on the rate is a tenth of what it was.
             "learning_rate_drops": (170, 195),
             "momentum": 0.9,

@@ -13,7 +13,8 @@ from recipes import published_recipe, tiny_recipe
 from advx_jax.training.draws import draw
 from advx_jax.training.lipschitz_penalty import penalised_score
 from advx_jax.training.psi_controller import next_integrator, penalty_weight
-from advx_jax.training.state import learning_rate, make_optimizer
+from advx_jax.training.schedule import learning_rate_schedule
+from advx_jax.training.state import make_optimizer
 
 PENALTY = published_recipe("robust").penalty
 N_PLACES = 20_000
@@ -227,28 +228,35 @@ def test_the_optimizer_is_sgd_with_drops(momentum):
 
 def test_the_learning_rate_drops_at_the_published_epochs():
     recipe = published_recipe("standard")
+    rate_at = learning_rate_schedule(recipe, steps_per_epoch=98)
     for epoch, rate in ((0, 0.4), (169, 0.4), (170, 0.04), (194, 0.04), (195, 0.004), (199, 0.004)):
-        assert learning_rate(recipe, epoch) == pytest.approx(rate, rel=1e-12)
+        for step in (epoch * 98, epoch * 98 + 97):
+            assert float(rate_at(step)) == pytest.approx(rate, rel=ROUNDING)
     # A device's 128 examples go by 0.1.
-    assert learning_rate(dataclasses.replace(recipe, batch_size=128), 0) == pytest.approx(0.1, rel=1e-12)
+    small = dataclasses.replace(recipe, batch_size=128)
+    assert float(learning_rate_schedule(small, 98)(0)) == pytest.approx(0.1, rel=ROUNDING)
 
 
 @pytest.mark.parametrize(
-    "drops",
+    ("decay", "expected"),
     [
-        (1, 3),
-        (),
-        (3, 1),
-        (0,),
+        # The rate rises over 4 of 20 steps to 0.1; 16 are left.
+        ("linear", [0, 0.025, 0.05, 0.075] + [0.1 * (1 - step / 16) for step in range(16)]),
+        ("cosine", [0, 0.025, 0.05, 0.075] + [0.05 * (1 + math.cos(math.pi * step / 16)) for step in range(16)]),
+        # Epoch 2 begins with step 8.
+        ("drops", [0, 0.025, 0.05, 0.075] + [0.1] * 4 + [0.01] * 12),
     ],
 )
-def test_the_told_learning_rate_is_the_used_one(drops):
-    recipe = tiny_recipe("standard", batch_size=128)
-    constants = dataclasses.replace(recipe.optimizer, learning_rate_drops=drops, momentum=0.0, weight_decay=0.0)
-    recipe = dataclasses.replace(recipe, optimizer=constants)
-    optimizer = make_optimizer(recipe, steps_per_epoch=2)
-    params = {"kernel": jnp.zeros(1)}
-    state = optimizer.init(params)
-    for step in range(8):
-        updates, state = optimizer.update({"kernel": jnp.ones(1)}, state, params)
-        assert -float(updates["kernel"][0]) == pytest.approx(learning_rate(recipe, step // 2), rel=ROUNDING)
+def test_warm_up_and_decay(decay, expected):
+    recipe = published_recipe("standard")
+    constants = dataclasses.replace(recipe.optimizer, warm_up_epochs=1.0, decay=decay, learning_rate_drops=(2,))
+    recipe = dataclasses.replace(recipe, batch_size=128, epochs=5, optimizer=constants)
+    rate_at = learning_rate_schedule(recipe, steps_per_epoch=4)
+    np.testing.assert_allclose([rate_at(step) for step in range(20)], expected, rtol=0, atol=ROUNDING)
+
+
+def test_half_an_epoch_of_warm_up():
+    recipe = published_recipe("standard")
+    constants = dataclasses.replace(recipe.optimizer, warm_up_epochs=0.5)
+    rate_at = learning_rate_schedule(dataclasses.replace(recipe, optimizer=constants), steps_per_epoch=4)
+    np.testing.assert_allclose([rate_at(step) for step in range(4)], [0, 0.2, 0.4, 0.4], rtol=0, atol=ROUNDING)

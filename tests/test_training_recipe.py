@@ -234,6 +234,8 @@ def test_probabilities_lie_between_zero_and_one(field, value):
         ("optimizer.weight_decay", math.nan),
         ("penalty.rate", math.nan),
         ("optimizer.learning_rate_drops", (2, 2)),
+        ("optimizer.warm_up_epochs", -0.5),
+        ("optimizer.warm_up_epochs", 200.0),
     ],
 )
 def test_numbers_that_cannot_be_meant_are_refused(field, value):

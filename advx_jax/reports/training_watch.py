@@ -16,7 +16,7 @@ from advx_jax.training.bookkeeping import HostMetrics
 from advx_jax.training.checkpoints import Progress
 from advx_jax.training.loop import EpochSummary
 from advx_jax.training.recipe import Recipe
-from advx_jax.training.state import learning_rate
+from advx_jax.training.schedule import learning_rate_schedule
 
 TENSORBOARD = "tensorboard"
 
@@ -40,6 +40,7 @@ class TrainingWatch:
         from tensorboardX import SummaryWriter
 
         self._plan = plan
+        self._learning_rate = learning_rate_schedule(self._recipe, plan.steps_per_epoch)
         if start.step:
             print(f"going on from step {start.step} of {plan.n_steps}", flush=True)
         self._file = MetricsFile(self._workdir, start.step)
@@ -106,7 +107,7 @@ class TrainingWatch:
             "psi": metrics.psi,
             "integrator": metrics.integrator,
             "gradient_norm": metrics.gradient_norm,
-            "learning_rate": learning_rate(self._recipe, (step - 1) // self._plan.steps_per_epoch),
+            "learning_rate": float(self._learning_rate(step - 1)),
             "images_per_second": round(speed, 2),
         }
 

@@ -14,16 +14,21 @@ from advx_jax.networks.resnet import Architecture
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """SGD as PyTorch's, its rate falling in steps.
+    """SGD as PyTorch's, and how its learning rate moves.
 
     Attributes:
-        learning_rate_per_128: learning rate for each 128 examples of the global batch.
-        learning_rate_drops: epochs (counted from 0) from which on the rate is a tenth of what it was.
+        learning_rate_per_128: highest learning rate, for each 128 examples of the global batch.
+        warm_up_epochs: over which the rate rises in a line from 0 to the highest; parts of an epoch count.
+        decay: "drops", at the epochs named; "linear" or "cosine", to 0 at the last step.
+        learning_rate_drops: epochs (counted from 0) from which on the rate is a tenth of what it was;
+            only with "drops".
         momentum: of the velocity; no Nesterov, no dampening.
         weight_decay: factor of every parameter that is added to its gradient.
     """
 
     learning_rate_per_128: float
+    warm_up_epochs: float
+    decay: Literal["drops", "linear", "cosine"]
     learning_rate_drops: tuple[int, ...]
     momentum: float
     weight_decay: float
@@ -164,6 +169,11 @@ class Recipe:
         drops = self.optimizer.learning_rate_drops
         if len(set(drops)) < len(drops):
             raise UserError(f"config.optimizer.learning_rate_drops: expected different epochs, got {drops}")
+        if not 0 <= self.optimizer.warm_up_epochs < self.epochs:
+            raise UserError(
+                f"config.optimizer.warm_up_epochs: expected from 0 to less than the {self.epochs} epochs, "
+                f"got {self.optimizer.warm_up_epochs}"
+            )
         for field, value in probabilities.items():
             if not 0 <= value <= 1:
                 raise UserError(f"config.{field}: expected a probability from 0 to 1, got {value}")
@@ -173,7 +183,7 @@ class Recipe:
 
     @property
     def learning_rate(self) -> float:
-        """Of the first epochs, for the global batch."""
+        """The highest one, for the global batch."""
         return self.optimizer.learning_rate_per_128 * self.batch_size / 128
 
 

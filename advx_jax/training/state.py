@@ -11,9 +11,7 @@ from advx_jax.errors import UserError
 from advx_jax.networks.classifier import Classifier, Provenance, Variables
 from advx_jax.networks.resnet import ResNet
 from advx_jax.training.recipe import Recipe
-
-DROP = 0.1
-"""Factor of each drop of the learning rate."""
+from advx_jax.training.schedule import learning_rate_schedule
 
 
 class TrainState(NamedTuple):
@@ -43,21 +41,12 @@ def make_optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransf
 
     Args:
         recipe: gives the constants.
-        steps_per_epoch: in which the drops of the learning rate are counted.
+        steps_per_epoch: see `learning_rate_schedule`.
     """
-    constants = recipe.optimizer
-    drops = {epoch * steps_per_epoch: DROP for epoch in constants.learning_rate_drops}
-    rate = optax.piecewise_constant_schedule(recipe.learning_rate, drops)
     return optax.chain(
-        optax.add_decayed_weights(constants.weight_decay),
-        optax.sgd(rate, momentum=constants.momentum),
+        optax.add_decayed_weights(recipe.optimizer.weight_decay),
+        optax.sgd(learning_rate_schedule(recipe, steps_per_epoch), momentum=recipe.optimizer.momentum),
     )
-
-
-def learning_rate(recipe: Recipe, epoch: int) -> float:
-    """Learning rate for the global batch in an epoch, counted from 0."""
-    drops = sum(epoch >= drop for drop in recipe.optimizer.learning_rate_drops)
-    return recipe.learning_rate * DROP**drops
 
 
 def initial_state(

@@ -1,0 +1,19 @@
+"""resnet20-quick-standard: nothing special, for two CPU cores.
+
+python -m advx_jax.train --config=configs/quick_standard.py
+"""
+
+from ml_collections import ConfigDict
+
+from configs.published import published
+
+
+def get_config() -> ConfigDict:
+    """The published recipe on ResNet-20, with one rise and fall of the learning rate over few epochs."""
+    config = published("resnet20-quick-standard")
+    config.epochs = 10
+    config.batch_size = 128
+    config.held_out = 5000
+    config.architecture.stage_lengths = (3, 3, 3)
+    config.optimizer.update(learning_rate_per_128=0.2, warm_up_epochs=2.0, decay="linear")
+    return config
