@@ -68,8 +68,25 @@ def without(config, field):
     return config
 
 
-def test_there_is_a_config_for_each_published_network_and_one_to_try():
-    assert set(ALL) == {*PUBLISHED, "smoke"}
+def test_there_is_a_config_for_each_published_network_two_quick_ones_and_one_to_try():
+    assert set(ALL) == {*PUBLISHED, "quick_standard", "quick_robust", "smoke"}
+
+
+@pytest.mark.parametrize("name", ["standard", "robust"])
+def test_quick_recipes_change_nothing_but_size_schedule_and_the_speed_of_psi(name):
+    quick, published = config_of(f"quick_{name}"), config_of(name)
+    names = {text.split(":")[0] for text in differing_fields(published, quick)}
+    assert names - {"penalty.rate"} == {
+        "name",
+        "epochs",
+        "batch_size",
+        "held_out",
+        "architecture.stage_lengths",
+        "optimizer.learning_rate_per_128",
+        "optimizer.warm_up_epochs",
+        "optimizer.decay",
+    }
+    assert ("penalty.rate" in names) == (name == "robust")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -79,7 +96,7 @@ def test_published_recipes_have_the_constants_of_the_paper(name):
     assert recipe.name == network
     assert recipe.architecture == Architecture((7, 7, 7), (16, 32, 64), 10, activation, 0.5)
     assert (recipe.epochs, recipe.batch_size, recipe.held_out) == (200, 512, 0)
-    assert recipe.optimizer == Optimizer(0.1, (170, 195), 0.9, 1e-4)
+    assert recipe.optimizer == Optimizer(0.1, 0.0, "drops", (170, 195), 0.9, 1e-4)
     assert recipe.learning_rate == 0.4
     assert recipe.augmentation == Augmentation(padding=4, flip_probability=0.5)
     assert recipe.penalty == penalty
