@@ -1,11 +1,12 @@
 """Explain images: change each a little until the network finds it more like each of the classes.
 
-    python -m advx_jax.explain --model=resnet44-all
+    python -m advx_jax.explain
+    python -m advx_jax.explain --model=resnet44-all --beside=resnet44-standard
     python -m advx_jax.explain --model=resnet44-robust --indices=3,5 --eps=0.15 --output=deeper
     python -m advx_jax.explain --model=resnet44-all --images='photos/*.jpg' --output=photos-explained
 
 Writes a folder of pictures for each image, index.html to look at them, and explanations.json. A second call
-goes on where the first was interrupted.
+goes on where the first was interrupted. Without --model, our best robust network is shown beside an ordinary one.
 """
 
 from pathlib import Path
@@ -25,6 +26,9 @@ _N_IMAGES = flags.DEFINE_integer("n_images", None, "How many test images, from t
 _INDICES = flags.DEFINE_list("indices", None, "Which test images instead, by index: 3,5.")
 _IMAGES = flags.DEFINE_string("images", None, "Your own image files instead: a name or a glob pattern.")
 _OUTPUT = flags.DEFINE_string("output", "output", "Folder for the pictures.")
+_BESIDE = flags.DEFINE_string(
+    "beside", None, "Second network, whose explanations of the same images are shown under the first's."
+)
 _STRICT = flags.DEFINE_boolean("strict", False, "Fail if an explanation did not reach ρ.")
 flags.adopt_module_key_flags(inference_flags)
 flags.adopt_module_key_flags(attack_flags)
@@ -48,9 +52,9 @@ def main(arguments: list[str]) -> None:
     else:
         network, data = inference_flags.load_network_and_images()
         images = given_images(data, _INDICES.value, inference_flags.check_n_images(_N_IMAGES.value, len(data), 10))
-    print(
-        report_explanations(network, images, settings, Path(_OUTPUT.value), attack_flags.OVERWRITE.value, _STRICT.value)
-    )
+    beside = inference_flags.load_network_beside(_BESIDE.value)
+    overwrite, strict = attack_flags.OVERWRITE.value, _STRICT.value
+    print(report_explanations(network, images, settings, Path(_OUTPUT.value), overwrite, strict, beside))
 
 
 if __name__ == "__main__":

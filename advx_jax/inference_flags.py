@@ -6,10 +6,13 @@ from advx_jax._runtime import keep_compiled_code
 from advx_jax.data.image_set import ImageSet
 from advx_jax.data.sources import load_cifar10
 from advx_jax.errors import UserError
-from advx_jax.networks.registry import ResolvedNetwork, resolve_network
+from advx_jax.networks.registry import ResolvedNetwork, first_choice, resolve_network
 
 _MODEL = flags.DEFINE_string(
-    "model", None, "Network: a published name (resnet44-all, …), a .safetensors or .pt file, or a training workdir."
+    "model",
+    None,
+    "Network: a name (resnet44-all, …), a .safetensors or .pt file, or a training workdir. "
+    "Default: the best robust network that ships with the package.",
 )
 _DATA = flags.DEFINE_string(
     "data",
@@ -32,12 +35,24 @@ def load_network() -> ResolvedNetwork:
     """The network of --model.
 
     Raises:
-        UserError: none is named, or it cannot be found or read.
+        UserError: it cannot be found or read.
     """
-    if not _MODEL.value:
-        raise UserError("expected a network, for instance --model=resnet44-all, got none")
     keep_compiled_code()
-    return resolve_network(_MODEL.value)
+    return resolve_network(first_choice().robust if _MODEL.value is None else _MODEL.value)
+
+
+def load_network_beside(model: str | None) -> ResolvedNetwork | None:
+    """The network to show beside that of --model.
+
+    Args:
+        model: what the command line asks for; if None, there is one only where --model is not given either.
+
+    Raises:
+        UserError: it cannot be found or read.
+    """
+    if model is None and _MODEL.value is None:
+        model = first_choice().ordinary
+    return None if model is None else resolve_network(model)
 
 
 def data_was_given() -> bool:

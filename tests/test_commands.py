@@ -17,6 +17,7 @@ from PIL import Image
 from advx_jax.analysis.subset import published_subset
 from advx_jax.networks.classifier import Provenance
 from advx_jax.networks.files import save_network
+from advx_jax.networks.registry import first_choice
 
 COMMANDS = ("evaluate", "explain", "ara")
 # What JAX's allocator and the garbage collector may keep; ten times fewer than the arrays that must not pile up.
@@ -201,6 +202,27 @@ def test_interrupted_ara_keeps_what_it_has(folder):
         assert entries.items() <= later[kind].items()
 
 
+def test_explain_shows_a_second_network_beside_the_first(folder):
+    save_network(folder / "other.safetensors", random_classifier(seed=4), Provenance(name="other"))
+    flags = ("--model=tiny.safetensors", "--output=two", "--steps=5", "--n_images=2")
+    out = succeed(folder, "explain", *flags, "--beside=other.safetensors")
+    assert "beside it, other:" in out
+    for tree in (folder / "two", folder / "two" / "beside" / "other"):
+        assert {"0-cat", "1-ship", "explanations.json", "index.html"} <= {path.name for path in tree.iterdir()}
+    assert "other" in (folder / "two" / "index.html").read_text()
+    results = json.loads((folder / "two" / "beside" / "other" / "explanations.json").read_text())
+    assert results["settings"]["model"] == "other"
+
+
+def test_explain_without_anything_shows_the_shipped_networks(folder):
+    out = succeed(folder, "explain", "--steps=2", "--output=first")
+    chosen = first_choice()
+    page = (folder / "first" / "index.html").read_text()
+    assert f"{chosen.robust} beside {chosen.ordinary}" in page
+    assert f"beside it, {chosen.ordinary}:" in out
+    assert len(list((folder / "first").glob("*-*/_input.png"))) == 10
+
+
 def _n_measured(path: Path) -> int:
     return sum(map(len, json.loads(path.read_text())["measured"].values())) if path.exists() else 0
 
@@ -225,7 +247,8 @@ def test_memory_of_ara_grows_neither_with_images_nor_with_steps(folder):
 @pytest.mark.parametrize(
     ("command", "arguments", "message"),
     [
-        ("evaluate", [], "expected a network, for instance --model=resnet44-all, got none"),
+        ("evaluate", ["--model="], "expected a network by name"),
+        ("explain", ["--model=tiny.safetensors", "--beside=tinier"], "got 'tinier'"),
         ("evaluate", ["--model=resnet45"], "resnet44-"),
         ("evaluate", ["--model=tiny.safetensors", "--n_images=257"], "expected --n_images from 1 to 256, got 257"),
         ("evaluate", ["--model=tiny.safetensors", "--data=nowhere"], "nowhere"),

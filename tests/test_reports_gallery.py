@@ -8,7 +8,7 @@ from explained_images import explained_image
 
 from advx_jax.errors import UserError
 from advx_jax.reports.explanation_tree import summary, write_explanation
-from advx_jax.reports.gallery import write_gallery
+from advx_jax.reports.gallery import Beside, write_gallery
 from advx_jax.reports.results_json import read_json, write_json
 
 ENVIRONMENT = {"advx_jax": "0.1.0", "jax": "0.10.1", "device": {"platform": "cpu", "kind": "cpu", "count": 2}}
@@ -252,3 +252,28 @@ def test_results_that_are_none_are_one_line_errors(tmp_path, change):
         make(tmp_path, [explained_image()], **change)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "index.html").exists()
+
+
+def test_a_second_network_is_shown_under_the_first(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+    make(first, [explained_image("0", 3), explained_image("1", 8, seed=1)])
+    # The second has explained only one of the images, and another one.
+    make(
+        second, [explained_image("1", 8, seed=2), explained_image("7", 2, seed=3)], SETTINGS | {"model": "<i>standard"}
+    )
+    results, other = (read_json(folder / "explanations.json") for folder in (first, second))
+    page = Page(write_gallery(first, results, Beside(second, other)))
+    assert "resnet44-all beside <i>standard" in page.text
+    assert len(page.all("article")) == 2
+    (section,) = page.all("section")
+    assert section["aria-label"] == "The same image by <i>standard"
+    # 12 explanations each, for two images and for one; the inputs of the three.
+    assert len(page.all("img", class_="explanation")) == 36
+    for name in ("1-ship/_input.png", "1-ship/4_*.png"):
+        (picture,) = second.glob(name)
+        assert base64.b64encode(picture.read_bytes()).decode() in page.source
+    assert not any(base64.b64encode(path.read_bytes()).decode() in page.source for path in second.glob("7-bird/[0-9]*"))
+    # Two of ten explanations are short, and only the image that both have explained is counted.
+    assert "2 of its 10 explanations ended short" in " ".join(page.text.split())

@@ -1,11 +1,21 @@
 """A trained workdir is a network to every other command."""
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parents[1]
+# The benchmarks are no part of what is installed.
+sys.path.insert(0, str(ROOT))
+
+from advx_jax.errors import UserError
+from benchmarks.ship_network import manifest_entry
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +90,23 @@ def test_back_to_pytorch(call):
     assert content["training_options"]["l2_min"] is True
     # Three steps of an attack of eight passes and one of training.
     assert content["model_params"]["pipe.1.0.pre.0.num_batches_tracked"] == 27
+
+
+def test_the_manifest_tells_how_a_run_came_about(call):
+    _, folder = call("advx_jax.evaluate", "--help")
+    entry = manifest_entry(folder / "run", "configs/smoke.py", "816bc3c", "everything")
+    assert entry["file"] == "tiny-smoke.safetensors"
+    assert entry["sha256"] == hashlib.sha256((folder / "run" / "network.safetensors").read_bytes()).hexdigest()
+    assert entry["architecture"]["stage_lengths"] == [1, 1]
+    trained = entry["trained"]
+    assert (trained["config"], trained["commit"], trained["epochs"]) == ("configs/smoke.py", "816bc3c", 1)
+    assert trained["device"] == "1 × cpu"
+    assert trained["final_psi"] == 220
+    config = json.loads((folder / "run" / "config.json").read_text())
+    config["config"]["epochs"] = 2
+    (folder / "unfinished").mkdir()
+    for name in ("metrics.jsonl", "network.safetensors"):
+        shutil.copy(folder / "run" / name, folder / "unfinished")
+    (folder / "unfinished" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="expected 2 epochs in .*, got 1"):
+        manifest_entry(folder / "unfinished", "configs/smoke.py", "816bc3c", "everything")

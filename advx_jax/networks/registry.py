@@ -7,7 +7,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from advx_jax.cache import cache_dir
 from advx_jax.errors import UserError
@@ -51,13 +51,34 @@ class ManifestEntry(NamedTuple):
     url: str | None
 
 
+class FirstChoice(NamedTuple):
+    """The networks that are taken where nobody names one; both ship with the package.
+
+    Attributes:
+        robust: name of the best robust network.
+        ordinary: name of one trained without anything special, for comparison.
+    """
+
+    robust: str
+    ordinary: str
+
+
 def manifest() -> dict[str, ManifestEntry]:
     """All networks that have a name, by name."""
-    content = json.loads((importlib.resources.files("prebuilt") / "manifest.json").read_text(encoding="utf-8"))
     return {
         name: ManifestEntry(name, fields["file"], fields["sha256"], fields.get("url"))
-        for name, fields in content["networks"].items()
+        for name, fields in _manifest()["networks"].items()
     }
+
+
+def first_choice() -> FirstChoice:
+    """The networks to take where nobody names one."""
+    return FirstChoice(**_manifest()["first_choice"])
+
+
+def _manifest() -> dict[str, Any]:
+    content = (importlib.resources.files("prebuilt") / "manifest.json").read_text(encoding="utf-8")
+    return cast(dict[str, Any], json.loads(content))
 
 
 def resolve_network(model: str) -> ResolvedNetwork:

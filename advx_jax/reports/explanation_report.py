@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,13 +28,15 @@ from advx_jax.reports.explanation_tree import (
     summary,
     write_explanation,
 )
-from advx_jax.reports.gallery import write_gallery
+from advx_jax.reports.gallery import Beside, write_gallery
 from advx_jax.reports.kept_work import attack_record, earlier_results
-from advx_jax.reports.names import unique_names
+from advx_jax.reports.names import safe_name, unique_names
 from advx_jax.reports.progress import progress
 from advx_jax.reports.results_json import head, read_json, write_json
 
 RESULTS_FILE = "explanations.json"
+BESIDE_FOLDER = "beside"
+"""Where explanations by second networks lie; no image's folder has such a name, without `-`."""
 # Often enough to lose little, seldom enough that the list of ten thousand images costs nothing.
 _SECONDS_BETWEEN_WRITES = 5.0
 
@@ -101,11 +103,22 @@ def report_explanations(
     output: Path,
     overwrite: bool,
     strict: bool,
+    beside: ResolvedNetwork | None = None,
 ) -> str:
     """Explain images and write everything a person or a program may want to see of it.
 
     Images that an earlier call explained with the same settings are kept as they are; each
     finished picture is on disk at once, and an interrupted call loses no image that it finished.
+
+    Args:
+        network: the network.
+        wanted: images to explain.
+        settings: of the attack.
+        output: folder for pictures, gallery and JSON.
+        overwrite: replace what other settings left there.
+        strict: an explanation that misses ρ is an error.
+        beside: a second network; its explanations of the same images go into a folder in `output`
+            and are shown under those of the first.
 
     Returns:
         A text that says what came out.
@@ -114,6 +127,24 @@ def report_explanations(
         UserError: `output` holds explanations of other settings or images and must not be
             overwritten; or `strict`, and an explanation did not reach ρ.
     """
+    results = _explain_into(output, network, wanted, settings, overwrite)
+    other = None
+    if beside is not None:
+        folder = output / BESIDE_FOLDER / safe_name(beside.provenance.name)
+        other = Beside(folder, _explain_into(folder, beside, wanted, settings, overwrite))
+        write_gallery(*other)
+    write_gallery(output, results, other)
+    lines = [_verdict(results, wanted.images, settings, strict)]
+    if other is not None and beside is not None:
+        # Shown for comparison: it may miss ρ even where the first network must not.
+        lines += [f"beside it, {beside.provenance.name}:", _verdict(other.results, wanted.images, settings, False)]
+    return "\n".join([*lines, f"pictures: {output / 'index.html'}"])
+
+
+def _explain_into(
+    output: Path, network: ResolvedNetwork, wanted: ImagesToExplain, settings: AttackSettings, overwrite: bool
+) -> dict[str, Any]:
+    """Explain what is missing in `output`; returns what its results file holds then."""
     results = head("explain", FORMAT, attack_record(network, settings))
     results |= {"data": wanted.source, "class_names": CIFAR10_CLASSES, "images": []}
     path = output / RESULTS_FILE
@@ -140,9 +171,7 @@ def report_explanations(
     finally:
         # Also when interrupted: what is finished is listed, and so not done again.
         _write_results(path, results, entries)
-    if results["images"]:
-        write_gallery(output, results)
-    return _verdict(output, results, wanted.images, settings, strict)
+    return results
 
 
 def _record(image: NamedImage, pixels: Float[np.ndarray, "32 32 3"], explanation: Explanation) -> ExplainedImage:
@@ -197,9 +226,7 @@ def _natural_order(entry: dict[str, Any]) -> tuple[int, str]:
     return (int(name), "") if name.isdecimal() else (-1, name)
 
 
-def _verdict(
-    output: Path, results: dict[str, Any], wanted: Sequence[NamedImage], settings: AttackSettings, strict: bool
-) -> str:
+def _verdict(results: Mapping[str, Any], wanted: Sequence[NamedImage], settings: AttackSettings, strict: bool) -> str:
     names = {image.name for image in wanted}
     entries = [entry for entry in results["images"] if entry["name"] in names]
     rows = []
@@ -223,5 +250,4 @@ def _verdict(
         if strict:
             raise UserError(message)
         lines.append(message)
-    lines.append(f"pictures: {output / 'index.html'}")
     return "\n".join(lines)

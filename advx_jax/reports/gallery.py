@@ -47,6 +47,19 @@ class _Image(NamedTuple):
     tiles: list[_Tile]
     predicted: _Tile
     n_missed: int
+    beside: "_Image | None"
+
+
+class Beside(NamedTuple):
+    """Explanations of the same images by a second network, to be shown under the first's.
+
+    Attributes:
+        output: the folder with its pictures.
+        results: content of its `explanations.json`.
+    """
+
+    output: Path
+    results: Mapping[str, Any]
 
 
 class _Page(NamedTuple):
@@ -56,7 +69,7 @@ class _Page(NamedTuple):
     last: int
 
 
-def write_gallery(output: Path, results: Mapping[str, Any]) -> Path:
+def write_gallery(output: Path, results: Mapping[str, Any], beside: Beside | None = None) -> Path:
     """Write `index.html` for the explanations in `output`; more than 100 images go on `index-2.html`, ….
 
     Every page embeds its pictures, read from the tree that `write_explanation` wrote, so the gallery
@@ -66,6 +79,7 @@ def write_gallery(output: Path, results: Mapping[str, Any]) -> Path:
         output: the folder with the pictures.
         results: content of `explanations.json`: a head whose `settings` name at least `model` and
             `eps` (ρ), then `class_names`, and `images`, a `summary` each.
+        beside: explanations by another network, shown for the images that it explained too.
 
     Returns:
         The first page.
@@ -76,9 +90,15 @@ def write_gallery(output: Path, results: Mapping[str, Any]) -> Path:
     try:
         records, class_names = list(results["images"]), [str(name) for name in results["class_names"]]
         eps = float(results["settings"]["eps"])
+        model, other_model = results["settings"]["model"], beside and beside.results["settings"]["model"]
+        others = {record["folder"]: record for record in beside.results["images"]} if beside else {}
+        both = [others[record["folder"]] for record in records if record["folder"] in others]
         shared = {
             "generator": _GENERATOR,
-            "title": f"Adversarial explanations: {results['settings']['model']}",
+            "title": f"Adversarial explanations: {model}" + (f" beside {other_model}" if beside else ""),
+            "model": model,
+            "other_model": other_model,
+            "other_overview": _overview(both),
             "eps": f"{eps:g}",
             "n_classes": len(class_names),
             "facts": _facts({**results["settings"], "data": results.get("data")}),
@@ -88,10 +108,13 @@ def write_gallery(output: Path, results: Mapping[str, Any]) -> Path:
         }
         template = _template()
         for page in pages:
-            images = [
-                _image(output, number, record, class_names)
-                for number, record in enumerate(records[page.first - 1 : page.last], page.first)
-            ]
+            images = []
+            for number, record in enumerate(records[page.first - 1 : page.last], page.first):
+                image = _image(output, number, record, class_names)
+                if beside and record["folder"] in others:
+                    other = _image(beside.output, number, others[record["folder"]], class_names)
+                    image = image._replace(beside=other)
+                images.append(image)
             with written_whole(output / page.name) as temporary:
                 html = template.render(shared, page=page, images=images)
                 # A file name that is no valid text must not make the page invalid.
@@ -171,6 +194,7 @@ def _image(output: Path, number: int, record: Mapping[str, Any], class_names: Se
         tiles=tiles,
         predicted=tiles[record["predicted"]],
         n_missed=sum(tile.missed for tile in tiles),
+        beside=None,
     )
 
 

@@ -1,0 +1,68 @@
+"""What is known of every network with a name: where its measurements lie and what they say."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from advx_jax.files import written_whole
+from advx_jax.reports.results_json import read_json
+
+ROOT = Path(__file__).parents[1]
+PREBUILT = ROOT / "prebuilt"
+MANIFEST = PREBUILT / "manifest.json"
+MEASURED = PREBUILT / "measured"
+"""A folder for each network, with what `evaluate`, `ara` and `explain` wrote."""
+
+SHOWN = (2, 5, 8, 9)
+"""Test images of the picture, as in the published code's own table: ship, frog, cat, automobile."""
+
+
+class Files(NamedTuple):
+    """Where the measurements of a network lie.
+
+    Attributes:
+        accuracy: JSON of `evaluate` on all test images.
+        sample_accuracy: JSON of `evaluate` on the shipped sample.
+        ara: folder of `ara`.
+        explanations: folder of `explain`.
+    """
+
+    accuracy: Path
+    sample_accuracy: Path
+    ara: Path
+    explanations: Path
+
+
+def files_of(name: str) -> Files:
+    """Where the measurements of the network `name` lie, whether they are there or not."""
+    folder = MEASURED / name
+    return Files(folder / "accuracy.json", folder / "accuracy-sample.json", folder / "ara", folder / "explain")
+
+
+def measurements(name: str) -> dict[str, Any]:
+    """Figures of a network, from its files; those that are not measured are missing."""
+    files = files_of(name)
+    found: dict[str, Any] = {}
+    if files.accuracy.exists():
+        accuracy = read_json(files.accuracy)
+        found |= {"test_accuracy": accuracy["accuracy"], "test_loss": accuracy["loss"], "n_test": accuracy["n_images"]}
+    if files.sample_accuracy.exists():
+        found["sample_correct"] = read_json(files.sample_accuracy)["correct"]
+    if (files.ara / "ara.json").exists():
+        ara = read_json(files.ara / "ara.json")
+        found |= {f"{kind}_ara": ara[kind]["ara"] for kind in ("attack", "btr")}
+        found["n_ara_images"] = ara["attack"]["n_images"]
+    return found
+
+
+def read_manifest() -> dict[str, Any]:
+    """All of the manifest."""
+    content: dict[str, Any] = json.loads(MANIFEST.read_text(encoding="utf-8"))
+    return content
+
+
+def write_manifest(content: Mapping[str, Any]) -> None:
+    """Write all of the manifest, whole or not at all."""
+    with written_whole(MANIFEST) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,115 @@
+"""The networks that ship with the package, and what is said of them."""
+
+import importlib
+import importlib.resources
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from advx_jax.analysis.accuracy import predict
+from advx_jax.analysis.robustness_area import KINDS, minimum_norm_distances
+from advx_jax.analysis.subset import published_subset
+from advx_jax.data.image_set import unit_images
+from advx_jax.data.sample import load_sample
+from advx_jax.data.sources import load_cifar10
+from advx_jax.networks.registry import first_choice, resolve_network
+from advx_jax.training.recipe import recipe_from_config
+
+ROOT = Path(__file__).parents[1]
+# The benchmarks are no part of what is installed.
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.measured import files_of, measurements
+from benchmarks.results_table import README, with_table
+
+CONTENT = json.loads((importlib.resources.files("prebuilt") / "manifest.json").read_text(encoding="utf-8"))
+SHIPPED = [name for name, entry in CONTENT["networks"].items() if "url" not in entry]
+MEASURED = [name for name, entry in CONTENT["networks"].items() if "measured" in entry]
+# Logits agree to 1e-5 between machines; so close a call that one image changes sides is rare, two are not expected.
+IMAGES_THAT_MAY_CHANGE = 1
+# Rounding moves single distances after 450 steps; most stay.
+DISTANCE_TOLERANCE = 0.02
+
+
+def test_an_ordinary_and_a_robust_network_ship():
+    assert set(first_choice()) <= set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_networks_are_those_that_their_recipes_make(name):
+    entry = CONTENT["networks"][name]
+    trained = entry["trained"]
+    recipe = recipe_from_config(
+        importlib.import_module(f"configs.{Path(trained['config']).stem}").get_config().to_dict()
+    )
+    # Checks the file's sha256.
+    network = resolve_network(name)
+    assert network.path.name == entry["file"]
+    assert recipe.name == name
+    assert network.classifier.architecture == recipe.architecture
+    assert trained["epochs"] == recipe.epochs
+    assert trained["hours"] > 0
+    assert (network.provenance.psi_integrator is not None) == ("final_psi" in trained) == (recipe.penalty is not None)
+    if recipe.penalty:
+        psi = recipe.penalty.weight_at_zero * np.exp(recipe.penalty.rate * network.provenance.psi_integrator)
+        assert round(psi) == trained["final_psi"]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_accuracy_on_the_sample_is_that_of_the_manifest(name):
+    sample = load_sample()
+    labels = sample.labels.astype(np.int32)
+    found = predict(resolve_network(name).classifier, unit_images(sample.images), labels)
+    n_correct = int((found.classes == labels).sum())
+    assert abs(n_correct - CONTENT["networks"][name]["measured"]["sample_correct"]) <= IMAGES_THAT_MAY_CHANGE
+
+
+def test_distances_on_the_sample_are_those_of_the_record():
+    """Of the robust network: with its Half-Huber ReLU distances hardly depend on rounding."""
+    name = first_choice().robust
+    ara = json.loads((files_of(name).ara / "ara.json").read_text(encoding="utf-8"))
+    sample = load_sample()
+    known = dict(zip(ara["attack"]["indices"], ara["attack"]["distances"], strict=True))
+    places = [index for index in published_subset(len(sample), len(sample)) if index in known][:4]
+    assert len(places) >= 2
+    images, labels = unit_images(sample.images[places]), sample.labels[places].astype(np.int32)
+    for part, found in minimum_norm_distances(resolve_network(name).classifier, images, labels, KINDS["attack"]):
+        expected = [known[places[place]] for place in part]
+        np.testing.assert_allclose(found.distances, expected, rtol=DISTANCE_TOLERANCE)
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_the_manifest_says_what_was_measured(name):
+    assert CONTENT["networks"][name]["measured"] == measurements(name)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_what_is_measured_of_a_shipped_network_is_measured_on_that_file(name):
+    files, sha256 = files_of(name), resolve_network(name).classifier.fingerprint()
+    for path in (
+        files.accuracy,
+        files.sample_accuracy,
+        files.ara / "ara.json",
+        files.explanations / "explanations.json",
+    ):
+        assert json.loads(path.read_text(encoding="utf-8"))["settings"]["network_sha256"] == sha256
+
+
+def test_the_table_in_the_readme_is_the_one_that_the_measurements_make():
+    text = README.read_text(encoding="utf-8")
+    assert with_table(text, CONTENT["networks"]) == text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHIPPED)
+def test_accuracy_on_all_test_images_is_that_of_the_manifest(name):
+    data = load_cifar10(None, "test")
+    if len(data) != 10_000:
+        pytest.skip("needs all test images: python -m advx_jax.data.cifar10")
+    labels = data.labels.astype(np.int32)
+    found = predict(resolve_network(name).classifier, unit_images(data.images), labels)
+    expected = CONTENT["networks"][name]["measured"]["test_accuracy"]
+    assert abs(found.accuracy(labels) - expected) <= IMAGES_THAT_MAY_CHANGE / len(data)
