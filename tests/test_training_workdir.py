@@ -108,5 +108,5 @@ def test_the_manifest_tells_how_a_run_came_about(call):
     for name in ("metrics.jsonl", "network.safetensors"):
         shutil.copy(folder / "run" / name, folder / "unfinished")
     (folder / "unfinished" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="expected 2 epochs in .*, got 1"):
+    with pytest.raises(UserError, match=r"expected 2 epochs in .*, got 1"):
         manifest_entry(folder / "unfinished", "configs/smoke.py", "816bc3c", "everything")
