@@ -11,7 +11,7 @@ from configs.published import published
 def get_config() -> ConfigDict:
     """The published recipe on ResNet-20, with one rise and fall of the learning rate over few epochs."""
     config = published("resnet20-quick-standard")
-    config.epochs = 10
+    config.epochs = 8
     config.batch_size = 128
     config.held_out = 5000
     config.architecture.stage_lengths = (3, 3, 3)
