@@ -18,6 +18,7 @@ from benchmarks.results_picture import PICTURE, write_results_picture
 README = ROOT / "README.md"
 BEGIN, END = "<!-- results: python -m benchmarks.results_table -->", "<!-- end of results -->"
 
+_PUBLISHED_EPOCHS = 200
 _HEADER = ("network", "trained with", "epochs", "train loss", "final ψ", "accuracy", "attack ARA", "BTR ARA", "images")
 
 
@@ -51,11 +52,19 @@ def with_table(readme: str, networks: Mapping[str, Mapping[str, Any]]) -> str:
 
 def results_table(networks: Mapping[str, Mapping[str, Any]]) -> str:
     """All networks of the manifest as a Markdown table; published figures stand in brackets."""
-    rows = [_HEADER, ("---",) * len(_HEADER), *(_row(name, entry) for name, entry in networks.items())]
+    rows = [_HEADER, ("---",) * len(_HEADER), *(_row(networks, name) for name in networks)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _row(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
+def _epochs(networks: Mapping[str, Mapping[str, Any]], name: str) -> str:
+    """Epochs of training, those of the network that it started from first."""
+    trained = networks[name].get("trained", {"epochs": _PUBLISHED_EPOCHS})
+    first = f"{_epochs(networks, trained['starts_from'])} + " if "starts_from" in trained else ""
+    return f"{first}{trained['epochs']}"
+
+
+def _row(networks: Mapping[str, Mapping[str, Any]], name: str) -> tuple[str, ...]:
+    entry = networks[name]
     measured, trained = entry.get("measured", {}), entry.get("trained", {})
     published = entry.get("published", {})
 
@@ -68,7 +77,7 @@ def _row(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         name,
         entry["training"],
-        str(told.get("epochs", 200)),
+        _epochs(networks, name),
         f"{told['train_loss']:.4f}",
         "" if psi is None else f"{psi:,}",
         figure("test_accuracy"),

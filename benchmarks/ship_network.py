@@ -62,7 +62,7 @@ def manifest_entry(workdir: Path, config: str, commit: str, training: str) -> di
         raise UserError(f"expected {record['config']['epochs']} epochs in {workdir}, got {len(epochs)}")
     last, device = epochs[-1], record["environment"]["device"]
     file = f"{network.provenance.name}{SUFFIX}"
-    trained = {
+    trained: dict[str, Any] = {
         "config": config,
         "commit": commit,
         "epochs": len(epochs),
@@ -70,6 +70,8 @@ def manifest_entry(workdir: Path, config: str, commit: str, training: str) -> di
         "device": f"{device['count']} × {device['kind']}",
         "train_loss": round(last["train_loss"], 4),
     }
+    if first := record["config"]["init_from"]:
+        trained["starts_from"] = resolve_network(first).provenance.name
     if network.provenance.psi_integrator is not None:
         trained["final_psi"] = round(last["psi"])
     if "held_out_accuracy" in last:

@@ -68,8 +68,8 @@ def without(config, field):
     return config
 
 
-def test_there_is_a_config_for_each_published_network_two_quick_ones_and_one_to_try():
-    assert set(ALL) == {*PUBLISHED, "quick_standard", "quick_robust", "smoke"}
+def test_there_is_a_config_for_each_published_network_some_quick_ones_and_one_to_try():
+    assert set(ALL) == {*PUBLISHED, "quick_standard", "quick_robust", "quick_robust_tuned", "smoke"}
 
 
 @pytest.mark.parametrize("name", ["standard", "robust"])
