@@ -1,6 +1,7 @@
 """Explanations of many images as files: pictures, gallery, JSON; kept as they come."""
 
 import contextlib
+import dataclasses
 import hashlib
 import shutil
 import time
@@ -114,7 +115,7 @@ def report_explanations(
         UserError: `output` holds explanations of other settings or images and must not be
             overwritten; or `strict`, and an explanation did not reach ρ.
     """
-    results = head("explain", FORMAT, attack_record(network, settings))
+    results = head("explain", FORMAT, attack_record(network, dataclasses.asdict(settings)))
     results |= {"data": wanted.source, "class_names": CIFAR10_CLASSES, "images": []}
     path = output / RESULTS_FILE
     earlier = earlier_results(path, results, overwrite)
