@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from advx_jax.attacks.ascent import negative_log_odds
 from advx_jax.attacks.loop import LogitsFn, Number
+from advx_jax.attacks.norms import per_example
 from advx_jax.attacks.projections import clip_to_box, l2_norm, linf_norm, project_l2, project_linf, unit_l2
 from advx_jax.attacks.search import Search, SearchResult, State, cosine, farthest_in_box, found_before, look
 
@@ -27,6 +29,9 @@ class FMN(Search):
         last_step_length: α after the last step.
         gamma: γ, by which fraction the first radii shrink or grow; falls to `last_gamma` in the same way.
         last_gamma: γ after the last step.
+        climb: "margin", the difference between two logits, as in the paper; "log_odds", the label's against
+            all other classes, whose gradient jumps from no class to another.
+        relative: step lengths are fractions of the radius, so that they fit networks of any robustness.
     """
 
     norm: Literal["l2", "linf"] = struct.field(pytree_node=False, default="l2")
@@ -34,6 +39,8 @@ class FMN(Search):
     last_step_length: Number = 0.01
     gamma: Number = 0.05
     last_gamma: Number = 0.001
+    climb: Literal["margin", "log_odds"] = struct.field(pytree_node=False, default="margin")
+    relative: bool = struct.field(pytree_node=False, default=False)
 
     def size(self, perturbation: Float[Array, "batch *shape"]) -> Float[Array, " batch"]:
         """The norm that is minimised."""
@@ -53,12 +60,15 @@ class FMN(Search):
     ) -> State:
         """Look, change the radius, follow the gradient, and go back into the ball."""
 
-        def margins(perturbation: Array) -> tuple[Array, tuple[Array, Array]]:
+        def descended(perturbation: Array) -> tuple[Array, tuple[Array, Array]]:
             logits = logits_fn(images + perturbation)
             margin = self.criterion.margin(logits, labels)
-            return margin.sum(), (margin, logits)
+            if self.climb == "margin":
+                return margin.sum(), (margin, logits)
+            height = negative_log_odds(logits, labels)
+            return (height if self.criterion.towards_label else -height).sum(), (margin, logits)
 
-        gradient, (margin, logits) = jax.grad(margins, has_aux=True)(state.perturbation)
+        gradient, (margin, logits) = jax.grad(descended, has_aux=True)(state.perturbation)
         found, success = look(self, logits, labels, state.perturbation, state.found)
 
         fall = cosine(state.step, self.steps).astype(images.dtype)
@@ -72,7 +82,8 @@ class FMN(Search):
         radius = jnp.where(success, jnp.minimum(state.radius * (1 - gamma), found.norm), missed)
         if self.stay_in_range:
             radius = jnp.minimum(radius, self.size(farthest_in_box(images)))
-        moved = state.perturbation - length * unit_l2(gradient)
+        lengths = jnp.broadcast_to(length, radius.shape) * (radius if self.relative else 1)
+        moved = state.perturbation - per_example(lengths, gradient) * unit_l2(gradient)
         perturbation = project_l2(moved, radius) if self.norm == "l2" else project_linf(moved, radius)
         if self.stay_in_range:
             perturbation = clip_to_box(images, perturbation)

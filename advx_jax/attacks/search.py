@@ -5,6 +5,7 @@ from the outcome of another (`earlier`): a success is then replaced by smaller o
 """
 
 import dataclasses
+import itertools
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
@@ -18,6 +19,8 @@ from advx_jax.attacks.norms import per_example, rms
 from advx_jax.attacks.projections import l2_norm
 from advx_jax.errors import UserError
 
+# Logits of deep networks differ by so many units in the last place from one compilation to another.
+_ROUNDING = 100
 # A step at which something happened that did not happen yet.
 _NEVER = jnp.iinfo(jnp.int32).max
 
@@ -110,6 +113,10 @@ class Search:
         """The same attack with another criterion of success."""
         return dataclasses.replace(self, criterion=criterion)
 
+    def revised(self, steps: int, stay_in_range: bool) -> "Search":
+        """The same attack with another number of steps, free to leave [0,1] or not."""
+        return dataclasses.replace(self, steps=steps, stay_in_range=stay_in_range)
+
     def record(self) -> dict[str, Any]:
         """Everything that a result depends on, apart from network, image and criterion."""
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -199,9 +206,17 @@ class Chain:
         """The same attack with another criterion of success."""
         return dataclasses.replace(self, parts=tuple(part.until(criterion) for part in self.parts))
 
+    def revised(self, steps: int, stay_in_range: bool) -> "Chain":
+        """The same attack with another number of steps, shared out as now, free to leave [0,1] or not."""
+        ends = [steps * end // self.steps for end in itertools.accumulate(part.steps for part in self.parts)]
+        counts = [end - begin for begin, end in itertools.pairwise([0, *ends])]
+        parts = (part.revised(count, stay_in_range) for part, count in zip(self.parts, counts, strict=True))
+        return dataclasses.replace(self, parts=tuple(parts))
+
     def record(self) -> dict[str, Any]:
         """Everything that a result depends on, apart from network, image and criterion."""
-        return {"attack": self.name, "parts": [part.record() for part in self.parts]}
+        parts = {f"{place}.{k}": v for place, part in enumerate(self.parts, 1) for k, v in part.record().items()}
+        return {"attack": self.name, "steps": self.steps} | parts
 
 
 @runtime_checkable
@@ -310,9 +325,15 @@ def look(
     perturbation: Float[Array, "batch *shape"],
     found: Found,
 ) -> tuple[Found, Bool[Array, " batch"]]:
-    """Tell which examples succeed with a perturbation, and remember it where it is the smallest."""
-    success = search.criterion.success(logits, labels)
+    """Tell which examples succeed with a perturbation, and remember it where it is the smallest.
+
+    A success so close to the boundary that rounding decides is none: it could be a failure when looked
+    at again in another batch. An image that needs no perturbation is over the boundary by definition.
+    """
     norm = search.size(perturbation)
+    rounding = _ROUNDING * jnp.finfo(logits.dtype).eps * jnp.abs(logits).max(-1)
+    beyond = search.criterion.margin(logits, labels) < -rounding
+    success = search.criterion.success(logits, labels) & (beyond | (norm == 0))
     smaller = success & (norm < found.norm)
     found = found._replace(
         perturbation=jnp.where(per_example(smaller, perturbation), perturbation, found.perturbation),
