@@ -3,7 +3,7 @@
 from advx_jax.attacks.fmn import FMN
 from advx_jax.attacks.search import Chain
 
-_ADAPTED = FMN(step_length=0.5, climb="log_odds", relative=True)
+_ADAPTED = FMN(climb="log_odds", relative=True)
 
 BEST = Chain("best", (FMN(), _ADAPTED))
 """FMN as published, then FMN that climbs the log odds by steps in proportion to the radius; the smaller success counts.

@@ -76,8 +76,9 @@ class FMN(Search):
         gamma = self.last_gamma + (self.gamma - self.last_gamma) * fall
         size = self.size(state.perturbation)
         # Growing a little at least: where the box cuts steps short, the estimate alone closes in on the
-        # boundary from inside and never crosses it.
-        estimate = size + jnp.maximum(jnp.abs(margin) / self._slope(gradient), self.last_gamma * size)
+        # boundary from inside and never crosses it. What the box cut off counts as grown already.
+        least = jnp.minimum(state.radius, size * (1 + gamma)) * (1 + self.last_gamma)
+        estimate = jnp.maximum(size + jnp.abs(margin) / self._slope(gradient), least)
         missed = jnp.where(jnp.isfinite(found.norm), state.radius * (1 + gamma), estimate)
         radius = jnp.where(success, jnp.minimum(state.radius * (1 - gamma), found.norm), missed)
         if self.stay_in_range:
