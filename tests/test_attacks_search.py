@@ -16,7 +16,7 @@ from advx_jax.attacks.ddn import DDN
 from advx_jax.attacks.fmn import FMN
 from advx_jax.attacks.minimum_norm import Published
 from advx_jax.attacks.projections import l2_norm, linf_norm
-from advx_jax.attacks.search import Chain, minimise_norm
+from advx_jax.attacks.search import SearchResult, minimise_norm, smaller_success
 from advx_jax.errors import UserError
 
 SHAPE = (4, 4, 3)
@@ -183,15 +183,39 @@ def test_segments_make_the_same_steps_as_one_run(attack, linear):
     assert result.evaluations == 60
 
 
-def test_chain_keeps_the_smallest_of_its_parts(convolutional):
+def test_best_is_the_smaller_success_of_its_parts(convolutional):
     classifier, images, labels = convolutional
-    first, second = FMN(steps=20), DDN(steps=20)
-    chain = run(Chain("both", (first, second)), classifier, images, labels)
-    one, other = (run(part, classifier, images, labels) for part in (first, second))
-    np.testing.assert_allclose(chain.norm, np.minimum(one.norm, other.norm), rtol=DECISIONS)
-    assert chain.evaluations == 40
+    # One image over the boundary to begin with.
+    labels = labels.at[1].set((labels[1] + 1) % 10)
+    best = ATTACKS["best"]
+    result = run(best, classifier, images, labels)
+    one, other = (run(part, classifier, images, labels) for part in best.parts)
+    np.testing.assert_allclose(result.norm, np.minimum(one.norm, other.norm), rtol=DECISIONS)
+    np.testing.assert_array_equal(result.first_ok, one.first_ok)
+    assert result.evaluations == 60
     later = np.asarray(other.norm) < np.asarray(one.norm) * (1 - DECISIONS)
-    assert (np.asarray(chain.found_at)[later] >= 20).all()
+    assert (np.asarray(result.found_at)[later] >= 30).all()
+
+
+def test_success_of_one_part_makes_up_for_the_failure_of_the_other():
+    def result(norm, first_ok, found_at, evaluations):
+        norm = jnp.array(norm)
+        succeeded = jnp.isfinite(norm)
+        perturbation = jnp.where(succeeded, norm, 0)[:, None]
+        counts = (jnp.array(count, jnp.int32) for count in (first_ok, found_at))
+        return SearchResult(perturbation, norm, norm, *counts, succeeded, succeeded | True, jnp.int32(evaluations))
+
+    inf = float("inf")
+    both = smaller_success(
+        result([3.0, inf, 2.0, inf], [4, 10, 5, 10], [7, 10, 8, 10], 10),
+        result([2.0, 5.0, inf, inf], [1, 2, 6, 6], [2, 3, 6, 6], 6),
+    )
+    np.testing.assert_array_equal(both.norm, [2, 5, 2, inf])
+    np.testing.assert_array_equal(both.perturbation[:, 0], [2, 5, 2, 0])
+    np.testing.assert_array_equal(both.first_ok, [4, 12, 5, 16])
+    np.testing.assert_array_equal(both.found_at, [12, 13, 8, 16])
+    np.testing.assert_array_equal(both.succeeded, [True, True, True, False])
+    assert both.evaluations == 16
 
 
 def test_new_number_of_steps_is_shared_out():

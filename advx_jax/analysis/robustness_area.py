@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from advx_jax.attacks.ddn import DDN
 from advx_jax.attacks.fmn import FMN
 from advx_jax.attacks.loop import LogitsFn
 from advx_jax.attacks.minimum_norm import Published
-from advx_jax.attacks.search import Chain, MinimumNormAttack, Search
+from advx_jax.attacks.search import Chain, MinimumNormAttack, Search, smaller_success
 
 PUBLISHED_SETTINGS = AttackSettings(eps=20.0, steps=450, momentum=0.9)
 """A path of length 20 in 450 steps, momentum 0.9."""
@@ -138,11 +138,12 @@ def minimum_norm_distances(
     def work(worker: Worker, begin: int) -> Distances:
         places = remaining[begin : begin + rows]
         x, y = pad(images[places], rows), pad(labels[places], rows)
-        result: Any = None
-        for part in attack.parts:
-            result = attack_in_segments(
-                worker, part, x, y[None], lambda steps: on_progress(len(places) * steps / attack.steps), result
-            )
+
+        def on_steps(steps: int) -> None:
+            on_progress(len(places) * steps / attack.steps)
+
+        results = [attack_in_segments(worker, part, x, y[None], on_steps) for part in attack.parts]
+        result = functools.reduce(jax.vmap(smaller_success), results)
         fields = (jnp.where(result.succeeded, result.rms, 0), result.first_ok, result.succeeded, result.finite)
         return Distances(*(np.asarray(field)[0, : len(places)] for field in fields))
 

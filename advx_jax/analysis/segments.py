@@ -34,7 +34,6 @@ def attack_in_segments(
     images: Float[np.ndarray, "batch *shape"],
     labels: Int[np.ndarray, "runs batch"],
     on_steps: Callable[[int], None] = lambda _: None,
-    earlier: Any = None,
 ) -> Any:
     """Attack each image once for each row of labels (all of them at once, by vmap).
 
@@ -44,7 +43,6 @@ def attack_in_segments(
         images: on the network's scale.
         labels: true classes in a single row, or a row for each target.
         on_steps: called after each segment with the number of steps it made.
-        earlier: result of the part before.
 
     Returns:
         The attack's result, on the worker's device; every field has leading axes (runs, batch).
@@ -53,7 +51,7 @@ def attack_in_segments(
         Interrupted: the work was given up.
     """
     x, y = worker.put(images), worker.put(labels)
-    state = worker.call(_start, attack, x, y, earlier)
+    state = worker.call(_start, attack, x, y)
     for steps in segment_lengths(attack.steps):
         state = worker.call(_advance, worker.logits_fn, attack, x, y, state, steps)
         on_steps(steps)
@@ -61,8 +59,8 @@ def attack_in_segments(
 
 
 @jax.jit
-def _start(attack: Part, images: Array, labels: Array, earlier: Any) -> Any:
-    return jax.vmap(lambda _, found: attack.start(images, found))(labels, earlier)
+def _start(attack: Part, images: Array, labels: Array) -> Any:
+    return jax.vmap(lambda _: attack.start(images))(labels)
 
 
 @functools.partial(jax.jit, static_argnames=("n_steps",))

@@ -13,7 +13,7 @@ from advx_jax.attacks.ascent import negative_log_odds
 from advx_jax.attacks.loop import LogitsFn, Number
 from advx_jax.attacks.norms import per_example
 from advx_jax.attacks.projections import clip_to_box, l2_norm, unit_l2
-from advx_jax.attacks.search import Search, SearchResult, State, cosine, farthest_in_box, found_before, look
+from advx_jax.attacks.search import Search, State, cosine, farthest_in_box, look, nothing_found
 
 _LAST_STEP_LENGTH = 0.01
 
@@ -33,10 +33,10 @@ class DDN(Search):
     init_norm: Number = 1.0
     levels: int | None = struct.field(pytree_node=False, default=None)
 
-    def start(self, images: Float[Array, "batch *shape"], earlier: SearchResult | None = None) -> State:
-        """State before the first step: no perturbation, whatever was found before."""
+    def start(self, images: Float[Array, "batch *shape"]) -> State:
+        """State before the first step: no perturbation."""
         radius = jnp.full(images.shape[:1], self.init_norm, images.dtype)
-        return State(jnp.zeros((), jnp.int32), jnp.zeros_like(images), radius, found_before(self, images, earlier))
+        return State(jnp.zeros((), jnp.int32), jnp.zeros_like(images), radius, nothing_found(self, images))
 
     def step(
         self,

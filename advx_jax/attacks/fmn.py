@@ -16,7 +16,7 @@ from advx_jax.attacks.ascent import negative_log_odds
 from advx_jax.attacks.loop import LogitsFn, Number
 from advx_jax.attacks.norms import per_example
 from advx_jax.attacks.projections import clip_to_box, l2_norm, linf_norm, project_l2, project_linf, unit_l2
-from advx_jax.attacks.search import Search, SearchResult, State, cosine, farthest_in_box, found_before, look
+from advx_jax.attacks.search import Search, State, cosine, farthest_in_box, look, nothing_found
 
 
 @struct.dataclass
@@ -46,10 +46,10 @@ class FMN(Search):
         """The norm that is minimised."""
         return l2_norm(perturbation) if self.norm == "l2" else linf_norm(perturbation)
 
-    def start(self, images: Float[Array, "batch *shape"], earlier: SearchResult | None = None) -> State:
-        """State before the first step: no perturbation, whatever was found before."""
+    def start(self, images: Float[Array, "batch *shape"]) -> State:
+        """State before the first step: no perturbation."""
         radius = jnp.full(images.shape[:1], jnp.inf, images.dtype)
-        return State(jnp.zeros((), jnp.int32), jnp.zeros_like(images), radius, found_before(self, images, earlier))
+        return State(jnp.zeros((), jnp.int32), jnp.zeros_like(images), radius, nothing_found(self, images))
 
     def step(
         self,

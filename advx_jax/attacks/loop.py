@@ -260,9 +260,8 @@ class LoopAttack:
         """Number of steps."""
         return self.settings.steps
 
-    def start(self, images: Float[Array, "batch *shape"], earlier: Any = None) -> AttackState:
-        """State before the first step; what other attacks found is of no use to this one."""
-        del earlier
+    def start(self, images: Float[Array, "batch *shape"]) -> AttackState:
+        """State before the first step."""
         return start(images, self.settings)
 
     def advance(

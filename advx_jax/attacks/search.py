@@ -1,10 +1,11 @@
 """What minimum-norm attacks have in common: they look at a perturbation, remember the smallest success, and step.
 
-A search runs in segments: `start`, then `advance` as often as wanted, then `finish`. One may go on
-from the outcome of another (`earlier`): a success is then replaced by smaller ones only.
+A search runs in segments: `start`, then `advance` as often as wanted, then `finish`. Several searches
+make a `Chain`, whose result is the smallest success of all.
 """
 
 import dataclasses
+import functools
 import itertools
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -21,8 +22,6 @@ from advx_jax.errors import UserError
 
 # Logits of deep networks differ by so many units in the last place from one compilation to another.
 _ROUNDING = 100
-# A step at which something happened that did not happen yet.
-_NEVER = jnp.iinfo(jnp.int32).max
 
 
 class Found(NamedTuple):
@@ -31,8 +30,8 @@ class Found(NamedTuple):
     Attributes:
         perturbation: δ; 0 if there was none.
         norm: its size, by which it is the smallest; infinite if there was none.
-        first_ok: number of gradient evaluations before the first success.
-        found_at: number of gradient evaluations before the smallest one.
+        first_ok: number of gradient evaluations before the first success; all if there was none.
+        found_at: the same for the smallest one.
         finite: no logit or perturbation was infinite or NaN.
         evaluations: gradient evaluations made, of each example.
     """
@@ -127,7 +126,7 @@ class Search:
         """The norm that is minimised."""
         return l2_norm(perturbation)
 
-    def start(self, images: Float[Array, "batch *shape"], earlier: SearchResult | None = None) -> State:
+    def start(self, images: Float[Array, "batch *shape"]) -> State:
         """State before the first step."""
         raise NotImplementedError
 
@@ -167,8 +166,8 @@ class Search:
             perturbation=found.perturbation,
             rms=jnp.where(succeeded, rms(found.perturbation), jnp.inf),
             norm=found.norm,
-            first_ok=jnp.minimum(found.first_ok, found.evaluations),
-            found_at=jnp.minimum(found.found_at, found.evaluations),
+            first_ok=found.first_ok,
+            found_at=found.found_at,
             succeeded=succeeded,
             finite=found.finite,
             evaluations=found.evaluations,
@@ -177,7 +176,7 @@ class Search:
 
 @struct.dataclass
 class Chain:
-    """Searches of which each goes on from the outcome of those before; the smallest success of all is the result.
+    """Searches one after the other; the smallest success of all is the result.
 
     Attributes:
         name: for people and results.
@@ -227,8 +226,8 @@ class Part(Protocol):
     def steps(self) -> int:
         """Number of steps."""
 
-    def start(self, images: Array, earlier: Any = None) -> Any:
-        """State before the first step, given the result of the part before."""
+    def start(self, images: Array) -> Any:
+        """State before the first step."""
 
     def advance(self, logits_fn: LogitsFn, images: Array, labels: Array, state: Any, n_steps: int) -> Any:
         """State after `n_steps` more."""
@@ -284,35 +283,43 @@ def minimise_norm(
     """
     if labels.shape != images.shape[:1]:
         raise UserError(f"expected one label for each of {images.shape[0]} images, got labels of shape {labels.shape}")
-    result = None
+    results = []
     for part in attack.parts:
-        state = part.advance(logits_fn, images, labels, part.start(images, result), part.steps)
-        result = part.finish(logits_fn, images, labels, state)
-    if result is None:
-        raise UserError("expected an attack of at least one search, got none")
-    return result
+        state = part.advance(logits_fn, images, labels, part.start(images), part.steps)
+        results.append(part.finish(logits_fn, images, labels, state))
+    return functools.reduce(smaller_success, results)
 
 
-def found_before(search: Search, images: Float[Array, "batch *shape"], earlier: SearchResult | None) -> Found:
-    """What is known before a search: nothing, or the outcome of another one.
+def smaller_success(earlier: SearchResult, later: SearchResult) -> SearchResult:
+    """Of two results for the same images, the smaller success of each; as if one search had found both."""
+    smaller = later.norm < earlier.norm
+    late_first, late_found = later.first_ok + earlier.evaluations, later.found_at + earlier.evaluations
+    return SearchResult(
+        perturbation=jnp.where(per_example(smaller, later.perturbation), later.perturbation, earlier.perturbation),
+        rms=jnp.where(smaller, later.rms, earlier.rms),
+        norm=jnp.where(smaller, later.norm, earlier.norm),
+        first_ok=jnp.where(earlier.succeeded, earlier.first_ok, late_first),
+        found_at=jnp.where(smaller | ~earlier.succeeded, late_found, earlier.found_at),
+        succeeded=earlier.succeeded | later.succeeded,
+        finite=earlier.finite & later.finite,
+        evaluations=earlier.evaluations + later.evaluations,
+    )
+
+
+def nothing_found(search: Search, images: Float[Array, "batch *shape"]) -> Found:
+    """What is known before a search.
 
     Raises:
         UserError: the search's number of steps is not positive.
     """
     if search.steps < 1:
         raise UserError(f"expected at least 1 attack step, got {search.steps}")
-    if earlier is not None:
-        first_ok, found_at = (
-            jnp.where(earlier.succeeded, step, _NEVER) for step in (earlier.first_ok, earlier.found_at)
-        )
-        norm = jnp.where(earlier.succeeded, search.size(earlier.perturbation), jnp.inf)
-        return Found(earlier.perturbation, norm, first_ok, found_at, earlier.finite, earlier.evaluations)
     batch = images.shape[0]
     return Found(
         perturbation=jnp.zeros_like(images),
         norm=jnp.full(batch, jnp.inf, images.dtype),
-        first_ok=jnp.full(batch, _NEVER, jnp.int32),
-        found_at=jnp.full(batch, _NEVER, jnp.int32),
+        first_ok=jnp.full(batch, search.steps, jnp.int32),
+        found_at=jnp.full(batch, search.steps, jnp.int32),
         finite=jnp.ones(batch, bool),
         evaluations=jnp.zeros((), jnp.int32),
     )
