@@ -17,8 +17,8 @@ from absl import flags
 
 from advx_jax import attack_flags, inference_flags
 from advx_jax.analysis.robustness_area import PUBLISHED_ATTACK, PUBLISHED_SETTINGS, SEARCHES
+from advx_jax.attacks.chain import MinimumNormAttack
 from advx_jax.attacks.minimum_norm import Published
-from advx_jax.attacks.search import MinimumNormAttack
 from advx_jax.commands import no_arguments, run
 from advx_jax.reports.robustness_report import report_robustness
 

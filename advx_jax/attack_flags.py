@@ -5,7 +5,8 @@ import dataclasses
 from absl import flags
 
 from advx_jax.attacks import AttackSettings
-from advx_jax.attacks.search import Chain, Search
+from advx_jax.attacks.chain import Chain
+from advx_jax.attacks.search import Search
 from advx_jax.errors import UserError
 
 OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Replace results made with other settings.")

@@ -12,9 +12,9 @@ import pytest
 from networks import TINY, random_classifier
 
 from advx_jax.analysis.robustness_area import PUBLISHED_ATTACK, SEARCHES, minimum_norm_distances
+from advx_jax.attacks.chain import minimise_norm
 from advx_jax.attacks.ddn import DDN
 from advx_jax.attacks.fmn import FMN
-from advx_jax.attacks.search import minimise_norm
 
 torch = pytest.importorskip("torch")
 

@@ -11,12 +11,13 @@ from networks import random_classifier
 
 from advx_jax.attacks import AttackSettings
 from advx_jax.attacks.best import BEST
+from advx_jax.attacks.chain import minimise_norm, smaller_success
 from advx_jax.attacks.criteria import UNTIL_MISCLASSIFIED, UNTIL_RANDOM, UNTIL_TARGET
 from advx_jax.attacks.ddn import DDN
 from advx_jax.attacks.fmn import FMN
 from advx_jax.attacks.minimum_norm import Published
 from advx_jax.attacks.projections import l2_norm, linf_norm
-from advx_jax.attacks.search import SearchResult, minimise_norm, smaller_success
+from advx_jax.attacks.search import SearchResult
 from advx_jax.errors import UserError
 
 SHAPE = (4, 4, 3)

@@ -13,12 +13,13 @@ from advx_jax.analysis.segments import attack_in_segments
 from advx_jax.analysis.workers import Worker, chunk_rows, pad, spread
 from advx_jax.attacks import AttackSettings
 from advx_jax.attacks.best import BEST
+from advx_jax.attacks.chain import Chain, MinimumNormAttack, smaller_success
 from advx_jax.attacks.criteria import UNTIL_MISCLASSIFIED, UNTIL_RANDOM, Criterion
 from advx_jax.attacks.ddn import DDN
 from advx_jax.attacks.fmn import FMN
 from advx_jax.attacks.loop import LogitsFn
 from advx_jax.attacks.minimum_norm import Published
-from advx_jax.attacks.search import Chain, MinimumNormAttack, Search, smaller_success
+from advx_jax.attacks.search import Search
 
 PUBLISHED_SETTINGS = AttackSettings(eps=20.0, steps=450, momentum=0.9)
 """A path of length 20 in 450 steps, momentum 0.9."""

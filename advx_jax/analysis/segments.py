@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from advx_jax.analysis.workers import Worker
+from advx_jax.attacks.chain import Part
 from advx_jax.attacks.loop import LogitsFn
-from advx_jax.attacks.search import Part
 
 # About 3 seconds of a chunk on a CPU core.
 _LONGEST_SEGMENT = 36

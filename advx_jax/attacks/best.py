@@ -1,7 +1,7 @@
 """The strongest L2 minimum-norm attack here for 200 gradients an image: two searches that fail on different images."""
 
+from advx_jax.attacks.chain import Chain
 from advx_jax.attacks.fmn import FMN
-from advx_jax.attacks.search import Chain
 
 _ADAPTED = FMN(climb="log_odds", relative=True)
 

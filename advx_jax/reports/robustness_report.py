@@ -7,7 +7,7 @@ import numpy as np
 
 from advx_jax.analysis.robustness_area import KINDS, Distances, minimum_norm_distances, robustness_curve
 from advx_jax.analysis.subset import published_subset
-from advx_jax.attacks.search import MinimumNormAttack
+from advx_jax.attacks.chain import MinimumNormAttack
 from advx_jax.data.image_set import CIFAR10_CLASSES, ImageSet, unit_images
 from advx_jax.networks.registry import ResolvedNetwork
 from advx_jax.reports.ara_curve import write_ara_curve
