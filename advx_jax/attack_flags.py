@@ -5,6 +5,8 @@ import dataclasses
 from absl import flags
 
 from advx_jax.attacks import AttackSettings
+from advx_jax.attacks.chain import Chain
+from advx_jax.attacks.search import Search
 from advx_jax.errors import UserError
 
 OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Replace results made with other settings.")
@@ -15,7 +17,9 @@ _DIRECTION = flags.DEFINE_enum(
     "Gradient to follow: as published, or one that saturated networks cannot make vanish.",
 )
 _STAY_IN_RANGE = flags.DEFINE_boolean(
-    "stay_in_range", False, "Keep perturbed images in [0,1], as other benchmarks do and the paper does not."
+    "stay_in_range",
+    None,
+    "Keep perturbed images in [0,1]. If not given, as the attack is known: the paper's does not, all others do.",
 )
 
 
@@ -37,5 +41,27 @@ def attack_settings(published: AttackSettings, eps: float, steps: int, momentum:
         steps=steps,
         momentum=momentum,
         direction=_DIRECTION.value,
-        stay_in_range=_STAY_IN_RANGE.value,
+        stay_in_range=published.stay_in_range if _STAY_IN_RANGE.value is None else _STAY_IN_RANGE.value,
     )
+
+
+def search_settings(name: str, attack: Search | Chain, steps: int | None, *not_taken: str) -> Search | Chain:
+    """A minimum-norm attack other than the paper's, changed as the flags say.
+
+    Args:
+        name: of the attack, for messages.
+        attack: as it is by default.
+        steps: number of steps in all; None for the default.
+        not_taken: flags of the command that only the paper's attack takes.
+
+    Raises:
+        UserError: a flag that the attack does not take is given, or a value is out of its range.
+    """
+    for flag in (*not_taken, _DIRECTION.name):
+        if flags.FLAGS[flag].present:
+            raise UserError(f"expected --{flag} with --attack=published only, got it with --attack={name}")
+    fewest = len(attack.parts)
+    if steps is not None and steps < fewest:
+        raise UserError(f"expected --steps of at least {fewest} with --attack={name}, got {steps}")
+    stay_in_range = True if _STAY_IN_RANGE.value is None else _STAY_IN_RANGE.value
+    return attack.revised(attack.steps if steps is None else steps, stay_in_range)

@@ -12,6 +12,7 @@ import functools
 from absl import flags
 
 from advx_jax.analysis.robustness_area import KINDS, PUBLISHED_SETTINGS, minimum_norm_distances
+from advx_jax.attacks.minimum_norm import Published
 from advx_jax.commands import no_arguments, run
 from benchmarks.side_by_side import Row, contestants, report, seconds
 
@@ -32,8 +33,8 @@ def main(arguments: list[str]) -> None:
     y = torch.tensor(labels, dtype=torch.int64)
 
     def with_jax(kind: str, steps: int) -> None:
-        settings = dataclasses.replace(PUBLISHED_SETTINGS, steps=steps)
-        for _ in minimum_norm_distances(them.classifier, images, labels, KINDS[kind], settings):
+        attack = Published(dataclasses.replace(PUBLISHED_SETTINGS, steps=steps), KINDS[kind])
+        for _ in minimum_norm_distances(them.classifier, images, labels, attack):
             pass
 
     def with_torch(kind: str, steps: int) -> None:

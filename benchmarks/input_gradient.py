@@ -13,6 +13,7 @@ from advx_jax.analysis.segments import attack_in_segments
 from advx_jax.analysis.workers import Worker, spread
 from advx_jax.attacks import AttackResult, AttackSettings
 from advx_jax.attacks.bounded import BOUNDED
+from advx_jax.attacks.loop import LoopAttack
 from advx_jax.commands import no_arguments, run
 from benchmarks.side_by_side import Contestants, Row, compare, contestants, report
 
@@ -45,12 +46,12 @@ def _compare(them: Contestants, batch: int, lanes: int) -> Row:
 
 
 def _attack(them: Contestants, batch: int, lanes: int) -> None:
-    settings = AttackSettings(eps=0.1, steps=STEPS)
+    attack = LoopAttack(BOUNDED, AttackSettings(eps=0.1, steps=STEPS))
     size = batch // lanes
 
     def work(worker: Worker, begin: int) -> AttackResult:
         x, y = them.images[begin : begin + size], them.labels[begin : begin + size]
-        return jax.block_until_ready(attack_in_segments(worker, BOUNDED, x, y[None], settings))
+        return jax.block_until_ready(attack_in_segments(worker, attack, x, y[None]))
 
     list(spread(them.classifier, range(0, batch, size), work))
 

@@ -8,6 +8,7 @@ from networks import random_classifier
 
 from advx_jax.analysis.robustness_area import (
     KINDS,
+    PUBLISHED_ATTACK,
     PUBLISHED_SETTINGS,
     Distances,
     minimum_norm_distances,
@@ -15,7 +16,7 @@ from advx_jax.analysis.robustness_area import (
 )
 from advx_jax.analysis.subset import published_permutation, published_subset
 from advx_jax.attacks import minimum_norm_attack
-from advx_jax.attacks.minimum_norm import MISCLASSIFIED
+from advx_jax.attacks.minimum_norm import Published
 
 # Of a sum of 1000 float64 numbers.
 SUM_ROUNDING = 1e-12
@@ -71,10 +72,10 @@ def test_subset_of_a_sample_keeps_the_published_order():
     assert [i for i in order if i < 256] == list(subset)
 
 
-def _measure(classifier, images, labels, kind, settings, on_progress=lambda done: None):
+def _measure(classifier, images, labels, attack, on_progress=lambda done: None):
     n = len(images)
     fields = [np.full(n, np.nan), np.full(n, -1), np.zeros(n, bool), np.zeros(n, bool)]
-    for places, part in minimum_norm_distances(classifier, images, labels, kind, settings, on_progress):
+    for places, part in minimum_norm_distances(classifier, images, labels, attack, on_progress):
         for field, values in zip(fields, part, strict=True):
             field[places] = values
     return Distances(*fields)
@@ -87,7 +88,7 @@ def test_distances_equal_the_attacks_whatever_the_chunk(monkeypatch):
     labels[[3, 8]] = (labels[[3, 8]] + 1) % 10
     settings = PUBLISHED_SETTINGS.replace(eps=5.0, steps=60)
     progress = []
-    found = _measure(classifier, images, labels, MISCLASSIFIED, settings, progress.append)
+    found = _measure(classifier, images, labels, Published(settings), progress.append)
     expected = jax.jit(minimum_norm_attack)(classifier, jnp.asarray(images), labels, settings)
     np.testing.assert_allclose(found.distances, expected.rms, rtol=CHUNK_TOLERANCE)
     np.testing.assert_array_equal(found.first_ok, expected.first_ok)
@@ -102,7 +103,7 @@ def test_images_that_never_flip_or_are_broken_have_no_distance():
     images = np.array(jax.random.uniform(jax.random.key(0), (4, 8, 8, 3)))
     labels = np.array(jax.jit(classifier)(images).argmax(-1), np.int32)
     images[1, 0, 0, 0] = np.nan
-    found = _measure(classifier, images, labels, MISCLASSIFIED, PUBLISHED_SETTINGS.replace(eps=1e-6, steps=3))
+    found = _measure(classifier, images, labels, Published(PUBLISHED_SETTINGS.replace(eps=1e-6, steps=3)))
     assert not found.measured().any()
     np.testing.assert_array_equal(found.finite, [True, False, True, True])
     np.testing.assert_array_equal(found.first_ok[found.finite], 3)
@@ -116,7 +117,7 @@ def test_published_area(name, kind, golden, published_pt):
     classifier, _ = read_pt(published_pt(f"resnet44-{name}"))
     subset, expected = golden("images_ara_first32.npz"), golden(f"ara_{name}.npz")
     images = subset["images_u8"].astype(np.float32) / np.float32(255)
-    found = _measure(classifier, images, subset["labels"].astype(np.int32), KINDS[kind], PUBLISHED_SETTINGS)
+    found = _measure(classifier, images, subset["labels"].astype(np.int32), PUBLISHED_ATTACK.until(KINDS[kind]))
     assert found.measured().all()
     np.testing.assert_array_equal(found.distances == 0, expected[kind] == 0)
     area, expected_area = robustness_curve(found.distances).area, robustness_curve(expected[kind]).area

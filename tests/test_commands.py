@@ -146,6 +146,7 @@ def test_ara_measures_the_subset_and_goes_on_from_what_is_there(folder):
     succeed(folder, "ara", *flags, "--n_images=6")
     first = json.loads((folder / "ara" / "ara.json").read_text())
     kept = json.loads((folder / "ara" / "distances.json").read_text())["measured"]
+    assert first["gradient_evaluations"] == 20
     for kind in ("attack", "btr"):
         assert first[kind]["indices"] == [int(i) for i in published_subset(6, 256)]
         assert set(kept[kind]) == {str(i) for i in first[kind]["indices"]}
@@ -168,6 +169,28 @@ def test_ara_measures_the_subset_and_goes_on_from_what_is_there(folder):
     assert f"{second['attack']['ara']:.4f}" in out
 
     assert "momentum=0.9 there, 0.5 now" in fail(folder, "ara", *flags, "--n_images=6", "--momentum=0.5")
+
+
+def test_ara_with_another_attack_tells_its_cost(folder):
+    flags = ("--model=tiny.safetensors", "--n_images=6")
+    out = succeed(folder, "ara", *flags, "--attack=best", "--steps=30")
+    assert "at most 30 gradient evaluations an image" in out
+    found = json.loads((folder / "ara" / "tiny-best" / "ara.json").read_text())
+    assert found["gradient_evaluations"] == 30
+    assert {k: found["settings"][k] for k in ("attack", "1.steps", "2.steps")} == {
+        "attack": "best",
+        "1.steps": 15,
+        "2.steps": 15,
+    }
+    assert all(found["attack"]["valid"])
+
+    # What is there is gone on from, and not mixed with another attack's.
+    path = folder / "ara" / "tiny-best" / "distances.json"
+    before = path.read_text()
+    succeed(folder, "ara", *flags, "--attack=best", "--steps=30")
+    assert path.read_text() == before
+    message = fail(folder, "ara", *flags, "--attack=fmn", "--output=ara/tiny-best")
+    assert "attack=best there, fmn now" in message
 
 
 def test_ara_counts_what_never_crossed_apart(folder):
@@ -261,6 +284,18 @@ def test_memory_of_ara_grows_neither_with_images_nor_with_steps(folder):
         ("explain", ["--model=tiny.safetensors", "--colour=red"], "Unknown command line flag 'colour'"),
         ("ara", ["--model=tiny.safetensors", "--momentum=1"], "expected --momentum of at least 0 and below 1"),
         ("ara", ["tiny.safetensors"], "expected flags only"),
+        (
+            "ara",
+            ["--model=tiny.safetensors", "--attack=fmn", "--momentum=0.9"],
+            "expected --momentum with --attack=published only, got it with --attack=fmn",
+        ),
+        (
+            "ara",
+            ["--model=tiny.safetensors", "--attack=ddn", "--direction=scale_free"],
+            "expected --direction with --attack=published only, got it with --attack=ddn",
+        ),
+        ("ara", ["--model=tiny.safetensors", "--attack=best", "--steps=1"], "expected --steps of at least 2"),
+        ("ara", ["--model=tiny.safetensors", "--attack=pgd"], "<published|ddn|fmn|best>"),
     ],
 )
 def test_bad_input_gives_one_clear_line(command, arguments, message, folder):

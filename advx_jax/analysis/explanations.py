@@ -11,7 +11,7 @@ from advx_jax.analysis.segments import attack_in_segments
 from advx_jax.analysis.workers import Worker, chunk_rows, pad, spread
 from advx_jax.attacks import AttackSettings
 from advx_jax.attacks.bounded import TARGETED
-from advx_jax.attacks.loop import LogitsFn
+from advx_jax.attacks.loop import LogitsFn, LoopAttack
 
 PUBLISHED_SETTINGS = AttackSettings(eps=0.1, steps=35, overshoot=5.0)
 """ρ = 0.1, 35 steps whose lengths sum to 5ρ, no momentum."""
@@ -65,6 +65,7 @@ def explain(
         return
     n_classes = jax.eval_shape(logits_fn, jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)).shape[-1]
     rows = chunk_rows(len(images), row_factor=n_classes)
+    attack = LoopAttack(TARGETED, settings)
     targets = np.repeat(np.arange(n_classes, dtype=np.int32)[:, None], rows, axis=1)
 
     def work(worker: Worker, begin: int) -> Explanation:
@@ -72,7 +73,7 @@ def explain(
         count = min(rows, len(images) - begin)
         logits, confidences = worker.call(_classify, worker.logits_fn, worker.put(chunk))
         result = attack_in_segments(
-            worker, TARGETED, chunk, targets, settings, lambda steps: on_progress(count * steps / settings.steps)
+            worker, attack, chunk, targets, lambda steps: on_progress(count * steps / settings.steps)
         )
         by_class = (result.perturbation, result.rms, result.first_ok, result.succeeded, result.finite)
         by_image = (np.moveaxis(np.asarray(field), 0, 1) for field in by_class)

@@ -12,13 +12,24 @@ from jaxtyping import Array, Bool, Float, Int
 from advx_jax.analysis.segments import attack_in_segments
 from advx_jax.analysis.workers import Worker, chunk_rows, pad, spread
 from advx_jax.attacks import AttackSettings
-from advx_jax.attacks.loop import Kind, LogitsFn, Sight
-from advx_jax.attacks.minimum_norm import BETTER_THAN_RANDOM, MISCLASSIFIED
+from advx_jax.attacks.best import BEST
+from advx_jax.attacks.chain import Chain, MinimumNormAttack, smaller_success
+from advx_jax.attacks.criteria import UNTIL_MISCLASSIFIED, UNTIL_RANDOM, Criterion
+from advx_jax.attacks.ddn import DDN
+from advx_jax.attacks.fmn import FMN
+from advx_jax.attacks.loop import LogitsFn
+from advx_jax.attacks.minimum_norm import Published
+from advx_jax.attacks.search import Search
 
 PUBLISHED_SETTINGS = AttackSettings(eps=20.0, steps=450, momentum=0.9)
 """A path of length 20 in 450 steps, momentum 0.9."""
 
-KINDS: dict[str, Kind] = {"attack": MISCLASSIFIED, "btr": BETTER_THAN_RANDOM}
+PUBLISHED_ATTACK = Published(PUBLISHED_SETTINGS)
+
+SEARCHES: dict[str, Search | Chain] = {"ddn": DDN(), "fmn": FMN(), "best": BEST}
+"""Other attacks, by name; they find smaller distances with fewer gradients."""
+
+KINDS: dict[str, Criterion] = {"attack": UNTIL_MISCLASSIFIED, "btr": UNTIL_RANDOM}
 """The paper's two: until misclassified, and until no better than random."""
 
 _BINS = 1000
@@ -84,21 +95,19 @@ def minimum_norm_distances(
     logits_fn: LogitsFn,
     images: Float[np.ndarray, "n *shape"],
     labels: Int[np.ndarray, " n"],
-    kind: Kind,
-    settings: AttackSettings = PUBLISHED_SETTINGS,
+    attack: MinimumNormAttack = PUBLISHED_ATTACK,
     on_progress: Callable[[float], None] = lambda _: None,
 ) -> Iterator[tuple[Int[np.ndarray, " part"], Distances]]:
     """Measure the distances of images to a boundary, on all devices of this machine.
 
     An image that is over the boundary to begin with has distance 0, and nothing is smaller: it is
-    answered from one evaluation, and only the others run through the loop.
+    answered from one evaluation, and only the others are attacked.
 
     Args:
         logits_fn: images to logits, for instance a `Classifier`.
         images: on the scale that `logits_fn` takes.
         labels: true classes.
-        kind: one of `KINDS`.
-        settings: of the attack.
+        attack: until one of the criteria in `KINDS`.
         on_progress: called with how many images' worth of work was just done; fractions add up.
 
     Yields:
@@ -109,7 +118,7 @@ def minimum_norm_distances(
     def look(worker: Worker, begin: int) -> tuple[np.ndarray, np.ndarray]:
         part = slice(begin, begin + start_rows)
         arrays = (worker.put(pad(images[part], start_rows)), worker.put(pad(labels[part], start_rows)))
-        return jax.device_get(worker.call(_starts_inside, worker.logits_fn, kind, *arrays, settings))
+        return jax.device_get(worker.call(_starts_inside, worker.logits_fn, attack.criterion, *arrays))
 
     inside = np.zeros(len(images), bool)
     finite = np.zeros(len(images), bool)
@@ -117,7 +126,7 @@ def minimum_norm_distances(
         part = slice(begin, min(begin + start_rows, len(images)))
         inside[part], finite[part] = (field[: part.stop - begin] for field in answer)
 
-    # What is not finite at the start has no distance, and no loop would give it one.
+    # What is not finite at the start has no distance, and no attack would give it one.
     settled = np.flatnonzero(~inside | ~finite)
     if len(settled):
         zeros = np.zeros(len(settled), np.float32)
@@ -130,24 +139,25 @@ def minimum_norm_distances(
     def work(worker: Worker, begin: int) -> Distances:
         places = remaining[begin : begin + rows]
         x, y = pad(images[places], rows), pad(labels[places], rows)
-        result = attack_in_segments(
-            worker, kind, x, y[None], settings, lambda steps: on_progress(len(places) * steps / settings.steps)
-        )
-        fields = (result.rms, result.first_ok, result.succeeded, result.finite)
+
+        def on_steps(steps: int) -> None:
+            on_progress(len(places) * steps / attack.steps)
+
+        results = [attack_in_segments(worker, part, x, y[None], on_steps) for part in attack.parts]
+        result = functools.reduce(jax.vmap(smaller_success), results)
+        fields = (jnp.where(result.succeeded, result.rms, 0), result.first_ok, result.succeeded, result.finite)
         return Distances(*(np.asarray(field)[0, : len(places)] for field in fields))
 
     for begin, found in spread(logits_fn, range(0, len(remaining), rows), work):
         yield remaining[begin : begin + rows], found
 
 
-@functools.partial(jax.jit, static_argnames=("kind",))
+@functools.partial(jax.jit, static_argnames=("criterion",))
 def _starts_inside(
     logits_fn: LogitsFn,
-    kind: Kind,
+    criterion: Criterion,
     images: Float[Array, "batch *shape"],
     labels: Int[Array, " batch"],
-    settings: AttackSettings,
 ) -> tuple[Bool[Array, " batch"], Bool[Array, " batch"]]:
     logits = logits_fn(images)
-    sight = Sight(logits, labels, jnp.zeros(images.shape[0], images.dtype), settings.eps)
-    return kind.follow(sight), jnp.isfinite(logits).all(-1)
+    return ~criterion.success(logits, labels), jnp.isfinite(logits).all(-1)

@@ -1,15 +1,16 @@
-"""Run the attack loop on a worker in short segments, so that progress and interruption respond."""
+"""Run attacks on a worker in short segments, so that progress and interruption respond."""
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from advx_jax.analysis.workers import Worker
-from advx_jax.attacks import loop
-from advx_jax.attacks.loop import AttackResult, AttackSettings, AttackState, Kind, LogitsFn
+from advx_jax.attacks.chain import Part
+from advx_jax.attacks.loop import LogitsFn
 
 # About 3 seconds of a chunk on a CPU core.
 _LONGEST_SEGMENT = 36
@@ -29,58 +30,44 @@ def segment_lengths(steps: int) -> list[int]:
 
 def attack_in_segments(
     worker: Worker,
-    kind: Kind,
+    attack: Part,
     images: Float[np.ndarray, "batch *shape"],
     labels: Int[np.ndarray, "runs batch"],
-    settings: AttackSettings,
     on_steps: Callable[[int], None] = lambda _: None,
-) -> AttackResult:
+) -> Any:
     """Attack each image once for each row of labels (all of them at once, by vmap).
 
     Args:
         worker: where to compute.
-        kind: of attack.
+        attack: an attack of the loop, or a part of a minimum-norm attack.
         images: on the network's scale.
         labels: true classes in a single row, or a row for each target.
-        settings: of the attack.
         on_steps: called after each segment with the number of steps it made.
 
     Returns:
-        The result, on the worker's device; every field has leading axes (runs, batch).
+        The attack's result, on the worker's device; every field has leading axes (runs, batch).
 
     Raises:
         Interrupted: the work was given up.
     """
     x, y = worker.put(images), worker.put(labels)
-    state = worker.call(_start, x, y, settings)
-    for steps in segment_lengths(settings.steps):
-        state = worker.call(_advance, worker.logits_fn, kind, x, y, settings, state, steps)
+    state = worker.call(_start, attack, x, y)
+    for steps in segment_lengths(attack.steps):
+        state = worker.call(_advance, worker.logits_fn, attack, x, y, state, steps)
         on_steps(steps)
-    return worker.call(_finish, worker.logits_fn, kind, x, y, settings, state)
+    return worker.call(_finish, worker.logits_fn, attack, x, y, state)
 
 
 @jax.jit
-def _start(images: Array, labels: Array, settings: AttackSettings) -> AttackState:
-    return jax.vmap(lambda _: loop.start(images, settings))(labels)
+def _start(attack: Part, images: Array, labels: Array) -> Any:
+    return jax.vmap(lambda _: attack.start(images))(labels)
 
 
-@functools.partial(jax.jit, static_argnames=("kind", "n_steps"))
-def _advance(
-    logits_fn: LogitsFn,
-    kind: Kind,
-    images: Array,
-    labels: Array,
-    settings: AttackSettings,
-    state: AttackState,
-    n_steps: int,
-) -> AttackState:
-    network = loop.without_memory(logits_fn)
-    return jax.vmap(lambda y, s: loop.advance(network, kind, images, y, settings, s, n_steps))(labels, state)
+@functools.partial(jax.jit, static_argnames=("n_steps",))
+def _advance(logits_fn: LogitsFn, attack: Part, images: Array, labels: Array, state: Any, n_steps: int) -> Any:
+    return jax.vmap(lambda y, s: attack.advance(logits_fn, images, y, s, n_steps))(labels, state)
 
 
-@functools.partial(jax.jit, static_argnames=("kind",))
-def _finish(
-    logits_fn: LogitsFn, kind: Kind, images: Array, labels: Array, settings: AttackSettings, state: AttackState
-) -> AttackResult:
-    network = loop.without_memory(logits_fn)
-    return jax.vmap(lambda y, s: loop.finish(network, kind, images, y, settings, s)[0])(labels, state)
+@jax.jit
+def _finish(logits_fn: LogitsFn, attack: Part, images: Array, labels: Array, state: Any) -> Any:
+    return jax.vmap(lambda y, s: attack.finish(logits_fn, images, y, s))(labels, state)

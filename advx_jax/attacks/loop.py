@@ -243,6 +243,49 @@ def attack(
     return finish(network, kind, images, labels, settings, state)
 
 
+@struct.dataclass
+class LoopAttack:
+    """An attack of the loop as something that runs in segments.
+
+    Attributes:
+        kind: of attack.
+        settings: how it moves.
+    """
+
+    kind: Kind = struct.field(pytree_node=False)
+    settings: AttackSettings
+
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+        return self.settings.steps
+
+    def start(self, images: Float[Array, "batch *shape"]) -> AttackState:
+        """State before the first step."""
+        return start(images, self.settings)
+
+    def advance(
+        self,
+        logits_fn: LogitsFn,
+        images: Float[Array, "batch *shape"],
+        labels: Int[Array, " batch"],
+        state: AttackState,
+        n_steps: int,
+    ) -> AttackState:
+        """Make `n_steps` steps."""
+        return advance(without_memory(logits_fn), self.kind, images, labels, self.settings, state, n_steps)
+
+    def finish(
+        self,
+        logits_fn: LogitsFn,
+        images: Float[Array, "batch *shape"],
+        labels: Int[Array, " batch"],
+        state: AttackState,
+    ) -> AttackResult:
+        """Turn the state after the last step into a result."""
+        return finish(without_memory(logits_fn), self.kind, images, labels, self.settings, state)[0]
+
+
 def _look(
     kind: Kind, labels: Array, settings: AttackSettings, state: AttackState, logits: Array
 ) -> tuple[AttackState, Bool[Array, " batch"]]:

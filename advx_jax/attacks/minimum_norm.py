@@ -1,25 +1,78 @@
 """Minimum-norm attacks: cross a boundary, then shrink the perturbation while staying across."""
 
-import jax
+import dataclasses
+from typing import Any
+
+from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from advx_jax.attacks.loop import AttackResult, AttackSettings, Kind, LogitsFn, Sight, attack, without_memory
+from advx_jax.attacks.criteria import UNTIL_MISCLASSIFIED, UNTIL_RANDOM, UNTIL_TARGET, Criterion
+from advx_jax.attacks.loop import (
+    AttackResult,
+    AttackSettings,
+    Kind,
+    LogitsFn,
+    LoopAttack,
+    Sight,
+    attack,
+    without_memory,
+)
 
 
-def still_correct(sight: Sight) -> Bool[Array, " batch"]:
-    """Follow while the label has the largest logit (ties go to the lowest class)."""
-    return sight.logits.argmax(-1) == sight.labels
+def _until(criterion: Criterion) -> Kind:
+    """Follow the gradient until the criterion holds."""
+
+    def follow(sight: Sight) -> Bool[Array, " batch"]:
+        return ~criterion.success(sight.logits, sight.labels)
+
+    return Kind(follow, criterion.towards_label, keeps_smallest=True)
 
 
-def better_than_random(sight: Sight) -> Bool[Array, " batch"]:
-    """Follow while the label's probability is above 1/K."""
-    probabilities = jax.nn.softmax(sight.logits)
-    own = jax.numpy.take_along_axis(probabilities, sight.labels[:, None], axis=-1)[:, 0]
-    return own > 1 / sight.logits.shape[-1]
+MISCLASSIFIED = _until(UNTIL_MISCLASSIFIED)
+BETTER_THAN_RANDOM = _until(UNTIL_RANDOM)
+
+# Made once: compiled code is kept apart by them.
+_KINDS = {
+    UNTIL_MISCLASSIFIED: MISCLASSIFIED,
+    UNTIL_RANDOM: BETTER_THAN_RANDOM,
+    UNTIL_TARGET: _until(UNTIL_TARGET),
+}
 
 
-MISCLASSIFIED = Kind(still_correct, towards_label=False, keeps_smallest=True)
-BETTER_THAN_RANDOM = Kind(better_than_random, towards_label=False, keeps_smallest=True)
+@struct.dataclass
+class Published:
+    """The paper's attack among the other minimum-norm attacks.
+
+    Attributes:
+        settings: how it moves.
+        criterion: of success.
+    """
+
+    settings: AttackSettings
+    criterion: Criterion = struct.field(pytree_node=False, default=UNTIL_MISCLASSIFIED)
+
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+        return self.settings.steps
+
+    @property
+    def gradient_evaluations(self) -> int:
+        """Cost for each image; success is looked for once more after the last step, without a gradient."""
+        return self.settings.steps
+
+    @property
+    def parts(self) -> tuple[LoopAttack]:
+        """What to run."""
+        return (LoopAttack(_KINDS[self.criterion], self.settings),)
+
+    def until(self, criterion: Criterion) -> "Published":
+        """The same attack with another criterion of success."""
+        return dataclasses.replace(self, criterion=criterion)
+
+    def record(self) -> dict[str, Any]:
+        """Everything that a result depends on, apart from network, image and criterion."""
+        return dataclasses.asdict(self.settings)
 
 
 def minimum_norm_attack(

@@ -1,6 +1,7 @@
 """Explanations of many images as files: pictures, gallery, JSON; kept as they come."""
 
 import contextlib
+import dataclasses
 import hashlib
 import shutil
 import time
@@ -145,7 +146,7 @@ def _explain_into(
     output: Path, network: ResolvedNetwork, wanted: ImagesToExplain, settings: AttackSettings, overwrite: bool
 ) -> dict[str, Any]:
     """Explain what is missing in `output`; returns what its results file holds then."""
-    results = head("explain", FORMAT, attack_record(network, settings))
+    results = head("explain", FORMAT, attack_record(network, dataclasses.asdict(settings)))
     results |= {"data": wanted.source, "class_names": CIFAR10_CLASSES, "images": []}
     path = output / RESULTS_FILE
     earlier = earlier_results(path, results, overwrite)

@@ -1,25 +1,20 @@
 """Results of an earlier call in the same folder: to go on from, to refuse, or to replace."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from advx_jax.attacks import AttackSettings
 from advx_jax.errors import UserError
 from advx_jax.networks.registry import ResolvedNetwork
 from advx_jax.reports.results_json import read_json
 
 
-def attack_record(network: ResolvedNetwork, settings: AttackSettings) -> dict[str, Any]:
+def attack_record(network: ResolvedNetwork, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that an attack's result depends on, apart from its image."""
     return {
         "model": network.provenance.name,
         "network_sha256": network.classifier.fingerprint(),
-        "eps": settings.eps,
-        "steps": settings.steps,
-        "overshoot": settings.overshoot,
-        "momentum": settings.momentum,
-        "direction": settings.direction,
-        "stay_in_range": settings.stay_in_range,
+        **settings,
     }
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from advx_jax.analysis.robustness_area import KINDS, Distances, minimum_norm_distances, robustness_curve
 from advx_jax.analysis.subset import published_subset
-from advx_jax.attacks import AttackSettings
+from advx_jax.attacks.chain import MinimumNormAttack
 from advx_jax.data.image_set import CIFAR10_CLASSES, ImageSet, unit_images
 from advx_jax.networks.registry import ResolvedNetwork
 from advx_jax.reports.ara_curve import write_ara_curve
@@ -28,7 +28,7 @@ _Measured = dict[str, dict[str, list[Any]]]
 
 
 def report_robustness(
-    network: ResolvedNetwork, data: ImageSet, n_images: int, settings: AttackSettings, output: Path, overwrite: bool
+    network: ResolvedNetwork, data: ImageSet, n_images: int, attack: MinimumNormAttack, output: Path, overwrite: bool
 ) -> str:
     """Measure attack and BTR ARA on the published subset, and write what came out.
 
@@ -42,7 +42,7 @@ def report_robustness(
         UserError: `output` holds results of other settings and must not be overwritten.
     """
     indices = published_subset(n_images, len(data))
-    depends_on = attack_record(network, settings) | {"data_sha256": data.fingerprint}
+    depends_on = attack_record(network, attack.record()) | {"data_sha256": data.fingerprint}
     kept = head("ara", _FORMAT, depends_on) | {"measured": {kind: {} for kind in KINDS}}
     earlier = earlier_results(output / DISTANCES_FILE, kept, overwrite)
     if earlier is not None:
@@ -56,13 +56,14 @@ def report_robustness(
             for block in (left[begin : begin + _BLOCK] for begin in range(0, len(left), _BLOCK)):
                 images, labels = unit_images(data.images[block]), data.labels[block].astype(np.int32)
                 for places, part in minimum_norm_distances(
-                    network.classifier, images, labels, KINDS[kind], settings, update
+                    network.classifier, images, labels, attack.until(KINDS[kind]), update
                 ):
                     for place, fields in zip(places, zip(*part, strict=True), strict=True):
                         measured[kind][str(block[place])] = [field.item() for field in fields]
                     write_json(output / DISTANCES_FILE, kept)
 
     results = head("ara", _FORMAT, kept["settings"] | {"n_images": len(indices)}) | {"data": data.source}
+    results["gradient_evaluations"] = attack.gradient_evaluations
     curves = {}
     for kind in KINDS:
         rows = [measured[kind][str(index)] for index in indices]
@@ -75,11 +76,11 @@ def report_robustness(
             "n_misclassified_at_start": int((usable & (distances.distances == 0)).sum()),
             "n_never_crossed": int((~distances.crossed & distances.finite).sum()),
             "n_not_finite": int((~distances.finite).sum()),
-            "n_late": int((usable & ~_in_time(distances, settings)).sum()),
+            "n_late": int((usable & ~_in_time(distances, attack)).sum()),
             "indices": indices,
             "distances": np.where(usable, distances.distances, np.nan),
             "first_ok": distances.first_ok,
-            "valid": usable & _in_time(distances, settings),
+            "valid": usable & _in_time(distances, attack),
         }
     write_json(output / RESULTS_FILE, results)
     title = f"{network.provenance.name}: accuracy under attack, {len(indices)} test images"
@@ -87,9 +88,9 @@ def report_robustness(
     return _verdict(results, output)
 
 
-def _in_time(distances: Distances, settings: AttackSettings) -> np.ndarray:
+def _in_time(distances: Distances, attack: MinimumNormAttack) -> np.ndarray:
     """Crossed early enough to leave half of the steps for shrinking, as the public code demands."""
-    return distances.first_ok <= settings.steps // 2
+    return distances.first_ok <= attack.steps // 2
 
 
 def _verdict(results: dict[str, Any], output: Path) -> str:
@@ -106,4 +107,5 @@ def _verdict(results: dict[str, Any], output: Path) -> str:
         for kind in KINDS
     ]
     header = ("until", "ARA", "images", "at start", "late", "left out")
-    return f"{table(header, rows)}\nresults: {output / RESULTS_FILE}, curve: {output / CURVE_FILE}"
+    cost = f"at most {results['gradient_evaluations']} gradient evaluations an image, for each area"
+    return f"{table(header, rows)}\n{cost}\nresults: {output / RESULTS_FILE}, curve: {output / CURVE_FILE}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from advx_jax.analysis.robustness_area import PUBLISHED_SETTINGS
+from advx_jax.analysis.robustness_area import PUBLISHED_ATTACK
 from advx_jax.errors import UserError
 from advx_jax.networks.registry import WORKDIR_NETWORK, ResolvedNetwork, resolve_network
 from advx_jax.reports.robustness_report import report_robustness
@@ -51,7 +51,7 @@ def report_training(config: Mapping[str, Any], data: Data, workdir: Path) -> str
     if recipe.keeping.ara_images:
         network = resolve_network(str(workdir))
         n_images = min(recipe.keeping.ara_images, len(data.test))
-        verdict += "\n" + report_robustness(network, data.test, n_images, PUBLISHED_SETTINGS, workdir / "ara", True)
+        verdict += "\n" + report_robustness(network, data.test, n_images, PUBLISHED_ATTACK, workdir / "ara", True)
     return verdict
 
 

@@ -1,0 +1,70 @@
+"""DDN, the decoupled direction and norm attack (Rony et al. 2019, arXiv 1811.09600), for L2.
+
+The perturbation follows the gradient's direction and is then put on a sphere, whose radius shrinks
+after a success and grows after a failure.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from advx_jax.attacks.ascent import negative_log_odds
+from advx_jax.attacks.loop import LogitsFn, Number
+from advx_jax.attacks.norms import per_example
+from advx_jax.attacks.projections import clip_to_box, l2_norm, unit_l2
+from advx_jax.attacks.search import Search, State, cosine, farthest_in_box, look, nothing_found
+
+_LAST_STEP_LENGTH = 0.01
+
+
+@struct.dataclass
+class DDN(Search):
+    """The attack's settings; lengths are L2 norms on the images' scale.
+
+    Attributes:
+        gamma: γ, by which fraction the radius shrinks or grows.
+        init_norm: the first radius.
+        levels: round perturbed images to so many grey levels, 256 for 8 bits as in the paper; None for
+            real numbers, which do not add the rounding's own distance to small ones.
+    """
+
+    gamma: Number = 0.05
+    init_norm: Number = 1.0
+    levels: int | None = struct.field(pytree_node=False, default=None)
+
+    def start(self, images: Float[Array, "batch *shape"]) -> State:
+        """State before the first step: no perturbation."""
+        radius = jnp.full(images.shape[:1], self.init_norm, images.dtype)
+        return State(jnp.zeros((), jnp.int32), jnp.zeros_like(images), radius, nothing_found(self, images))
+
+    def step(
+        self,
+        logits_fn: LogitsFn,
+        images: Float[Array, "batch *shape"],
+        labels: Int[Array, " batch"],
+        state: State,
+    ) -> State:
+        """Look, follow the gradient by a step of falling length, and go to the sphere."""
+
+        def unlikeliness(perturbation: Array) -> tuple[Array, Array]:
+            logits = logits_fn(images + perturbation)
+            # The direction of the cross-entropy's gradient, which does not vanish where p_y rounds to 1.
+            return negative_log_odds(logits, labels).sum(), logits
+
+        gradient, logits = jax.grad(unlikeliness, has_aux=True)(state.perturbation)
+        found, success = look(self, logits, labels, state.perturbation, state.found)
+
+        direction = unit_l2(-gradient if self.criterion.towards_label else gradient)
+        length = _LAST_STEP_LENGTH + (1 - _LAST_STEP_LENGTH) * cosine(state.step, self.steps)
+        radius = state.radius * jnp.where(success, 1 - self.gamma, 1 + self.gamma)
+        if self.stay_in_range:
+            radius = jnp.minimum(radius, l2_norm(farthest_in_box(images)))
+        moved = state.perturbation + length.astype(images.dtype) * direction
+        perturbation = unit_l2(moved) * per_example(radius, moved)
+        if self.stay_in_range:
+            perturbation = clip_to_box(images, perturbation)
+        if self.levels is not None:
+            perturbation = jnp.round((images + perturbation) * (self.levels - 1)) / (self.levels - 1) - images
+        found = found._replace(evaluations=found.evaluations + 1)
+        return State(state.step + 1, perturbation, radius, found)

@@ -1,0 +1,97 @@
+"""FMN, the fast minimum-norm attack (Pintor et al. 2021, arXiv 2102.12827), for L2 and L∞.
+
+The perturbation climbs the difference of logits inside a ball. Before the first success the ball's
+radius is a linear estimate of the distance to the boundary; from then on it shrinks after a success
+and grows after a failure, by less and less.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from advx_jax.attacks.ascent import negative_log_odds
+from advx_jax.attacks.loop import LogitsFn, Number
+from advx_jax.attacks.norms import per_example
+from advx_jax.attacks.projections import clip_to_box, l2_norm, linf_norm, project_l2, project_linf, unit_l2
+from advx_jax.attacks.search import Search, State, cosine, farthest_in_box, look, nothing_found
+
+
+@struct.dataclass
+class FMN(Search):
+    """The attack's settings; lengths are L2 norms on the images' scale, also of the L∞ attack.
+
+    Attributes:
+        norm: to minimise, "l2" or "linf".
+        step_length: α of the first step; falls to `last_step_length` as half a cosine.
+        last_step_length: α after the last step.
+        gamma: γ, by which fraction the first radii shrink or grow; falls to `last_gamma` in the same way.
+        last_gamma: γ after the last step.
+        climb: "margin", the difference between two logits, as in the paper; "log_odds", the label's against
+            all other classes, whose gradient jumps from no class to another.
+        relative: step lengths are fractions of the radius, so that they fit networks of any robustness.
+    """
+
+    norm: Literal["l2", "linf"] = struct.field(pytree_node=False, default="l2")
+    step_length: Number = 1.0
+    last_step_length: Number = 0.01
+    gamma: Number = 0.05
+    last_gamma: Number = 0.001
+    climb: Literal["margin", "log_odds"] = struct.field(pytree_node=False, default="margin")
+    relative: bool = struct.field(pytree_node=False, default=False)
+
+    def size(self, perturbation: Float[Array, "batch *shape"]) -> Float[Array, " batch"]:
+        """The norm that is minimised."""
+        return l2_norm(perturbation) if self.norm == "l2" else linf_norm(perturbation)
+
+    def start(self, images: Float[Array, "batch *shape"]) -> State:
+        """State before the first step: no perturbation."""
+        radius = jnp.full(images.shape[:1], jnp.inf, images.dtype)
+        return State(jnp.zeros((), jnp.int32), jnp.zeros_like(images), radius, nothing_found(self, images))
+
+    def step(
+        self,
+        logits_fn: LogitsFn,
+        images: Float[Array, "batch *shape"],
+        labels: Int[Array, " batch"],
+        state: State,
+    ) -> State:
+        """Look, change the radius, follow the gradient, and go back into the ball."""
+
+        def descended(perturbation: Array) -> tuple[Array, tuple[Array, Array]]:
+            logits = logits_fn(images + perturbation)
+            margin = self.criterion.margin(logits, labels)
+            if self.climb == "margin":
+                return margin.sum(), (margin, logits)
+            height = negative_log_odds(logits, labels)
+            return (height if self.criterion.towards_label else -height).sum(), (margin, logits)
+
+        gradient, (margin, logits) = jax.grad(descended, has_aux=True)(state.perturbation)
+        found, success = look(self, logits, labels, state.perturbation, state.found)
+
+        fall = cosine(state.step, self.steps).astype(images.dtype)
+        length = self.last_step_length + (self.step_length - self.last_step_length) * fall
+        gamma = self.last_gamma + (self.gamma - self.last_gamma) * fall
+        size = self.size(state.perturbation)
+        # Growing a little at least: where the box cuts steps short, the estimate alone closes in on the
+        # boundary from inside and never crosses it. What the box cut off counts as grown already.
+        least = jnp.minimum(state.radius, size * (1 + gamma)) * (1 + self.last_gamma)
+        estimate = jnp.maximum(size + jnp.abs(margin) / self._slope(gradient), least)
+        missed = jnp.where(jnp.isfinite(found.norm), state.radius * (1 + gamma), estimate)
+        radius = jnp.where(success, jnp.minimum(state.radius * (1 - gamma), found.norm), missed)
+        if self.stay_in_range:
+            radius = jnp.minimum(radius, self.size(farthest_in_box(images)))
+        lengths = jnp.broadcast_to(length, radius.shape) * (radius if self.relative else 1)
+        moved = state.perturbation - per_example(lengths, gradient) * unit_l2(gradient)
+        perturbation = project_l2(moved, radius) if self.norm == "l2" else project_linf(moved, radius)
+        if self.stay_in_range:
+            perturbation = clip_to_box(images, perturbation)
+        found = found._replace(evaluations=found.evaluations + 1)
+        return State(state.step + 1, perturbation, radius, found)
+
+    def _slope(self, gradient: Float[Array, "batch *shape"]) -> Float[Array, " batch"]:
+        """Largest change of the margin along a perturbation of size 1: the dual norm of its gradient."""
+        slope = l2_norm(gradient) if self.norm == "l2" else jnp.abs(gradient).sum(tuple(range(1, gradient.ndim)))
+        return jnp.maximum(slope, jnp.finfo(slope.dtype).tiny)
