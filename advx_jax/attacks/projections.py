@@ -1,0 +1,46 @@
+"""Norms of perturbations, and the nearest perturbations in a ball or in the box of valid images.
+
+Everything is per example. These are plain norms, as the field states its bounds in; `norms.py` has the
+root mean square of the paper: L2 = RMS·√n for n values an example.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from advx_jax.attacks.norms import per_example
+
+Radius = float | Float[Array, ""] | Float[Array, " batch"]
+"""Of a ball: one for all examples, or one for each."""
+
+
+def l2_norm(v: Float[Array, "batch *shape"]) -> Float[Array, " batch"]:
+    """Euclidean norm of each example; exact also where squares would underflow or overflow."""
+    largest = linf_norm(v)
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return scale * jnp.sqrt(jnp.square(v / per_example(scale, v)).sum(tuple(range(1, v.ndim))))
+
+
+def linf_norm(v: Float[Array, "batch *shape"]) -> Float[Array, " batch"]:
+    """Largest absolute value of each example."""
+    return jnp.abs(v).max(tuple(range(1, v.ndim)))
+
+
+def project_l2(delta: Float[Array, "batch *shape"], eps: Radius) -> Float[Array, "batch *shape"]:
+    """Shrink each perturbation onto the L2 ball of radius eps; one inside it does not change."""
+    norm = l2_norm(delta)
+    outside = norm > eps
+    factor = jnp.where(outside, eps / jnp.where(outside, norm, 1), 1)
+    return delta * per_example(factor.astype(delta.dtype), delta)
+
+
+def project_linf(delta: Float[Array, "batch *shape"], eps: Radius) -> Float[Array, "batch *shape"]:
+    """Clip each perturbation to [-eps, eps]."""
+    bound = per_example(jnp.broadcast_to(jnp.asarray(eps, delta.dtype), delta.shape[:1]), delta)
+    return jnp.clip(delta, -bound, bound)
+
+
+def clip_to_box(
+    images: Float[Array, "batch *shape"], delta: Float[Array, "batch *shape"]
+) -> Float[Array, "batch *shape"]:
+    """Change perturbations so that x + δ lies in [0,1]; x + the result may round by one unit in the last place."""
+    return jnp.clip(images + delta, 0, 1) - images
