@@ -73,7 +73,9 @@ def start(
     del targets
     if images.ndim != 4:
         raise UserError(f"expected images of shape (batch, height, width, channels), got {images.shape}")
-    pattern = jax.vmap(lambda key: (_stripes if budget.norm == "Linf" else _bumps)(key, images.shape[1:]))
+    height, width, channels = images.shape[1:]
+    draw = _stripes if budget.norm == "Linf" else _bumps
+    pattern = jax.vmap(lambda key: draw(key, (height, width, channels)))
     # The draws of the steps are folded in from 0 upwards.
     drawn = pattern(jax.vmap(lambda key: jax.random.fold_in(key, budget.steps))(keys)).astype(images.dtype)
     initial = within(budget, images, images + budget.eps * drawn)
