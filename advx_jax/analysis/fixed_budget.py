@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from advx_jax.analysis.segments import segment_lengths
 from advx_jax.analysis.workers import Worker, chunk_rows, lanes, pad, spread
@@ -196,7 +196,7 @@ def _start(
     labels: Array,
     indices: Array,
     budget: Budget,
-    draws: Int[Array, "3"],
+    draws: UInt32[Array, "3"],
 ) -> tuple[Any, Int[Array, " batch"]]:
     seed, number, run = draws
     key = jax.random.fold_in(jax.random.key(seed), number)
