@@ -1,14 +1,30 @@
-"""The attack loop of the paper and the attacks built on it, over any function from images to logits."""
+"""Attacks over any function from images to logits: the paper's loop, and the field's with a fixed budget."""
 
+from advx_jax.attacks.apgd import apgd_attack, targeted_apgd_attack
+from advx_jax.attacks.autoattack import autoattack
 from advx_jax.attacks.bounded import bounded_attack, targeted_attack
+from advx_jax.attacks.budget import Budget, Found
+from advx_jax.attacks.fab import FABResult, fab_attack, targeted_fab_attack
 from advx_jax.attacks.loop import AttackResult, AttackSettings
 from advx_jax.attacks.minimum_norm import better_than_random_attack, minimum_norm_attack
+from advx_jax.attacks.pgd import pgd_attack
+from advx_jax.attacks.square import square_attack
 
 __all__ = [
     "AttackResult",
     "AttackSettings",
+    "Budget",
+    "FABResult",
+    "Found",
+    "apgd_attack",
+    "autoattack",
     "better_than_random_attack",
     "bounded_attack",
+    "fab_attack",
     "minimum_norm_attack",
+    "pgd_attack",
+    "square_attack",
+    "targeted_apgd_attack",
     "targeted_attack",
+    "targeted_fab_attack",
 ]

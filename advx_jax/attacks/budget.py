@@ -16,13 +16,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from advx_jax.attacks.loop import LogitsFn, Number
 from advx_jax.attacks.norms import per_example
-from advx_jax.attacks.projections import l2_norm, linf_norm, project_l2, project_linf
+from advx_jax.attacks.projections import l2_norm, linf_norm, project_l2, project_linf, unit_l2
 from advx_jax.errors import UserError
 
 Norm = Literal["L2", "Linf"]
-
-# Added to lengths that are divided by, as in the reference implementation of AutoAttack.
-_TINY = 1e-12
 
 
 @struct.dataclass
@@ -106,24 +103,19 @@ def within(
 
 
 def steepest(norm: Norm, gradient: Float[Array, "batch *shape"]) -> Float[Array, "batch *shape"]:
-    """Direction of steepest ascent, of length 1 in the norm."""
-    if norm == "Linf":
-        return jnp.sign(gradient)
-    return gradient / (per_example(l2_norm(gradient), gradient) + _TINY)
+    """Direction of steepest ascent, of length 1 in the norm however small the gradient is; zero stays zero."""
+    return jnp.sign(gradient) if norm == "Linf" else unit_l2(gradient)
 
 
 def random_direction(
     norm: Norm, keys: Key[Array, " batch"], like: Float[Array, "batch *shape"]
 ) -> Float[Array, "batch *shape"]:
-    """A draw of length 1 in the norm for each key: every sign and place alike (L∞), every direction alike (L2)."""
-
-    def draw(key: Array) -> Array:
-        if norm == "Linf":
-            return jax.random.uniform(key, like.shape[1:], like.dtype, -1, 1)
-        return jax.random.normal(key, like.shape[1:], like.dtype)
-
-    drawn = jax.vmap(draw)(keys)
-    return drawn / (per_example(norms(norm, drawn), drawn) + _TINY)
+    """A draw of length 1 in the norm for each key: values uniform before scaling (L∞), every direction alike (L2)."""
+    shape, dtype = like.shape[1:], like.dtype
+    if norm == "L2":
+        return unit_l2(jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys))
+    drawn = jax.vmap(lambda key: jax.random.uniform(key, shape, dtype, -1, 1))(keys)
+    return drawn / per_example(linf_norm(drawn), drawn)
 
 
 def example_keys(key: Key[Array, ""], indices: Int[Array, " batch"], run: int | Array = 0) -> Key[Array, " batch"]:

@@ -44,3 +44,9 @@ def clip_to_box(
 ) -> Float[Array, "batch *shape"]:
     """Change perturbations so that x + δ lies in [0,1]; x + the result may round by one unit in the last place."""
     return jnp.clip(images + delta, 0, 1) - images
+
+
+def unit_l2(v: Float[Array, "batch *shape"]) -> Float[Array, "batch *shape"]:
+    """Scale each example to L2 norm 1, however small it is; zero stays zero."""
+    norm = l2_norm(v)
+    return v / per_example(jnp.where(norm > 0, norm, 1), v)
