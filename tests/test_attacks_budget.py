@@ -31,14 +31,15 @@ SHAPE = (6, 6, 3)
 N, K = 12, 5
 NORMS = ("L2", "Linf")
 STEPS = 20
+QUICKLY = {"xla_backend_optimization_level": 0}
 
 ATTACKS = {
     "pgd": pgd_attack,
     "apgd-ce": apgd_attack,
     "apgd-dlr": functools.partial(apgd_attack, loss="dlr"),
     "apgd-t": targeted_apgd_attack,
-    "fab": lambda *arguments, indices=None: fab_attack(*arguments[:4]).found,
-    "fab-t": lambda *arguments, indices=None: targeted_fab_attack(*arguments[:4]).found,
+    "fab": lambda *arguments, indices=None: fab_attack(*arguments[:4]),
+    "fab-t": lambda *arguments, indices=None: targeted_fab_attack(*arguments[:4]),
     "square": square_attack,
 }
 METHODS = {
@@ -74,13 +75,14 @@ WEIGHTS = np.asarray(4 * jax.random.normal(jax.random.key(0), (int(np.prod(SHAPE
 
 @functools.cache
 def batch():
-    images = jax.random.uniform(jax.random.key(1), (N, *SHAPE))
+    # Far enough from the ends of the box for budgets that are just large enough.
+    images = jax.random.uniform(jax.random.key(1), (N, *SHAPE), minval=0.3, maxval=0.7)
     return images, linear(images).argmax(-1).astype(jnp.int32)
 
 
 @functools.cache
 def exact_distances(norm):
-    """Of each image to the nearest boundary of the linear classifier, if images may leave the box."""
+    """Of each image to the nearest boundary of the linear classifier."""
     images, labels = batch()
     logits = np.asarray(linear(images))
     slopes = WEIGHTS.T[None] - WEIGHTS.T[np.asarray(labels)][:, None]
@@ -89,10 +91,15 @@ def exact_distances(norm):
     return np.where(dual > 0, gaps / np.where(dual > 0, dual, 1), np.inf).min(-1)
 
 
+def quickly(function):
+    """Compiled without optimisation: what runs once need not run fast."""
+    return jax.jit(function, compiler_options=QUICKLY)
+
+
 @functools.cache
 def compiled(name):
-    """Compiled once for all values of eps; what compiles fast need not run fast."""
-    return jax.jit(ATTACKS[name], compiler_options={"xla_backend_optimization_level": 0})
+    """One attack, compiled once for each norm and used for all values of eps."""
+    return quickly(ATTACKS[name])
 
 
 def eps_of(norm, quantile=0.5):
@@ -100,11 +107,12 @@ def eps_of(norm, quantile=0.5):
     return float(np.quantile(exact_distances(norm), quantile))
 
 
-def run(name, norm, eps=None, seed=0, stay_in_range=True, part=slice(None)):
+def run(name, norm, eps=None, seed=0, order=slice(None)):
     images, labels = batch()
-    budget = Budget(jnp.float32(eps_of(norm) * 1.5 if eps is None else eps), norm, STEPS, stay_in_range)
-    indices = jnp.arange(N)[part]
-    return compiled(name)(linear, images[part], labels[part], budget, jax.random.key(seed), indices=indices)
+    budget = Budget(jnp.float32(eps_of(norm) * 1.5 if eps is None else eps), norm, STEPS)
+    indices = jnp.arange(N)[order]
+    result = compiled(name)(linear, images[order], labels[order], budget, jax.random.key(seed), indices=indices)
+    return getattr(result, "found", result)
 
 
 def sizes_of(norm, delta):
@@ -112,20 +120,21 @@ def sizes_of(norm, delta):
     return np.abs(flat).max(1) if norm == "Linf" else np.sqrt((flat**2).sum(1))
 
 
-def assert_within(norm, eps, images, adversarial, stay_in_range=True):
+def assert_within(norm, eps, images, adversarial):
     sizes = sizes_of(norm, np.asarray(adversarial, np.float64) - np.asarray(images, np.float64))
     rounding = PIXEL_ROUNDING * (np.sqrt(np.prod(images.shape[1:])) if norm == "L2" else 1)
     # eps itself, a float32, and the projection's factor round too.
     assert (sizes <= eps * (1 + 4 * PIXEL_ROUNDING) + 2 * rounding).all(), sizes.max() - eps
-    if stay_in_range:
-        assert 0 <= float(adversarial.min()) <= float(adversarial.max()) <= 1
+    assert 0 <= float(adversarial.min()) <= float(adversarial.max()) <= 1
 
 
+@pytest.mark.parametrize("scale", [1.5, 30])
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", ATTACKS)
-def test_no_attack_leaves_its_budget_or_counts_what_is_not_broken(name, norm):
+def test_no_attack_leaves_its_budget_or_counts_what_is_not_broken(name, norm, scale):
+    """Also where the box is what ends the way."""
     images, labels = batch()
-    eps = eps_of(norm) * 1.5
+    eps = eps_of(norm) * scale
     found = run(name, norm, eps)
     assert_within(norm, eps, images, found.adversarial)
     assert found.finite.all()
@@ -135,8 +144,7 @@ def test_no_attack_leaves_its_budget_or_counts_what_is_not_broken(name, norm):
     np.testing.assert_array_equal(found.adversarial[~found.broken], images[~found.broken])
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ["pgd", "apgd-t", "fab-t", "square"])
+@pytest.mark.parametrize(("name", "norm"), [("pgd", "L2"), ("apgd-t", "Linf"), ("fab-t", "L2"), ("square", "Linf")])
 def test_so_it_is_on_a_convolutional_network(name, norm):
     classifier = random_classifier()
     images = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
@@ -150,9 +158,7 @@ def test_so_it_is_on_a_convolutional_network(name, norm):
         "square": square_attack,
     }[name]
     attack = functools.partial(attack, **stages.get(name, {}))
-    found = jax.jit(attack, compiler_options={"xla_backend_optimization_level": 0})(
-        classifier, images, labels, Budget(eps, norm, 12), jax.random.key(0)
-    )
+    found = quickly(attack)(classifier, images, labels, Budget(eps, norm, 12), jax.random.key(0))
     assert_within(norm, eps, images, found.adversarial)
     logits = jax.jit(classifier)(found.adversarial)
     # Another compilation rounds otherwise: a broken image may be found on the boundary itself.
@@ -178,50 +184,49 @@ def test_results_depend_on_key_and_index_only(name, norm):
     other = run(name, norm, seed=1)
     if "fab" not in name:
         assert (whole.adversarial != other.adversarial).any()
-    half = run(name, norm, part=slice(N // 2, None))
-    np.testing.assert_array_equal(half.broken, whole.broken[N // 2 :])
-    np.testing.assert_allclose(half.adversarial, whole.adversarial[N // 2 :], atol=ROUNDING)
+    order = np.random.default_rng(0).permutation(N)
+    moved = run(name, norm, order=order)
+    np.testing.assert_array_equal(moved.broken, whole.broken[order])
+    np.testing.assert_allclose(moved.adversarial, whole.adversarial[order], atol=ROUNDING)
 
 
-@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", METHODS)
-def test_segments_make_the_same_steps_as_one_run(name, norm):
+def test_segments_make_the_same_steps_as_one_run(name):
     images, labels = batch()
     method = METHODS[name]
-    budget = Budget(eps_of(norm), norm, STEPS)
+    budget = Budget(eps_of("L2"), "L2", STEPS)
     fixed = (linear, images, labels, (labels + 1) % K, budget)
-    state = method.start(*fixed, example_keys(jax.random.key(0), jnp.arange(N)))
+    start = quickly(lambda: method.start(*fixed, example_keys(jax.random.key(0), jnp.arange(N))))
     advance = jax.jit(
-        lambda state, n_steps: method.advance(*fixed, state, n_steps),
-        static_argnums=1,
-        compiler_options={"xla_backend_optimization_level": 0},
+        lambda state, n_steps: method.advance(*fixed, state, n_steps), static_argnums=1, compiler_options=QUICKLY
     )
-    whole = advance(state, STEPS)
-    for n_steps in (10, 5, 5):
-        state = advance(state, n_steps)
-    np.testing.assert_allclose(state.found.adversarial, whole.found.adversarial, atol=ROUNDING)
-    np.testing.assert_array_equal(state.found.broken, whole.found.broken)
+    half = advance(start(), STEPS // 2)
+    both, whole = advance(half, STEPS - STEPS // 2), advance(start(), STEPS)
+    np.testing.assert_allclose(both.found.adversarial, whole.found.adversarial, atol=ROUNDING)
+    np.testing.assert_array_equal(both.found.broken, whole.found.broken)
 
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", ATTACKS)
 def test_robust_accuracy_of_a_linear_classifier_is_exact(name, norm):
     eps, distances = eps_of(norm), exact_distances(norm)
-    found = run(name, norm, eps, stay_in_range=False)
+    found = run(name, norm, eps)
     assert not (found.broken & (distances > eps * (1 + EDGE))).any()
     if name != "square":
         assert (found.broken | (distances > eps * (1 - EDGE))).all()
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("attack", [fab_attack, targeted_fab_attack])
-def test_fab_finds_the_distance_to_the_nearest_boundary(attack, norm):
+@pytest.mark.parametrize("name", ["fab", "fab-t"])
+def test_fab_finds_the_distance_to_the_nearest_boundary(name, norm):
     images, labels = batch()
-    result = jax.jit(functools.partial(attack, linear))(images, labels, Budget(1.0, norm, STEPS, False))
+    budget = Budget(jnp.float32(eps_of(norm)), norm, STEPS)
+    result = compiled(name)(linear, images, labels, budget, jax.random.key(0), indices=jnp.arange(N))
     distances = exact_distances(norm)
     assert (result.distance >= distances * (1 - ROUNDING)).all()
     np.testing.assert_allclose(result.distance, distances, rtol=FAB_COARSENESS)
     np.testing.assert_allclose(sizes_of(norm, result.adversarial - images), result.distance, rtol=ROUNDING)
+    np.testing.assert_array_equal(result.found.broken, result.distance <= budget.eps)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -257,20 +262,17 @@ def _by_bisection(norm, points, normal, gap):
     return np.sqrt((moved**2).sum((1, 2, 3))) if norm == "L2" else moved.max((1, 2, 3))
 
 
-@pytest.mark.parametrize("norm", NORMS)
-def test_autoattack_breaks_what_any_of_its_attacks_breaks(norm):
+def test_autoattack_breaks_what_any_of_its_attacks_breaks():
     images, labels = batch()
     stages = tuple(stage._replace(steps=8) for stage in STANDARD)
-    eps = jnp.float32(eps_of(norm))
-    found = jax.jit(
-        functools.partial(autoattack, linear, norm=norm, stages=stages),
-        compiler_options={"xla_backend_optimization_level": 0},
-    )(images, labels, eps=eps, key=jax.random.key(0))
-    assert_within(norm, float(eps), images, found.adversarial)
+    eps = eps_of("Linf")
+    attack = quickly(functools.partial(autoattack, linear, norm="Linf", stages=stages))
+    found = attack(images, labels, eps=jnp.float32(eps), key=jax.random.key(0))
+    assert_within("Linf", eps, images, found.adversarial)
     np.testing.assert_array_equal(linear(found.adversarial).argmax(-1) != labels, found.broken)
-    assert 0 < found.broken.sum() < N
-    boxless = exact_distances(norm)
-    assert not (found.broken & (boxless > float(eps) * (1 + EDGE))).any()
+    distances = exact_distances("Linf")
+    assert not (found.broken & (distances > eps * (1 + EDGE))).any()
+    assert (found.broken | (distances > eps * (1 - EDGE))).all()
 
 
 def test_standard_version_is_the_papers():
@@ -290,6 +292,7 @@ def test_misclassified_images_are_broken_without_a_change(name):
     found = compiled(name)(
         linear, images, wrong, Budget(jnp.float32(0.1), "L2", STEPS), jax.random.key(0), indices=jnp.arange(N)
     )
+    found = getattr(found, "found", found)
     assert found.broken.all()
     np.testing.assert_array_equal(found.adversarial, images)
 
@@ -302,6 +305,7 @@ def test_nan_is_never_a_misclassification_and_stays_in_its_image(name):
     key, indices = jax.random.key(0), jnp.arange(N)
     found = attack(images.at[2, 0, 0, 0].set(jnp.nan), labels, budget, key, indices=indices)
     healthy = attack(images, labels, budget, key, indices=indices)
+    found, healthy = (getattr(result, "found", result) for result in (found, healthy))
     assert not found.broken[2]
     np.testing.assert_array_equal(found.finite, np.arange(N) != 2)
     others = np.arange(N) != 2

@@ -98,7 +98,7 @@ def advance(
     height, width = images.shape[1:3]
     sides = np.array([window_side(step, height, width, budget.norm) for step in range(budget.steps)])
     distinct = np.unique(sides)
-    bumps = jnp.asarray(np.stack([_bump_pair(side, height, width) for side in distinct]), images.dtype)
+    bumps = jnp.asarray(np.stack([_bump_pair(int(side), height, width) for side in distinct]), images.dtype)
     which = jnp.asarray(np.searchsorted(distinct, sides))
 
     def step(state: SquareState, _: None) -> tuple[SquareState, None]:
