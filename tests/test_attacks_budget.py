@@ -144,7 +144,7 @@ def test_no_attack_leaves_its_budget_or_counts_what_is_not_broken(name, norm, sc
     np.testing.assert_array_equal(found.adversarial[~found.broken], images[~found.broken])
 
 
-@pytest.mark.parametrize(("name", "norm"), [("pgd", "L2"), ("apgd-t", "Linf"), ("fab-t", "L2"), ("square", "Linf")])
+@pytest.mark.parametrize(("name", "norm"), [("apgd-t", "Linf"), ("square", "L2")])
 def test_so_it_is_on_a_convolutional_network(name, norm):
     classifier = random_classifier()
     images = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))

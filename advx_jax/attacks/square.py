@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from advx_jax.attacks.budget import Budget, Found, Method, look, nothing_found, run_all, untargeted, within
 from advx_jax.attacks.loop import LogitsFn
@@ -169,8 +169,8 @@ def _stripes(key: Array, shape: tuple[int, int, int]) -> Float[Array, "height wi
     return jnp.broadcast_to(_sign(key, (1, width, channels)), (height, width, channels))
 
 
-def _window(corner: Int[Array, "2"], side: Array, height: int, width: int) -> Float[Array, "height width 1"]:
-    """1 inside of a square window, 0 outside."""
+def _window(corner: Int[Array, "2"], side: Array, height: int, width: int) -> Bool[Array, "height width 1"]:
+    """True inside of a square window."""
     rows, columns = jnp.arange(height) - corner[0], jnp.arange(width) - corner[1]
     inside = ((rows >= 0) & (rows < side))[:, None] & ((columns >= 0) & (columns < side))
     return inside[:, :, None]
