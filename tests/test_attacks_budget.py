@@ -357,16 +357,18 @@ def test_square_spends_its_whole_budget():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("field", "value", "message"),
     [
-        ({"norm": "L1"}, "expected L2 or Linf as the norm, got 'L1'"),
-        ({"steps": 0}, "expected at least 1 attack step, got 0"),
+        ("norm", "L1", "expected L2 or Linf as the norm, got 'L1'"),
+        ("steps", 0, "expected at least 1 attack step, got 0"),
     ],
 )
-@pytest.mark.parametrize("name", ATTACKS)
-def test_bad_budgets_are_refused(name, change, message):
+@pytest.mark.parametrize("name", ["pgd", "fab"])
+def test_bad_budgets_are_refused(name, field, value, message):
     images, labels = batch()
-    budget = Budget(0.1, "L2", 3).replace(**change)
+    budget = Budget(0.1, "L2", 3)
+    # As if made where types are not checked.
+    object.__setattr__(budget, field, value)
     with pytest.raises(UserError, match=message):
         ATTACKS[name](linear, images, labels, budget, jax.random.key(0))
 
@@ -383,11 +385,3 @@ def test_too_few_classes_are_refused():
                 jax.random.key(0),
                 loss=loss,
             )
-    with pytest.raises(UserError, match="expected images of shape"):
-        square_attack(
-            lambda x: linear(x.reshape(-1, *SHAPE)),
-            images.reshape(N, -1),
-            labels,
-            Budget(0.1, "L2", 3),
-            jax.random.key(0),
-        )
