@@ -1,7 +1,7 @@
 """A measurement with a fixed budget, written to a file as it goes on, so that it can be taken up again."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from advx_jax.data.image_set import ImageSet, unit_images
 from advx_jax.networks.registry import ResolvedNetwork
 from advx_jax.reports.fixed_budget_files import BrokenImages
 from advx_jax.reports.kept_work import earlier_results
-from advx_jax.reports.progress import Update, progress
+from advx_jax.reports.progress import progress
 from advx_jax.reports.results_json import head, write_json
 
 FORMAT = 1
@@ -153,7 +153,7 @@ class _Measurement:
     def _load(self, block: list[int]) -> tuple[np.ndarray, np.ndarray]:
         return unit_images(self._data.images[block]), self._data.labels[block].astype(np.int32)
 
-    def _look(self, block: list[int], update: Update) -> None:
+    def _look(self, block: list[int], update: Callable[[float], None]) -> None:
         seen = first_look(self._classifier, *self._load(block))
         for index, *fields in zip(block, *seen, strict=True):
             record = {name: bool(value) for name, value in zip(seen._fields, fields, strict=True)} | {"runs": 0}
@@ -161,7 +161,7 @@ class _Measurement:
             update(self._share(record))
         write_json(self._path, self._kept)
 
-    def _attack(self, block: list[int], run: _Run, rows: int, update: Update) -> None:
+    def _attack(self, block: list[int], run: _Run, rows: int, update: Callable[[float], None]) -> None:
         plan, stage, seconds = self._plan, run.stage, self._kept["seconds"]
         budget = Budget(plan.eps, plan.norm, stage.steps, plan.stay_in_range)
         cost = float(self._before[run.position + 1] - self._before[run.position])
