@@ -14,7 +14,8 @@ from advx_jax.networks.classifier import Provenance
 from advx_jax.networks.files import save_network
 from advx_jax.reports.fixed_budget_warnings import warnings
 
-EPS = 0.5
+# Far: of the first 60 images the random network classifies only a few correctly.
+EPS = 3.0
 # Pixels of x + δ round to float32.
 ROUNDING = 1e-5
 
