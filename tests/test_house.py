@@ -18,7 +18,7 @@ import configs
 
 PACKAGE = Path(advx_jax.__file__).parent
 CONFIGS = Path(configs.__path__[0])
-DOORS = ("evaluate", "explain", "ara", "train")
+DOORS = ("evaluate", "explain", "ara", "robustness", "train")
 # Beside the doors, on their floor: flags that a command has, or that several share.
 FLAGS = ("attack_flags", "inference_flags", "training_flags")
 # From top to bottom; a room may import from itself and from those below it.

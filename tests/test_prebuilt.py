@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from advx_jax.analysis.accuracy import predict
-from advx_jax.analysis.robustness_area import KINDS, minimum_norm_distances
+from advx_jax.analysis.robustness_area import minimum_norm_distances
 from advx_jax.analysis.subset import published_subset
 from advx_jax.data.image_set import unit_images
 from advx_jax.data.sample import load_sample
@@ -76,7 +76,7 @@ def test_distances_on_the_sample_are_those_of_the_record():
     places = [index for index in published_subset(len(sample), len(sample)) if index in known][:4]
     assert len(places) >= 2
     images, labels = unit_images(sample.images[places]), sample.labels[places].astype(np.int32)
-    for part, found in minimum_norm_distances(resolve_network(name).classifier, images, labels, KINDS["attack"]):
+    for part, found in minimum_norm_distances(resolve_network(name).classifier, images, labels):
         expected = [known[places[place]] for place in part]
         np.testing.assert_allclose(found.distances, expected, rtol=DISTANCE_TOLERANCE)
 

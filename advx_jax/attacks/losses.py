@@ -1,0 +1,106 @@
+"""Losses that attacks with a fixed budget climb: the larger, the nearer a misclassification.
+
+Each is per example. All take labels and targets; only targeted losses look at the targets.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from advx_jax.attacks.ascent import cross_entropy
+from advx_jax.attacks.loop import LogitsFn
+from advx_jax.errors import UserError
+
+LossName = Literal["cross_entropy", "dlr", "targeted_dlr", "margin"]
+
+# Croce & Hein's denominators, which keep equal logits from giving 0/0.
+_TINY = 1e-12
+
+
+def margin(logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]) -> Float[Array, " batch"]:
+    """max_{j≠y} z_j - z_y: above 0 where another class has a larger logit than the label."""
+    own = jnp.arange(logits.shape[-1]) == labels[:, None]
+    return jnp.where(own, -jnp.inf, logits).max(-1) - _logit(logits, labels)
+
+
+def dlr(logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]) -> Float[Array, " batch"]:
+    """Difference of logits ratio: -(z_y - max_{j≠y} z_j) / (z_π1 - z_π3), π sorting the logits downwards.
+
+    Unlike the cross-entropy it does not change with the logits' scale. From "Reliable evaluation of
+    adversarial robustness with an ensemble of diverse parameter-free attacks" (Croce and Hein 2020,
+    arXiv 2003.01690).
+
+    Raises:
+        UserError: there are fewer than 3 classes.
+    """
+    top, order = _largest(logits, 3, "the DLR loss")
+    other = jnp.where(order[:, 0] == labels, top[:, 1], top[:, 0])
+    return (other - _logit(logits, labels)) / (top[:, 0] - top[:, 2] + _TINY)
+
+
+def targeted_dlr(
+    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"], targets: Int[Array, " batch"]
+) -> Float[Array, " batch"]:
+    """-(z_y - z_t) / (z_π1 - (z_π3 + z_π4)/2), towards the target t (arXiv 2003.01690).
+
+    Raises:
+        UserError: there are fewer than 4 classes.
+    """
+    top, _ = _largest(logits, 4, "the targeted DLR loss")
+    return (_logit(logits, targets) - _logit(logits, labels)) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + _TINY)
+
+
+def loss_values(name: LossName, logits: Array, labels: Array, targets: Array) -> Float[Array, " batch"]:
+    """The loss of that name, per example."""
+    if name == "targeted_dlr":
+        return targeted_dlr(logits, labels, targets)
+    untargeted: dict[str, Callable[[Array, Array], Array]] = {"cross_entropy": cross_entropy, "dlr": dlr}
+    return untargeted.get(name, margin)(logits, labels)
+
+
+def climb(
+    name: LossName,
+    logits_fn: LogitsFn,
+    points: Float[Array, "batch *shape"],
+    labels: Int[Array, " batch"],
+    targets: Int[Array, " batch"],
+) -> tuple[Float[Array, " batch"], Float[Array, "batch *shape"], Float[Array, "batch classes"]]:
+    """The loss of each example at a point, its gradient, and the logits there."""
+
+    def total(points: Array) -> tuple[Array, tuple[Array, Array]]:
+        logits = logits_fn(points)
+        values = loss_values(name, logits, labels, targets)
+        return values.sum(), (values, logits)
+
+    gradient, (values, logits) = jax.grad(total, has_aux=True)(points)
+    return values, gradient, logits
+
+
+def likeliest_targets(
+    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"], n_targets: int
+) -> Int[Array, "targets batch"]:
+    """The classes other than the label, from the largest logit downwards; fewer if there are not so many.
+
+    Args:
+        logits: of the unperturbed images.
+        labels: true classes.
+        n_targets: how many are wanted.
+    """
+    n_classes = logits.shape[-1]
+    own = jnp.arange(n_classes) == labels[:, None]
+    order = jnp.argsort(jnp.where(own, -jnp.inf, logits), axis=-1, descending=True)
+    return order[:, : min(n_targets, n_classes - 1)].T.astype(labels.dtype)
+
+
+def _largest(logits: Array, count: int, who: str) -> tuple[Array, Array]:
+    if logits.shape[-1] < count:
+        raise UserError(f"expected at least {count} classes for {who}, got {logits.shape[-1]}")
+    top, order = jax.lax.top_k(logits, count)
+    return top, order
+
+
+def _logit(logits: Array, classes: Array) -> Array:
+    return jnp.take_along_axis(logits, classes[:, None], axis=-1)[:, 0]

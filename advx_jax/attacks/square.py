@@ -1,0 +1,255 @@
+"""Square Attack: a random search that changes one square window at a time and asks for logits only.
+
+From "Square Attack: a query-efficient black-box adversarial attack via random search" (Andriushchenko,
+Croce, Flammarion and Hein 2020, arXiv 1912.00049). Each image has windows and signs of its own, so that
+they depend on no other image.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from advx_jax.attacks.budget import Budget, Found, Method, look, nothing_found, run_all, untargeted, within
+from advx_jax.attacks.loop import LogitsFn
+from advx_jax.attacks.losses import margin
+from advx_jax.attacks.norms import per_example
+from advx_jax.attacks.projections import l2_norm
+from advx_jax.errors import UserError
+
+# Fraction of the image that a window covers, and the steps after which it is halved (paper, section 4,
+# made for 10,000 steps; as AutoAttack does, we keep to these steps whatever the number of steps is).
+_FIRST_FRACTION = 0.8
+_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+_SMALLEST_L2_SIDE = 3
+_L2_TILES = 5
+_TINY = 1e-12
+
+
+class SquareState(NamedTuple):
+    """State between two steps.
+
+    Attributes:
+        step: number of steps made.
+        best: the point with the largest margin loss so far.
+        best_loss: there.
+        keys: of each image's draws.
+        found: what was misclassified.
+    """
+
+    step: Int[Array, ""]
+    best: Float[Array, "batch height width channels"]
+    best_loss: Float[Array, " batch"]
+    keys: Key[Array, " batch"]
+    found: Found
+
+
+def window_side(step: int, height: int, width: int, norm: str) -> int:
+    """Side of the window of a step, in pixels; odd, and at least 3, in the L2 norm."""
+    fraction = _FIRST_FRACTION / 2 ** sum(step > end for end in _HALVINGS)
+    side = round(np.sqrt(fraction * height * width))
+    if norm == "L2":
+        side = max(side, _SMALLEST_L2_SIDE)
+        side += side % 2 == 0
+    return int(min(max(side, 1), height, width))
+
+
+def start(
+    logits_fn: LogitsFn,
+    images: Float[Array, "batch height width channels"],
+    labels: Int[Array, " batch"],
+    targets: Int[Array, " batch"],
+    budget: Budget,
+    keys: Key[Array, " batch"],
+) -> SquareState:
+    """State before the first step: vertical stripes of ±eps (L∞), or a grid of bumps of random signs (L2).
+
+    Raises:
+        UserError: the images are not a batch of (height, width, channels).
+    """
+    del targets
+    if images.ndim != 4:
+        raise UserError(f"expected images of shape (batch, height, width, channels), got {images.shape}")
+    height, width, channels = images.shape[1:]
+    draw = _stripes if budget.norm == "Linf" else _bumps
+    pattern = jax.vmap(lambda key: draw(key, (height, width, channels)))
+    # The draws of the steps are folded in from 0 upwards.
+    drawn = pattern(jax.vmap(lambda key: jax.random.fold_in(key, budget.steps))(keys)).astype(images.dtype)
+    initial = within(budget, images, images + budget.eps * drawn)
+    logits = logits_fn(initial)
+    found = look(nothing_found(images), initial, logits, labels)
+    return SquareState(jnp.zeros((), jnp.int32), initial, margin(logits, labels), keys, found)
+
+
+def advance(
+    logits_fn: LogitsFn,
+    images: Float[Array, "batch height width channels"],
+    labels: Int[Array, " batch"],
+    targets: Int[Array, " batch"],
+    budget: Budget,
+    state: SquareState,
+    n_steps: int,
+) -> SquareState:
+    """Make `n_steps` of the budget's steps, one query each."""
+    del targets
+    height, width = images.shape[1:3]
+    sides = np.array([window_side(step, height, width, budget.norm) for step in range(budget.steps)])
+    distinct = np.unique(sides)
+    bumps = jnp.asarray(np.stack([_bump_pair(int(side), height, width) for side in distinct]), images.dtype)
+    which = jnp.asarray(np.searchsorted(distinct, sides))
+
+    def step(state: SquareState, _: None) -> tuple[SquareState, None]:
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, state.step))(state.keys)
+        kind = which[state.step]
+        side = jnp.asarray(distinct)[kind]
+
+        def propose(key: Array, image: Array, best: Array) -> Array:
+            if budget.norm == "Linf":
+                return _recolour(key, best, side, budget.eps)
+            return image + _reshape(key, best - image, side, bumps[kind], budget.eps)
+
+        new = jax.vmap(propose)(keys, images, state.best)
+        if budget.norm == "L2":
+            # The energy that clipping took away is given back, as far as clipping allows.
+            length = l2_norm(new - images)
+            new = images + (new - images) * per_example(budget.eps / (length + _TINY), new)
+        new = within(budget, images, new)
+        logits = logits_fn(new)
+        values = margin(logits, labels)
+        better = (values > state.best_loss) & ~state.found.broken
+        return SquareState(
+            step=state.step + 1,
+            best=jnp.where(per_example(better, new), new, state.best),
+            best_loss=jnp.where(better, values, state.best_loss),
+            keys=state.keys,
+            found=look(state.found, new, logits, labels),
+        ), None
+
+    return lax.scan(step, state, length=n_steps)[0]
+
+
+SQUARE = Method(start, advance)
+
+
+def square_attack(
+    logits_fn: LogitsFn,
+    images: Float[Array, "batch height width channels"],
+    labels: Int[Array, " batch"],
+    budget: Budget,
+    key: Key[Array, ""],
+    restarts: int = 1,
+    indices: Int[Array, " batch"] | None = None,
+) -> Found:
+    """Square Attack on the margin loss; AutoAttack makes 5000 steps.
+
+    Args:
+        logits_fn: images to logits, for instance a `Classifier`.
+        images: x, on the [0,1] scale.
+        labels: true classes.
+        budget: of each run; a step is one query.
+        key: of all draws.
+        restarts: how often to start.
+        indices: of the images in their data set; see `run_all`.
+
+    Raises:
+        UserError: shapes do not fit, or the budget is none.
+    """
+    return run_all(SQUARE, logits_fn, images, labels, untargeted(labels, restarts), budget, key, indices)
+
+
+def _sign(key: Array, shape: tuple[int, ...]) -> Float[Array, "*shape"]:
+    return jax.random.rademacher(key, shape, jnp.float32)
+
+
+def _stripes(key: Array, shape: tuple[int, int, int]) -> Float[Array, "height width channels"]:
+    height, width, channels = shape
+    return jnp.broadcast_to(_sign(key, (1, width, channels)), (height, width, channels))
+
+
+def _window(corner: Int[Array, "2"], side: Array, height: int, width: int) -> Bool[Array, "height width 1"]:
+    """True inside of a square window."""
+    rows, columns = jnp.arange(height) - corner[0], jnp.arange(width) - corner[1]
+    inside = ((rows >= 0) & (rows < side))[:, None] & ((columns >= 0) & (columns < side))
+    return inside[:, :, None]
+
+
+def _corner(key: Array, side: Array, height: int, width: int) -> Int[Array, "2"]:
+    """A window's upper left corner, uniform over all windows that lie inside the image."""
+    return jax.random.randint(key, (2,), 0, jnp.array([height, width]) - side + 1)
+
+
+def _recolour(key: Array, best: Array, side: Array, eps: float | Array) -> Float[Array, "height width channels"]:
+    """Move a window of a point by ±2·eps in each channel, to be brought back into the ball."""
+    height, width, channels = best.shape
+    corner_key, sign_key = jax.random.split(key)
+    inside = _window(_corner(corner_key, side, height, width), side, height, width)
+    return best + inside * (2 * eps * _sign(sign_key, (channels,))).astype(best.dtype)
+
+
+def _reshape(
+    key: Array, delta: Array, side: Array, bumps: Float[Array, "2 height width"], eps: float | Array
+) -> Float[Array, "height width channels"]:
+    """Add a bump to what one window of a perturbation has, pay with another window's energy (paper, algorithm 3)."""
+    height, width, channels = delta.shape
+    first_key, second_key, turn_key, sign_key = jax.random.split(key, 4)
+    corner = _corner(first_key, side, height, width)
+    first = _window(corner, side, height, width)
+    second = _window(_corner(second_key, side, height, width), side, height, width)
+
+    def energy(values: Array) -> Array:
+        return jnp.square(values).sum((0, 1))
+
+    bump = bumps[jax.random.bernoulli(turn_key).astype(jnp.int32)]
+    bump = jnp.roll(bump, corner, (0, 1))[:, :, None] * _sign(sign_key, (channels,)).astype(delta.dtype)
+    inside = delta * first
+    new = bump + inside / (jnp.sqrt(energy(inside)) + _TINY)
+    unused = jnp.maximum(eps**2 - jnp.square(delta).sum(), 0) / channels
+    length = jnp.sqrt(unused + energy(delta * (first | second)))
+    new = new / (jnp.sqrt(energy(new)) + _TINY) * length
+    return jnp.where(first, new, jnp.where(second, 0, delta))
+
+
+def _half_bump(rows: int, columns: int) -> Float[np.ndarray, "rows columns"]:
+    """Rings around the middle, 1/(r+1)² more with each ring inwards."""
+    rings = max(rows, columns) // 2 + 1
+    sums = np.cumsum(1 / np.arange(rings, 0, -1.0) ** 2)[::-1]
+    down, right = np.arange(rows) - rows // 2, np.arange(columns) - columns // 2
+    ring = np.maximum(np.abs(down)[:, None], np.abs(right)[None])
+    values = np.where(ring < rings, sums[np.minimum(ring, rings - 1)], 0)
+    length = np.sqrt((values**2).sum())
+    return values / length if length > 0 else values
+
+
+def _bump(side: int) -> Float[np.ndarray, "side side"]:
+    """The paper's η, of length 1: a positive bump above a negative one."""
+    upper = side // 2
+    values = np.concatenate([_half_bump(upper, side), -_half_bump(side - upper, side)])
+    return values / np.sqrt((values**2).sum())
+
+
+def _bump_pair(side: int, height: int, width: int) -> Float[np.ndarray, "2 height width"]:
+    """The bump upright and lying, in the corner of an empty image."""
+    pair = np.zeros((2, height, width))
+    pair[0, :side, :side] = _bump(side)
+    pair[1, :side, :side] = _bump(side).T
+    return pair
+
+
+def _bumps(key: Array, shape: tuple[int, int, int]) -> Float[Array, "height width channels"]:
+    """A grid of bumps of random directions and signs, of length 1 in all."""
+    height, width, channels = shape
+    side = max(min(height, width) // _L2_TILES, 1)
+    down, right = height // side, width // side
+    top = (height - down * side) // 2
+    left = (width - right * side) // 2
+    turn_key, sign_key = jax.random.split(key)
+    upright, lying = jnp.asarray(_bump(side), jnp.float32), jnp.asarray(_bump(side).T, jnp.float32)
+    turned = jax.random.bernoulli(turn_key, shape=(down, right))
+    tiles = jnp.where(turned[:, :, None, None], lying, upright)
+    signed = tiles[..., None] * _sign(sign_key, (down, right, 1, 1, channels))
+    grid = signed.transpose(0, 2, 1, 3, 4).reshape(down * side, right * side, channels)
+    whole = jnp.zeros(shape).at[top : top + down * side, left : left + right * side].set(grid)
+    return whole / jnp.sqrt(jnp.square(whole).sum())

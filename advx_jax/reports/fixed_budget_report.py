@@ -1,0 +1,84 @@
+"""Accuracy left under attacks with a fixed budget, as JSON, a table and pictures."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from advx_jax.analysis.fixed_budget import check_stages
+from advx_jax.data.image_set import ImageSet
+from advx_jax.networks.registry import ResolvedNetwork
+from advx_jax.reports.console import table
+from advx_jax.reports.fixed_budget_files import PICTURES_FOLDER, BrokenImages
+from advx_jax.reports.fixed_budget_run import FORMAT, Measured, Plan, measure, stands
+from advx_jax.reports.fixed_budget_warnings import warnings
+from advx_jax.reports.results_json import head, write_json
+
+RESULTS_FILE = "robustness.json"
+
+
+def report_fixed_budget(
+    network: ResolvedNetwork, data: ImageSet, plan: Plan, output: Path, overwrite: bool, pictures: bool
+) -> str:
+    """Measure the accuracy left within a ball around each of the first test images, and write what came out.
+
+    Returns:
+        A table by attack, and warnings.
+
+    Raises:
+        UserError: `output` holds results of other settings and must not be overwritten, or the network
+            has too few classes for an attack.
+    """
+    n_classes = network.classifier.architecture.n_classes
+    check_stages(plan.stages, n_classes)
+    files = BrokenImages(output, data)
+    measured = measure(network, data, plan, output, files, overwrite)
+    settings = plan.depends_on(network, data) | {"n_images": plan.n_images}
+    results = head("robustness", FORMAT, settings) | _results(plan, data, measured)
+    results["warnings"] = warnings(measured.records, plan.stages, n_classes)
+    write_json(output / RESULTS_FILE, results)
+    written = f"results: {output / RESULTS_FILE}"
+    if pictures:
+        n_pictures = files.write_pictures(measured.records)
+        written += f", {n_pictures} pictures: {output / PICTURES_FOLDER}"
+    return _verdict(network.provenance.name, plan, results, written)
+
+
+def _results(plan: Plan, data: ImageSet, measured: Measured) -> dict[str, Any]:
+    records = measured.records
+    n = len(records)
+    left = sum(record["correct"] for record in records)
+    accuracy = left / n
+    attacks = []
+    for stage in plan.stages:
+        broken = sum(record.get("broken_by") == stage.name for record in records)
+        left -= broken
+        seconds = measured.seconds.get(stage.name, 0.0)
+        attacks.append({"name": stage.name, "broken": broken, "accuracy_left": left / n, "seconds": seconds})
+    pixels = math.prod(data.images.shape[1:])
+    return {
+        "data": data.source,
+        "eps_rms": plan.eps / math.sqrt(pixels) if plan.norm == "L2" else plan.eps,
+        "accuracy": accuracy,
+        "robust_accuracy": left / n,
+        "attacks": attacks,
+        "correct": [record["correct"] for record in records],
+        "stands": [stands(record) for record in records],
+        "broken_by": [record.get("broken_by") for record in records],
+        "predicted": [record.get("predicted") for record in records],
+        "distances": [record.get("distance") for record in records],
+    }
+
+
+def _verdict(name: str, plan: Plan, results: dict[str, Any], written: str) -> str:
+    n, norm = plan.n_images, "L∞" if plan.norm == "Linf" else plan.norm
+    relation = "=" if plan.norm == "L2" else "≤"
+    ball = f"{norm} {plan.eps:g} (RMS {relation} {results['eps_rms']:.5f})"
+    title = f"{name}: accuracy within {ball} of the first {n} test images, seed {plan.seed}\ndata: {results['data']}"
+    rows: list[tuple[object, ...]] = [("none", "", f"{results['accuracy']:.4f}", "")]
+    rows += [
+        (attack["name"], attack["broken"], f"{attack['accuracy_left']:.4f}", f"{attack['seconds']:.1f}")
+        for attack in results["attacks"]
+    ]
+    body = table(("attack", "broken", "accuracy left", "seconds"), rows)
+    notes = [f"warning: {line}" for line in results["warnings"]]
+    return "\n".join([title, body, *notes, written])

@@ -1,0 +1,53 @@
+"""What should keep a person from believing a robust accuracy, in one line each (AutoAttack's checks)."""
+
+from collections.abc import Sequence
+
+from advx_jax.attacks.autoattack import Stage
+from advx_jax.reports.fixed_budget_run import Record
+
+# Of all images; AutoAttack's own figure.
+_SQUARE_BREAKS_TOO_MANY = 0.002
+
+
+def warnings(records: Sequence[Record], stages: Sequence[Stage], n_classes: int) -> list[str]:
+    """Warnings that apply, each with what it means.
+
+    Args:
+        records: of the images.
+        stages: the attacks, in their order.
+        n_classes: of the network.
+    """
+    n = len(records)
+    lines = []
+    not_finite = sum(not record["finite"] for record in records)
+    if not_finite:
+        lines.append(f"{not_finite} of {n} images have infinite or NaN logits: they count as misclassified")
+    random = sum(record["random"] for record in records)
+    if random:
+        lines.append(
+            f"two passes over the same image gave different logits for {random} of {n} images: against a random "
+            "network, gradients and single looks say little, and the accuracy left is no bound"
+        )
+    if all(record["normalised"] for record in records):
+        lines.append(
+            "outputs are between 0 and 1 and sum to 1, like a softmax's: attacks need logits, for a softmax's "
+            "gradients vanish"
+        )
+    flat = sum(record["flat"] and record["correct"] for record in records)
+    if flat:
+        lines.append(
+            f"the gradient of cross-entropy or DLR is exactly 0 for {flat} of {n} images: gradient attacks cannot "
+            "move there, and the accuracy left may be too high"
+        )
+    targets = max((stage.n_targets for stage in stages), default=0)
+    if targets > n_classes - 1:
+        lines.append(
+            f"targeted attacks want {targets} other classes and there are {n_classes - 1}: they run once for each"
+        )
+    square = sum(record.get("broken_by") == "square" for record in records)
+    if len(stages) > 1 and square > _SQUARE_BREAKS_TOO_MANY * n:
+        lines.append(
+            f"Square, which uses no gradients, broke {square} of {n} images that gradient attacks left: gradients "
+            "may be masked; try more steps, or an attack made for this network"
+        )
+    return lines

@@ -1,0 +1,142 @@
+"""The robustness command as a person runs it, on a tiny network and the shipped sample."""
+
+import json
+
+import numpy as np
+import pytest
+from networks import random_classifier
+from PIL import Image
+from test_commands import fail, succeed
+
+from advx_jax.attacks.autoattack import STAGES, STANDARD
+from advx_jax.data.sample import load_sample
+from advx_jax.networks.classifier import Provenance
+from advx_jax.networks.files import save_network
+from advx_jax.reports.fixed_budget_warnings import warnings
+
+# Far: of the first 60 images the random network classifies only a few correctly.
+EPS = 3.0
+# Pixels of x + δ round to float32.
+ROUNDING = 1e-5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("robustness")
+    save_network(path / "tiny.safetensors", random_classifier(), Provenance(name="tiny"))
+    return path
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_help_shows_examples_and_flags(folder):
+    out = succeed(folder, "robustness", "--help")
+    assert "python -m advx_jax.robustness --model=resnet44-all" in out
+    assert "--norm" in out
+
+
+def test_robustness_measures_the_first_images_and_goes_on_from_what_is_there(folder):
+    flags = ("--model=tiny.safetensors", "--attack=pgd", "--steps=3", f"--eps={EPS}", "--output=pgd")
+    out = succeed(folder, "robustness", *flags, "--n_images=60", "--pictures")
+    first = read(folder / "pgd" / "robustness.json")
+    assert first["format"] == 1
+    assert first["settings"]["n_images"] == 60
+    assert first["eps_rms"] == pytest.approx(EPS / 3072**0.5)
+    (attack,) = first["attacks"]
+    assert attack["name"] == "pgd"
+    assert attack["broken"] == sum(name == "pgd" for name in first["broken_by"]) > 0
+    assert first["robust_accuracy"] == pytest.approx(first["accuracy"] - attack["broken"] / 60)
+    assert sum(first["stands"]) == round(first["robust_accuracy"] * 60)
+    assert "the first 60 test images" in out
+    assert f"RMS = {EPS / 3072**0.5:.5f}" in out
+    assert f"{first['robust_accuracy']:.4f}" in out
+
+    sample = load_sample()
+    broken = [index for index, name in enumerate(first["broken_by"]) if name]
+    for index in broken:
+        adversarial = np.load(folder / "pgd" / "broken" / f"{index}.npy")
+        image = sample.images[index].astype(np.float32) / np.float32(255)
+        distance = np.sqrt(np.square(adversarial - image).sum())
+        assert distance == pytest.approx(first["distances"][index], abs=ROUNDING)
+        assert distance <= EPS + ROUNDING
+        assert 0 <= adversarial.min() <= adversarial.max() <= 1
+    pictures = list((folder / "pgd" / "pictures").iterdir())
+    assert sorted(int(path.name.split("-")[0]) for path in pictures) == broken
+    with Image.open(pictures[0]) as picture:
+        assert picture.size == (3 * 32 + 2 * 2, 32)
+
+    # Work that is there is not done again: what is changed in the file stays so.
+    path = folder / "pgd" / "images.json"
+    changed = read(path)
+    changed["images"]["0"] |= {"correct": True, "runs": 1}
+    changed["images"]["0"].pop("broken_by", None)
+    path.write_text(json.dumps(changed))
+    succeed(folder, "robustness", *flags, "--n_images=64")
+    second = read(folder / "pgd" / "robustness.json")
+    assert second["stands"][0]
+    assert second["stands"][1:60] == first["stands"][1:]
+    assert len(second["stands"]) == 64
+
+    message = fail(folder, "robustness", *flags, "--n_images=60", "--norm=Linf")
+    assert "norm=L2 there, Linf now" in message
+    assert "--overwrite" in message
+    succeed(folder, "robustness", *flags[:3], "--eps=1e-6", "--output=pgd", "--n_images=8", "--overwrite")
+    assert not list((folder / "pgd" / "broken").iterdir())
+    assert not list((folder / "pgd" / "pictures").iterdir())
+
+
+def test_autoattack_runs_its_attacks_one_after_another(folder):
+    flags = ("--model=tiny.safetensors", "--norm=Linf", "--eps=0.002", "--steps=2", "--n_images=16")
+    out = succeed(folder, "robustness", *flags)
+    results = read(folder / "robustness" / "tiny-Linf-0.002" / "robustness.json")
+    assert [attack["name"] for attack in results["attacks"]] == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    left = [results["accuracy"], *(attack["accuracy_left"] for attack in results["attacks"])]
+    assert left == sorted(left, reverse=True)
+    assert left[-1] == results["robust_accuracy"]
+    assert "L∞ 0.002 (RMS ≤ 0.00200)" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected --eps above 0, for instance --norm=L2 --eps=0.5, got None"),
+        (["--eps=-1"], "expected --eps above 0"),
+        (["--eps=1", "--steps=0"], "expected --steps of at least 1, got 0"),
+        (["--eps=1", "--norm=L1"], "value should be one of <L2|Linf>"),
+        (["--eps=1", "--attack=fgsm"], "value should be one of <autoattack|"),
+        (["--eps=1", "--n_images=257"], "expected --n_images from 1 to 256, got 257"),
+        (["--eps=1", "--seed=-1"], "--seed"),
+    ],
+)
+def test_bad_input_gives_one_clear_line(arguments, message, folder):
+    assert message in fail(folder, "robustness", "--model=tiny.safetensors", *arguments)
+
+
+def record(**changes):
+    plain = {"correct": True, "finite": True, "flat": False, "random": False, "normalised": False, "runs": 1}
+    return plain | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"finite": False}, "1 of 3 images have infinite or NaN logits"),
+        ({"random": True}, "gave different logits for 1 of 3 images"),
+        ({"flat": True}, "exactly 0 for 1 of 3 images"),
+        ({"broken_by": "square"}, "Square, which uses no gradients, broke 1 of 3"),
+    ],
+)
+def test_each_warning_is_one_line_that_explains(changes, message):
+    (line,) = warnings([record(), record(), record(**changes)], STANDARD, 10)
+    assert message in line
+    assert "\n" not in line
+
+
+def test_warnings_of_the_whole_network():
+    assert warnings([record()], STANDARD, 10) == []
+    (line,) = warnings([record(normalised=True)] * 2, (STAGES["pgd"],), 10)
+    assert "like a softmax's" in line
+    (line,) = warnings([record()], STANDARD, 5)
+    assert "want 9 other classes and there are 4" in line
