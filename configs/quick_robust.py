@@ -1,6 +1,9 @@
 """resnet20-quick-robust: the robust additions, Half-Huber ReLU and Lipschitz penalty, for two CPU cores.
 
 python -m advx_jax.train --config=configs/quick_robust.py
+
+Running time: 12 epochs of 4.5 minutes on 2 CPU cores that have nothing else to do.
+Expected: test accuracy 0.595, train loss 1.52, final ψ 12,400.
 """
 
 from ml_collections import ConfigDict

@@ -2,6 +2,9 @@
 
 python -m advx_jax.train --config=configs/quick_robust.py
 python -m advx_jax.train --config=configs/quick_robust_tuned.py
+
+Running time: 2 epochs of 4.5 minutes on 2 CPU cores.
+Expected: test accuracy 0.604, train loss 1.45, final ψ 9,100.
 """
 
 from ml_collections import ConfigDict
