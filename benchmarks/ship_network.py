@@ -83,6 +83,7 @@ def manifest_entry(workdir: Path, config: str, commit: str, training: str) -> di
     return {
         "file": file,
         "sha256": hashlib.sha256((workdir / WORKDIR_NETWORK).read_bytes()).hexdigest(),
+        "licence": "MIT",
         "architecture": architecture,
         "training": training,
         "trained": trained,
