@@ -1,6 +1,9 @@
 """resnet20-quick-standard: nothing special, for two CPU cores.
 
 python -m advx_jax.train --config=configs/quick_standard.py
+
+Running time: 8 epochs of 2.5 minutes on 2 CPU cores that have nothing else to do.
+Expected: test accuracy 0.857, train loss 0.38.
 """
 
 from ml_collections import ConfigDict
