@@ -14,11 +14,12 @@ from advx_jax.errors import UserError
 from advx_jax.files import written_whole
 from benchmarks.measured import ROOT, measurements, read_manifest, write_manifest
 from benchmarks.results_picture import PICTURE, write_results_picture
+from configs.published import published as published_config
 
 README = ROOT / "README.md"
 BEGIN, END = "<!-- results: python -m benchmarks.results_table -->", "<!-- end of results -->"
 
-_PUBLISHED_EPOCHS = 200
+_PUBLISHED_EPOCHS = published_config("").epochs
 _HEADER = ("network", "trained with", "epochs", "train loss", "final ψ", "accuracy", "attack ARA", "BTR ARA", "images")
 
 

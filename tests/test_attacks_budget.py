@@ -21,8 +21,9 @@ from advx_jax.attacks import (
 from advx_jax.attacks.apgd import APGD_CE, APGD_DLR, APGD_T, checkpoints
 from advx_jax.attacks.autoattack import STAGES, STANDARD
 from advx_jax.attacks.budget import example_keys
+from advx_jax.attacks.criteria import logit_lag
 from advx_jax.attacks.fab import FAB, FAB_T, to_hyperplane
-from advx_jax.attacks.losses import dlr, likeliest_targets, margin, targeted_dlr
+from advx_jax.attacks.losses import dlr, likeliest_targets, targeted_dlr
 from advx_jax.attacks.pgd import PGD
 from advx_jax.attacks.square import SQUARE, _bump, window_side
 from advx_jax.errors import UserError
@@ -157,7 +158,7 @@ def test_so_it_is_on_a_convolutional_network(name, norm):
     assert_within(norm, eps, images, found.adversarial)
     logits = jax.jit(classifier)(found.adversarial)
     # Another compilation rounds otherwise: a broken image may be found on the boundary itself.
-    assert (margin(logits, labels)[found.broken] > -ROUNDING).all()
+    assert (logit_lag(logits, labels)[found.broken] > -ROUNDING).all()
     assert found.broken.any()
 
 
@@ -310,7 +311,7 @@ def test_nan_is_never_a_misclassification_and_stays_in_its_image(name):
 def test_losses_are_the_papers():
     logits = jnp.array([[3.0, 1.0, 2.0, -1.0], [0.5, 4.0, 1.0, 0.0]])
     labels, targets = jnp.array([0, 2]), jnp.array([1, 0])
-    np.testing.assert_allclose(margin(logits, labels), [-1, 3])
+    np.testing.assert_allclose(logit_lag(logits, labels), [-1, 3])
     np.testing.assert_allclose(dlr(logits, labels), [-(3 - 2) / (3 - 1), -(1 - 4) / (4 - 0.5)], rtol=ROUNDING)
     np.testing.assert_allclose(
         targeted_dlr(logits, labels, targets), [-(3 - 1) / (3 - 0), -(1 - 0.5) / (4 - 0.25)], rtol=ROUNDING
@@ -353,7 +354,7 @@ def test_square_spends_its_whole_budget():
         np.testing.assert_allclose(sizes_of(norm, state.best - images), 0.05, rtol=SUM_ROUNDING)
         state = SQUARE.advance(linear, images, labels, labels, budget, state, 9)
         np.testing.assert_allclose(sizes_of(norm, state.best - images), 0.05, rtol=SUM_ROUNDING)
-        assert (state.best_loss >= margin(linear(images), labels)).any()
+        assert (state.best_loss >= logit_lag(linear(images), labels)).any()
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,6 @@ def test_each_device_for_itself_is_harmless_where_a_device_has_only_padding(fold
 
 def test_each_device_for_itself_on_one_device_is_the_same_as_together(folder, on_one_device):
     found = train(folder, 1, "per_device")
-    assert len(found) < len(on_one_device) / 2
     for name in ("standard", "all"):
         for step in range(8):
             key = f"{name}/metrics/{step}/class_loss"

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from advx_jax.attacks.ascent import cross_entropy
+from advx_jax.attacks.criteria import logit_lag
 from advx_jax.attacks.loop import LogitsFn
 from advx_jax.errors import UserError
 
@@ -18,12 +19,6 @@ LossName = Literal["cross_entropy", "dlr", "targeted_dlr", "margin"]
 
 # Croce & Hein's denominators, which keep equal logits from giving 0/0.
 _TINY = 1e-12
-
-
-def margin(logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]) -> Float[Array, " batch"]:
-    """max_{j≠y} z_j - z_y: above 0 where another class has a larger logit than the label."""
-    own = jnp.arange(logits.shape[-1]) == labels[:, None]
-    return jnp.where(own, -jnp.inf, logits).max(-1) - _logit(logits, labels)
 
 
 def dlr(logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]) -> Float[Array, " batch"]:
@@ -58,7 +53,7 @@ def loss_values(name: LossName, logits: Array, labels: Array, targets: Array) ->
     if name == "targeted_dlr":
         return targeted_dlr(logits, labels, targets)
     untargeted: dict[str, Callable[[Array, Array], Array]] = {"cross_entropy": cross_entropy, "dlr": dlr}
-    return untargeted.get(name, margin)(logits, labels)
+    return untargeted.get(name, logit_lag)(logits, labels)
 
 
 def climb(

@@ -14,8 +14,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from advx_jax.attacks.budget import Budget, Found, Method, look, nothing_found, run_all, untargeted, within
+from advx_jax.attacks.criteria import logit_lag
 from advx_jax.attacks.loop import LogitsFn
-from advx_jax.attacks.losses import margin
 from advx_jax.attacks.norms import per_example
 from advx_jax.attacks.projections import l2_norm
 from advx_jax.errors import UserError
@@ -81,7 +81,7 @@ def start(
     initial = within(budget, images, images + budget.eps * drawn)
     logits = logits_fn(initial)
     found = look(nothing_found(images), initial, logits, labels)
-    return SquareState(jnp.zeros((), jnp.int32), initial, margin(logits, labels), keys, found)
+    return SquareState(jnp.zeros((), jnp.int32), initial, logit_lag(logits, labels), keys, found)
 
 
 def advance(
@@ -118,7 +118,7 @@ def advance(
             new = images + (new - images) * per_example(budget.eps / (length + _TINY), new)
         new = within(budget, images, new)
         logits = logits_fn(new)
-        values = margin(logits, labels)
+        values = logit_lag(logits, labels)
         better = (values > state.best_loss) & ~state.found.broken
         return SquareState(
             step=state.step + 1,
