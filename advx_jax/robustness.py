@@ -27,6 +27,9 @@ _EPS = flags.DEFINE_float("eps", None, "Radius of the ball in that norm, for ins
 _ATTACK = flags.DEFINE_enum("attack", "autoattack", ["autoattack", *STAGES], "Attack, or all of AutoAttack's.")
 _N_IMAGES = flags.DEFINE_integer("n_images", None, "How many test images, from the first (1000 if not given).")
 _STEPS = flags.DEFINE_integer("steps", None, "Steps of each run of each attack; the field's usual ones if not given.")
+_RESTARTS = flags.DEFINE_integer(
+    "restarts", 1, "Runs of each attack from other random points (towards each target); fab-t draws none, and has one."
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Of all random draws.", lower_bound=0, upper_bound=2**32 - 1)
 _CLIP = flags.DEFINE_boolean("stay_in_range", True, "Keep perturbed images in [0,1].")
 _PICTURES = flags.DEFINE_boolean("pictures", False, "Write a picture of each broken image.")
@@ -43,9 +46,14 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"expected --eps above 0, for instance --norm=L2 --eps=0.5, got {eps}")
     if steps is not None and steps < 1:
         raise UserError(f"expected --steps of at least 1, got {steps}")
+    if _RESTARTS.value < 1:
+        raise UserError(f"expected --restarts of at least 1, got {_RESTARTS.value}")
     stages = STANDARD if attack == "autoattack" else (STAGES[attack],)
     if steps is not None:
         stages = tuple(stage._replace(steps=steps) for stage in stages)
+    stages = tuple(stage.restarted(_RESTARTS.value) for stage in stages)
+    if _RESTARTS.value > 1 and not any(stage.random for stage in stages):
+        raise UserError(f"expected --restarts=1 for {attack}, which draws nothing at random, got {_RESTARTS.value}")
     network, data = inference_flags.load_network_and_images()
     n_images = inference_flags.check_n_images(_N_IMAGES.value, len(data), 1000)
     output = Path(_OUTPUT.value or f"robustness/{network.provenance.name}-{norm}-{eps:g}")

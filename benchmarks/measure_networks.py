@@ -1,7 +1,7 @@
-"""Measure the networks of the manifest with `evaluate`, `ara` and `explain`, as the README's table shows them.
+"""Measure the networks of the manifest with the commands, as the README's tables show them.
 
     python -m benchmarks.measure_networks
-    python -m benchmarks.measure_networks --networks=resnet20-quick-robust --n_ara_images=1000
+    python -m benchmarks.measure_networks --networks=resnet20-quick-robust --only=ara,ara-best --n_ara_images=1000
 
 Results go to prebuilt/measured/NAME; what is there is kept, and an interrupted measurement goes on. Needs all
 CIFAR-10 test images. Then `python -m benchmarks.results_table`.
@@ -9,7 +9,7 @@ CIFAR-10 test images. Then `python -m benchmarks.results_table`.
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from absl import flags
 
@@ -17,10 +17,12 @@ from advx_jax.commands import no_arguments, run
 from advx_jax.data.sources import load_cifar10
 from advx_jax.errors import UserError
 from advx_jax.networks.registry import manifest
-from benchmarks.measured import ROOT, SHOWN, files_of
+from benchmarks.measured import BALLS, ROOT, SHOWN, Files, files_of
 
 _NETWORKS = flags.DEFINE_list("networks", None, "Which networks; all if not given.")
+_ONLY = flags.DEFINE_list("only", None, "Which measurements: accuracy, explain, ara, ara-best, robustness.")
 _N_ARA_IMAGES = flags.DEFINE_integer("n_ara_images", 1000, "Images of the accuracy-robustness areas.", lower_bound=1)
+_N_BALL_IMAGES = flags.DEFINE_integer("n_ball_images", 64, "Images that AutoAttack attacks.", lower_bound=1)
 
 N_TEST = 10_000
 
@@ -30,18 +32,50 @@ def main(arguments: list[str]) -> None:
     no_arguments(arguments)
     if (found := len(load_cifar10(None, "test"))) != N_TEST:
         raise UserError(f"expected all {N_TEST} test images (python -m advx_jax.data.cifar10), got {found}")
-    names = manifest() if _NETWORKS.value is None else _NETWORKS.value
-    for name in names:
-        files = files_of(name)
-        model = f"--model={name}"
-        if not files.accuracy.exists():
-            _call("evaluate", [model, f"--output={files.accuracy}"])
-        if not files.sample_accuracy.exists():
-            _call("evaluate", [model, "--data=sample", f"--output={files.sample_accuracy}"])
-        # These two go on by themselves.
-        indices = ",".join(map(str, SHOWN))
-        _call("explain", [model, "--data=sample", f"--indices={indices}", f"--output={files.explanations}"])
-        _call("ara", [model, f"--n_images={_N_ARA_IMAGES.value}", f"--output={files.ara}"])
+    only = list(_MEASUREMENTS) if _ONLY.value is None else _ONLY.value
+    if unknown := [name for name in only if name not in _MEASUREMENTS]:
+        raise UserError(f"expected --only among {', '.join(_MEASUREMENTS)}, got {', '.join(unknown)}")
+    for name in manifest() if _NETWORKS.value is None else _NETWORKS.value:
+        for measurement in only:
+            _MEASUREMENTS[measurement](f"--model={name}", files_of(name))
+
+
+def _accuracy(model: str, files: Files) -> None:
+    if not files.accuracy.exists():
+        _call("evaluate", [model, f"--output={files.accuracy}"])
+    if not files.sample_accuracy.exists():
+        _call("evaluate", [model, "--data=sample", f"--output={files.sample_accuracy}"])
+
+
+# The other commands go on by themselves.
+
+
+def _explain(model: str, files: Files) -> None:
+    indices = ",".join(map(str, SHOWN))
+    _call("explain", [model, "--data=sample", f"--indices={indices}", f"--output={files.explanations}"])
+
+
+def _ara(model: str, files: Files) -> None:
+    _call("ara", [model, f"--n_images={_N_ARA_IMAGES.value}", f"--output={files.ara}"])
+
+
+def _best_ara(model: str, files: Files) -> None:
+    _call("ara", [model, "--attack=best", f"--n_images={_N_ARA_IMAGES.value}", f"--output={files.best_ara}"])
+
+
+def _robustness(model: str, files: Files) -> None:
+    for ball, folder in zip(BALLS, files.robustness, strict=True):
+        size = [f"--norm={ball.norm}", f"--eps={ball.eps}", f"--n_images={_N_BALL_IMAGES.value}"]
+        _call("robustness", [model, *size, f"--output={folder}"])
+
+
+_MEASUREMENTS: dict[str, Callable[[str, Files], None]] = {
+    "accuracy": _accuracy,
+    "explain": _explain,
+    "ara": _ara,
+    "ara-best": _best_ara,
+    "robustness": _robustness,
+}
 
 
 def _call(command: str, arguments: Sequence[str]) -> None:

@@ -18,6 +18,28 @@ SHOWN = (2, 5, 8, 9)
 """Test images of the picture, as in the published code's own table: ship, frog, cat, automobile."""
 
 
+class Ball(NamedTuple):
+    """Within which AutoAttack looks for misclassified images.
+
+    Attributes:
+        norm: as `--norm` of `robustness`.
+        eps: as `--eps`.
+        told: how people write it.
+    """
+
+    norm: str
+    eps: float
+    told: str
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder of its results."""
+        return f"robustness-{self.norm}-{self.eps:.4g}"
+
+
+BALLS = (Ball("L2", 0.5, "L2 0.5"), Ball("Linf", 4 / 255, "L∞ 4/255"))
+
+
 class Files(NamedTuple):
     """Where the measurements of a network lie.
 
@@ -25,19 +47,30 @@ class Files(NamedTuple):
         accuracy: JSON of `evaluate` on all test images.
         sample_accuracy: JSON of `evaluate` on the shipped sample.
         ara: folder of `ara`.
+        best_ara: folder of `ara --attack=best`.
+        robustness: folders of `robustness`, as many as `BALLS`.
         explanations: folder of `explain`.
     """
 
     accuracy: Path
     sample_accuracy: Path
     ara: Path
+    best_ara: Path
+    robustness: tuple[Path, ...]
     explanations: Path
 
 
 def files_of(name: str) -> Files:
     """Where the measurements of the network `name` lie, whether they are there or not."""
     folder = MEASURED / name
-    return Files(folder / "accuracy.json", folder / "accuracy-sample.json", folder / "ara", folder / "explain")
+    return Files(
+        accuracy=folder / "accuracy.json",
+        sample_accuracy=folder / "accuracy-sample.json",
+        ara=folder / "ara",
+        best_ara=folder / "ara-best",
+        robustness=tuple(folder / ball.folder for ball in BALLS),
+        explanations=folder / "explain",
+    )
 
 
 def measurements(name: str) -> dict[str, Any]:
@@ -49,11 +82,22 @@ def measurements(name: str) -> dict[str, Any]:
         found |= {"test_accuracy": accuracy["accuracy"], "test_loss": accuracy["loss"], "n_test": accuracy["n_images"]}
     if files.sample_accuracy.exists():
         found["sample_correct"] = read_json(files.sample_accuracy)["correct"]
-    if (files.ara / "ara.json").exists():
-        ara = read_json(files.ara / "ara.json")
-        found |= {f"{kind}_ara": ara[kind]["ara"] for kind in ("attack", "btr")}
-        found["n_ara_images"] = ara["attack"]["n_images"]
-    return found
+    for prefix, folder in (("", files.ara), ("best_", files.best_ara)):
+        if (folder / "ara.json").exists():
+            ara = read_json(folder / "ara.json")
+            found |= {f"{prefix}{kind}_ara": ara[kind]["ara"] for kind in ("attack", "btr")}
+            found[f"n_{prefix}ara_images"] = ara["attack"]["n_images"]
+    under = {}
+    for ball, folder in zip(BALLS, files.robustness, strict=True):
+        if (folder / "robustness.json").exists():
+            robustness = read_json(folder / "robustness.json")
+            under[ball.told] = {
+                "accuracy": robustness["accuracy"],
+                "robust_accuracy": robustness["robust_accuracy"],
+                "n_images": robustness["settings"]["n_images"],
+                "seconds": sum(attack["seconds"] for attack in robustness["attacks"]),
+            }
+    return found | ({"autoattack": under} if under else {})
 
 
 def read_manifest() -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 from advx_jax.analysis import fixed_budget
 from advx_jax.analysis.fixed_budget import attack_standing, check_stages, first_look, good_rows, n_runs
 from advx_jax.attacks import Budget
-from advx_jax.attacks.autoattack import STAGES, STANDARD
+from advx_jax.attacks.autoattack import STAGES, STANDARD, stage_targets
 from advx_jax.errors import UserError
 
 SHAPE, N, K = (6, 6, 3), 10, 5
@@ -28,9 +28,9 @@ def data():
     return images, np.array(linear(images).argmax(-1), np.int32)
 
 
-def attack(data, name, rows, run=0, eps=0.08, progress=None):
+def attack(data, name, rows, run=0, eps=0.08, progress=None, restarts=1):
     images, labels = data
-    stage = STAGES[name]._replace(steps=6)
+    stage = STAGES[name]._replace(steps=6).restarted(restarts)
     note = progress.append if progress is not None else lambda _: None
     budget = Budget(eps, "L2", stage.steps)
     found = {}
@@ -59,6 +59,15 @@ def test_other_chunks_give_the_same_results(name, data):
 def test_targets_change_with_the_run(data):
     first, second = attack(data, "apgd-t", 5), attack(data, "apgd-t", 5, run=1)
     assert (first[3] != second[3]).any()
+
+
+def test_a_restart_has_the_same_target_and_other_draws(data):
+    images, labels = data
+    assert (attack(data, "pgd", 5)[3] != attack(data, "pgd", 5, run=1, restarts=2)[3]).any()
+    stage = STAGES["apgd-t"]._replace(n_targets=2).restarted(2)
+    targets = stage_targets(stage, linear(images), jnp.asarray(labels))
+    assert len(targets) == n_runs(stage, K) == 4
+    np.testing.assert_array_equal(targets[:2], targets[2:])
 
 
 @pytest.mark.parametrize("eps", [1e-6, 5.0])
@@ -107,6 +116,7 @@ def test_attacks_need_enough_classes():
         check_stages((STAGES["apgd-dlr"],), 2)
     assert [n_runs(stage, 10) for stage in STANDARD] == [1, 9, 9, 1]
     assert [n_runs(stage, 4) for stage in STANDARD] == [1, 3, 3, 1]
+    assert [n_runs(stage.restarted(2), 4) for stage in STANDARD] == [2, 6, 3, 2]
 
 
 @pytest.mark.parametrize("total", [1, 7, 64, 1000])

@@ -22,7 +22,7 @@ from advx_jax.errors import UserError
 
 SHAPE = (4, 4, 3)
 N_CLASSES = 5
-SEARCHES = {"ddn": DDN(steps=60), "fmn": FMN(steps=60), "fmn linf": FMN(steps=60, norm="linf")}
+SEARCHES = {"ddn": DDN(steps=60), "fmn": FMN(steps=60), "fmn linf": FMN(steps=60, norm="Linf")}
 ATTACKS = SEARCHES | {"best": BEST.revised(60, True)}
 CRITERIA = {"misclassified": UNTIL_MISCLASSIFIED, "random": UNTIL_RANDOM, "target": UNTIL_TARGET}
 
@@ -103,7 +103,7 @@ def test_result_is_a_success_in_the_box_when_looked_at_again(attack, criterion, 
     [
         (DDN(stay_in_range=False), jnp.linalg.norm),
         (FMN(stay_in_range=False), jnp.linalg.norm),
-        (FMN(norm="linf", stay_in_range=False), lambda v, axis: jnp.abs(v).sum(axis)),
+        (FMN(norm="Linf", stay_in_range=False), lambda v, axis: jnp.abs(v).sum(axis)),
         (BEST.revised(200, False), jnp.linalg.norm),
     ],
     ids=["ddn", "fmn", "fmn linf", "best"],
@@ -242,11 +242,11 @@ def test_images_may_leave_the_box_if_allowed(linear):
 
 
 def test_record_has_all_that_results_depend_on():
-    assert FMN(norm="linf").record() == {
+    assert FMN(norm="Linf").record() == {
         "attack": "fmn",
         "steps": 100,
         "stay_in_range": True,
-        "norm": "linf",
+        "norm": "Linf",
         "step_length": 1.0,
         "last_step_length": 0.01,
         "gamma": 0.05,

@@ -36,7 +36,7 @@ PEERS = {
     "ddn": (DDN(), "decoupled_direction_norm", "ddn", {"levels": None}),
     "ddn rounded": (DDN(levels=256), "decoupled_direction_norm", "ddn", {}),
     "fmn": (FMN(), "fast_minimum_norm", "fmn", {"norm": 2}),
-    "fmn linf": (FMN(norm="linf"), "fast_minimum_norm", "fmn", {"norm": float("inf")}),
+    "fmn linf": (FMN(norm="Linf"), "fast_minimum_norm", "fmn", {"norm": float("inf")}),
 }
 
 

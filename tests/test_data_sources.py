@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from cifar10_files import (
@@ -93,6 +95,12 @@ def test_automatic_choice_prefers_the_fetched_set(empty_home, monkeypatch):
     found = load_cifar10(None, "test")
     assert found.fingerprint == own.fingerprint
     assert found.source == f"the fetched set in {empty_home / 'cifar-10-batches-bin'}"
+
+
+def test_results_do_not_tell_whose_home_it_is(empty_home, monkeypatch):
+    folder = write_binary_folder(empty_home / "photos", random_set())
+    monkeypatch.setattr(Path, "home", lambda: empty_home)
+    assert load_cifar10(str(folder), "test").source.startswith("the folder ~/photos,")
 
 
 def test_automatic_choice_refuses_a_damaged_fetched_set(empty_home):

@@ -98,6 +98,13 @@ def test_what_is_measured_of_a_shipped_network_is_measured_on_that_file(name):
         assert json.loads(path.read_text(encoding="utf-8"))["settings"]["network_sha256"] == sha256
 
 
+@pytest.mark.parametrize("name", MEASURED)
+def test_what_is_measured_does_not_tell_where(name):
+    for path in files_of(name).accuracy.parent.rglob("*.json"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        assert not content.get("data", "").partition(" in /")[2], path
+
+
 def test_the_table_in_the_readme_is_the_one_that_the_measurements_make():
     text = README.read_text(encoding="utf-8")
     assert with_table(text, CONTENT["networks"]) == text

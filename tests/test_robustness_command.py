@@ -104,6 +104,8 @@ def test_autoattack_runs_its_attacks_one_after_another(folder):
         ([], "expected --eps above 0, for instance --norm=L2 --eps=0.5, got None"),
         (["--eps=-1"], "expected --eps above 0"),
         (["--eps=1", "--steps=0"], "expected --steps of at least 1, got 0"),
+        (["--eps=1", "--restarts=0"], "expected --restarts of at least 1, got 0"),
+        (["--eps=1", "--attack=fab-t", "--restarts=2"], "expected --restarts=1 for fab-t"),
         (["--eps=1", "--norm=L1"], "value should be one of <L2|Linf>"),
         (["--eps=1", "--attack=fgsm"], "value should be one of <autoattack|"),
         (["--eps=1", "--n_images=257"], "expected --n_images from 1 to 256, got 257"),

@@ -12,9 +12,10 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from advx_jax.analysis.segments import segment_lengths
 from advx_jax.analysis.workers import Worker, chunk_rows, lanes, pad, spread
 from advx_jax.attacks.autoattack import Stage, stage_targets
-from advx_jax.attacks.budget import Budget, example_keys, norms
+from advx_jax.attacks.budget import Budget, example_keys
 from advx_jax.attacks.loop import LogitsFn
 from advx_jax.attacks.losses import LossName, climb
+from advx_jax.attacks.projections import size
 from advx_jax.errors import UserError
 
 # As in AutoAttack's own checks: how much normalised logits of two passes may differ, and how near to 1
@@ -71,8 +72,8 @@ def check_stages(stages: tuple[Stage, ...], n_classes: int) -> None:
 
 
 def n_runs(stage: Stage, n_classes: int) -> int:
-    """How often an attack runs on an image: once for each target."""
-    return min(stage.n_targets, n_classes - 1) if stage.n_targets else 1
+    """How often an attack runs on an image: for each target, so often as it is restarted."""
+    return stage.restarts * (min(stage.n_targets, n_classes - 1) if stage.n_targets else 1)
 
 
 def first_look(logits_fn: LogitsFn, images: Float[np.ndarray, "n *shape"], labels: Int[np.ndarray, " n"]) -> FirstLook:
@@ -221,4 +222,4 @@ def _advance(
 
 @jax.jit
 def _distance(budget: Budget, images: Array, adversarial: Array) -> Float[Array, " batch"]:
-    return norms(budget.norm, adversarial - images)
+    return size(budget.norm, adversarial - images)

@@ -7,14 +7,16 @@ From "Reliable evaluation of adversarial robustness with an ensemble of diverse 
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from advx_jax.attacks.apgd import APGD_CE, APGD_DLR, APGD_T
-from advx_jax.attacks.budget import Budget, Found, Method, Norm, join, look, nothing_found, run_all
+from advx_jax.attacks.budget import Budget, Found, Method, join, look, nothing_found, run_all
 from advx_jax.attacks.fab import FAB_T
 from advx_jax.attacks.loop import LogitsFn, Number
 from advx_jax.attacks.losses import likeliest_targets
 from advx_jax.attacks.pgd import PGD
+from advx_jax.attacks.projections import Norm
 from advx_jax.attacks.square import SQUARE
 
 
@@ -25,8 +27,10 @@ class Stage(NamedTuple):
         name: as the field names it.
         method: the attack.
         steps: of each run.
-        n_targets: how many classes to go to, one a run; 0 for an untargeted attack, which runs once.
+        n_targets: how many classes to go to, one a run; 0 for an untargeted attack.
         cost: of a step, in passes through the network; a gradient counts as two more.
+        random: runs differ in what they draw, so that more of them may find more.
+        restarts: how often to run, towards each target.
     """
 
     name: str
@@ -34,6 +38,12 @@ class Stage(NamedTuple):
     steps: int
     n_targets: int = 0
     cost: int = 3
+    random: bool = True
+    restarts: int = 1
+
+    def restarted(self, restarts: int) -> "Stage":
+        """The same attack, run so many times; an attack that draws nothing stays at one."""
+        return self._replace(restarts=restarts) if self.random else self
 
 
 STAGES = {
@@ -43,7 +53,7 @@ STAGES = {
         Stage("apgd-ce", APGD_CE, 100),
         Stage("apgd-dlr", APGD_DLR, 100),
         Stage("apgd-t", APGD_T, 100, n_targets=9),
-        Stage("fab-t", FAB_T, 100, n_targets=9, cost=4),
+        Stage("fab-t", FAB_T, 100, n_targets=9, cost=4, random=False),
         Stage("square", SQUARE, 5000, cost=1),
     )
 }
@@ -96,5 +106,9 @@ def autoattack(
 def stage_targets(
     stage: Stage, logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]
 ) -> Int[Array, "runs batch"]:
-    """A row of targets for each run of an attack: the likeliest other classes, or labels standing in for none."""
-    return likeliest_targets(logits, labels, stage.n_targets) if stage.n_targets else labels[None]
+    """A row of targets for each run of an attack: the likeliest other classes, or labels standing in for none.
+
+    All targets have their turn before the first comes again.
+    """
+    rows = likeliest_targets(logits, labels, stage.n_targets) if stage.n_targets else labels[None]
+    return jnp.tile(rows, (stage.restarts, 1))

@@ -6,7 +6,7 @@ the state's `found` is the result at any time.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from advx_jax.attacks.loop import LogitsFn, Number
 from advx_jax.attacks.norms import per_example
-from advx_jax.attacks.projections import l2_norm, linf_norm, project_l2, project_linf, unit_l2
+from advx_jax.attacks.projections import Norm, linf_norm, project, unit_l2
 from advx_jax.errors import UserError
-
-Norm = Literal["L2", "Linf"]
 
 
 @struct.dataclass
@@ -85,11 +83,6 @@ def look(
     return Found(adversarial, found.broken | new, found.finite & finite)
 
 
-def norms(norm: Norm, delta: Float[Array, "batch *shape"]) -> Float[Array, " batch"]:
-    """Norm of each example."""
-    return l2_norm(delta) if norm == "L2" else linf_norm(delta)
-
-
 def within(
     budget: Budget, images: Float[Array, "batch *shape"], candidates: Float[Array, "batch *shape"]
 ) -> Float[Array, "batch *shape"]:
@@ -97,8 +90,7 @@ def within(
 
     The second only moves them towards their images, so they stay in the ball.
     """
-    project = project_l2 if budget.norm == "L2" else project_linf
-    moved = images + project(candidates - images, budget.eps)
+    moved = images + project(budget.norm, candidates - images, budget.eps)
     return jnp.clip(moved, 0, 1) if budget.stay_in_range else moved
 
 

@@ -114,7 +114,7 @@ def minimise_norm(
     """Find a small perturbation at which the attack's criterion holds.
 
     Args:
-        attack: for instance `DDN()`, `FMN(norm="linf")` or `BEST`.
+        attack: for instance `DDN()`, `FMN(norm="Linf")` or `BEST`.
         logits_fn: images to logits.
         images: x in [0,1].
         labels: true classes, or the targets if the attack's criterion is `UNTIL_TARGET`. An image that

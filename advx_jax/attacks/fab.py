@@ -13,10 +13,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from advx_jax.attacks.budget import Budget, Found, Method, Norm, check, norms
+from advx_jax.attacks.budget import Budget, Found, Method, check
 from advx_jax.attacks.loop import LogitsFn
 from advx_jax.attacks.losses import likeliest_targets
 from advx_jax.attacks.norms import per_example
+from advx_jax.attacks.projections import Norm, dual_size, size
 
 # The paper's α_max, η and β: how much of a step may start from the image itself, how far steps go
 # beyond the linearised boundary, and how much of the way an adversarial point keeps.
@@ -92,7 +93,7 @@ def advance(
         offset = (normal * (here - images)).sum(tuple(range(1, images.ndim)))
         along = to_hyperplane(norm, here, normal, gap, budget.stay_in_range)
         afresh = to_hyperplane(norm, images, normal, gap - offset, budget.stay_in_range)
-        length, length_afresh = (jnp.maximum(norms(norm, d), _SHORTEST) for d in (along, afresh))
+        length, length_afresh = (jnp.maximum(size(norm, d), _SHORTEST) for d in (along, afresh))
         bias = per_example(jnp.minimum(length / (length + length_afresh), _LARGEST_BIAS), images)
         new = (1 - bias) * (here + _OVERSHOOT * along) + bias * (images + _OVERSHOOT * afresh)
         if budget.stay_in_range:
@@ -101,7 +102,7 @@ def advance(
         logits = logits_fn(new)
         finite = jnp.isfinite(logits).all(-1)
         across = (logits.argmax(-1) != labels) & finite
-        distance = norms(norm, new - images)
+        distance = size(norm, new - images)
         nearer = across & (distance < state.distance)
         nearest = jnp.where(per_example(nearer, new), new, state.nearest)
         distance = jnp.where(nearer, distance, state.distance)
@@ -175,10 +176,10 @@ def to_hyperplane(
     """
     flat, w = points.reshape(len(points), -1), normal.reshape(len(points), -1)
     sign = -jnp.sign(gap)[:, None] * jnp.sign(w)
-    size = jnp.abs(w)
-    speed = jnp.where(size > 0, size if norm == "L2" else 1, 0)
+    steepness = jnp.abs(w)
+    speed = jnp.where(steepness > 0, steepness if norm == "L2" else 1, 0)
     wanted = jnp.abs(gap)
-    slope = size * speed
+    slope = steepness * speed
     if not stay_in_range:
         pace = wanted / (slope.sum(1) + _TINY)
         return (sign * pace[:, None] * speed).reshape(points.shape)
@@ -186,7 +187,7 @@ def to_hyperplane(
     room = jnp.where(sign > 0, 1 - flat, flat)
     ends = jnp.where(speed > 0, room / jnp.where(speed > 0, speed, 1), jnp.inf)
     order = jnp.argsort(ends, axis=1)
-    ends, full, slope = (jnp.take_along_axis(values, order, 1) for values in (ends, size * room, slope))
+    ends, full, slope = (jnp.take_along_axis(values, order, 1) for values in (ends, steepness * room, slope))
     # Before the k-th end, pixels 0…k-1 are at theirs and the others still move.
     at_end = jnp.cumsum(full, 1) - full
     moving = jnp.cumsum(slope[:, ::-1], 1)[:, ::-1]
@@ -231,8 +232,7 @@ def _towards_nearest(
 
     normals = jax.vmap(gradient)(jnp.eye(n_classes, dtype=values.dtype))
     # Distances are measured in the norm, so slopes in its dual.
-    absolute = jnp.abs(normals).reshape(n_classes, len(labels), -1)
-    dual = absolute.sum(-1) if norm == "Linf" else jnp.sqrt(jnp.square(absolute).sum(-1))
+    dual = jax.vmap(functools.partial(dual_size, norm))(normals)
     own = jnp.arange(n_classes) == labels[:, None]
     distances = jnp.where(own, jnp.inf, jnp.abs(values) / (dual.T + _TINY))
     nearest = distances.argmin(-1)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from advx_jax.attacks.ascent import negative_log_odds
 from advx_jax.attacks.loop import LogitsFn, Number
 from advx_jax.attacks.norms import per_example
-from advx_jax.attacks.projections import clip_to_box, l2_norm, linf_norm, project_l2, project_linf, unit_l2
+from advx_jax.attacks.projections import Norm, clip_to_box, dual_size, project, size, unit_l2
 from advx_jax.attacks.search import Search, State, cosine, farthest_in_box, look, nothing_found
 
 
@@ -24,7 +24,7 @@ class FMN(Search):
     """The attack's settings; lengths are L2 norms on the images' scale, also of the L∞ attack.
 
     Attributes:
-        norm: to minimise, "l2" or "linf".
+        norm: to minimise, "L2" or "Linf".
         step_length: α of the first step; falls to `last_step_length` as half a cosine.
         last_step_length: α after the last step.
         gamma: γ, by which fraction the first radii shrink or grow; falls to `last_gamma` in the same way.
@@ -34,7 +34,7 @@ class FMN(Search):
         relative: step lengths are fractions of the radius, so that they fit networks of any robustness.
     """
 
-    norm: Literal["l2", "linf"] = struct.field(pytree_node=False, default="l2")
+    norm: Norm = struct.field(pytree_node=False, default="L2")
     step_length: Number = 1.0
     last_step_length: Number = 0.01
     gamma: Number = 0.05
@@ -44,7 +44,7 @@ class FMN(Search):
 
     def size(self, perturbation: Float[Array, "batch *shape"]) -> Float[Array, " batch"]:
         """The norm that is minimised."""
-        return l2_norm(perturbation) if self.norm == "l2" else linf_norm(perturbation)
+        return size(self.norm, perturbation)
 
     def start(self, images: Float[Array, "batch *shape"]) -> State:
         """State before the first step: no perturbation."""
@@ -74,18 +74,18 @@ class FMN(Search):
         fall = cosine(state.step, self.steps).astype(images.dtype)
         length = self.last_step_length + (self.step_length - self.last_step_length) * fall
         gamma = self.last_gamma + (self.gamma - self.last_gamma) * fall
-        size = self.size(state.perturbation)
+        reached = self.size(state.perturbation)
         # Growing a little at least: where the box cuts steps short, the estimate alone closes in on the
         # boundary from inside and never crosses it. What the box cut off counts as grown already.
-        least = jnp.minimum(state.radius, size * (1 + gamma)) * (1 + self.last_gamma)
-        estimate = jnp.maximum(size + jnp.abs(margin) / self._slope(gradient), least)
+        least = jnp.minimum(state.radius, reached * (1 + gamma)) * (1 + self.last_gamma)
+        estimate = jnp.maximum(reached + jnp.abs(margin) / self._slope(gradient), least)
         missed = jnp.where(jnp.isfinite(found.norm), state.radius * (1 + gamma), estimate)
         radius = jnp.where(success, jnp.minimum(state.radius * (1 - gamma), found.norm), missed)
         if self.stay_in_range:
             radius = jnp.minimum(radius, self.size(farthest_in_box(images)))
         lengths = jnp.broadcast_to(length, radius.shape) * (radius if self.relative else 1)
         moved = state.perturbation - per_example(lengths, gradient) * unit_l2(gradient)
-        perturbation = project_l2(moved, radius) if self.norm == "l2" else project_linf(moved, radius)
+        perturbation = project(self.norm, moved, radius)
         if self.stay_in_range:
             perturbation = clip_to_box(images, perturbation)
         found = found._replace(evaluations=found.evaluations + 1)
@@ -93,5 +93,5 @@ class FMN(Search):
 
     def _slope(self, gradient: Float[Array, "batch *shape"]) -> Float[Array, " batch"]:
         """Largest change of the margin along a perturbation of size 1: the dual norm of its gradient."""
-        slope = l2_norm(gradient) if self.norm == "l2" else jnp.abs(gradient).sum(tuple(range(1, gradient.ndim)))
+        slope = dual_size(self.norm, gradient)
         return jnp.maximum(slope, jnp.finfo(slope.dtype).tiny)

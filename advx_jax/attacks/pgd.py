@@ -15,7 +15,6 @@ from advx_jax.attacks.budget import (
     Budget,
     Found,
     Method,
-    Norm,
     look,
     nothing_found,
     random_direction,
@@ -26,6 +25,7 @@ from advx_jax.attacks.budget import (
 )
 from advx_jax.attacks.loop import LogitsFn
 from advx_jax.attacks.losses import climb
+from advx_jax.attacks.projections import Norm
 
 # Madry et al.: steps long enough to cross the ball from any starting point and still move about.
 _PATH_OVER_EPS = 2.5

@@ -4,10 +4,15 @@ Everything is per example. These are plain norms, as the field states its bounds
 root mean square of the paper: L2 = RMS·√n for n values an example.
 """
 
+from typing import Literal
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from advx_jax.attacks.norms import per_example
+
+Norm = Literal["L2", "Linf"]
+"""As the field names them."""
 
 Radius = float | Float[Array, ""] | Float[Array, " batch"]
 """Of a ball: one for all examples, or one for each."""
@@ -23,6 +28,21 @@ def l2_norm(v: Float[Array, "batch *shape"]) -> Float[Array, " batch"]:
 def linf_norm(v: Float[Array, "batch *shape"]) -> Float[Array, " batch"]:
     """Largest absolute value of each example."""
     return jnp.abs(v).max(tuple(range(1, v.ndim)))
+
+
+def size(norm: Norm, v: Float[Array, "batch *shape"]) -> Float[Array, " batch"]:
+    """Norm of each example."""
+    return l2_norm(v) if norm == "L2" else linf_norm(v)
+
+
+def dual_size(norm: Norm, v: Float[Array, "batch *shape"]) -> Float[Array, " batch"]:
+    """Dual norm of each example: the most that v·δ can be for a δ of norm 1."""
+    return l2_norm(v) if norm == "L2" else jnp.abs(v).sum(tuple(range(1, v.ndim)))
+
+
+def project(norm: Norm, delta: Float[Array, "batch *shape"], eps: Radius) -> Float[Array, "batch *shape"]:
+    """Bring each perturbation into the ball of radius eps; one inside it does not change."""
+    return project_l2(delta, eps) if norm == "L2" else project_linf(delta, eps)
 
 
 def project_l2(delta: Float[Array, "batch *shape"], eps: Radius) -> Float[Array, "batch *shape"]:

@@ -39,7 +39,7 @@ def load_cifar10(source: str | None, split: Split) -> ImageSet:
         from advx_jax.data.tfds_builder import load_tfds
 
         images, labels, folder = load_tfds(split)
-        return _described(ImageSet(images, labels, CIFAR10_CLASSES, f"TFDS in {folder}"), split)
+        return _described(ImageSet(images, labels, CIFAR10_CLASSES, f"TFDS in {_shown(folder)}"), split)
     path = Path(source).expanduser()
     if not path.exists():
         raise UserError(f"expected sample, tfds or a folder with CIFAR-10 as the data, got {source!r}; {HOW_TO_FETCH}")
@@ -61,7 +61,7 @@ def _found(split: Split) -> ImageSet:
 def _fetched(split: Split) -> ImageSet:
     folder = fetched_folder()
     try:
-        images = ImageSet(*read_binary(folder, split), CIFAR10_CLASSES, f"the fetched set in {folder}")
+        images = ImageSet(*read_binary(folder, split), CIFAR10_CLASSES, f"the fetched set in {_shown(folder)}")
     except UserError as error:
         raise UserError(f"{error}; {HOW_TO_FETCH} again") from error
     if not is_published(images, split):
@@ -77,7 +77,12 @@ def _sample(split: Split) -> ImageSet:
 
 def _from_folder(path: Path, split: Split, remark: str) -> ImageSet:
     images, labels, folder = read_folder(path, split)
-    return _described(ImageSet(images, labels, CIFAR10_CLASSES, f"the folder {folder}{remark}"), split)
+    return _described(ImageSet(images, labels, CIFAR10_CLASSES, f"the folder {_shown(folder)}{remark}"), split)
+
+
+def _shown(folder: Path) -> str:
+    """A folder as results name it, which people pass on: not with where its owner's home is."""
+    return f"~/{folder.relative_to(Path.home())}" if folder.is_relative_to(Path.home()) else str(folder)
 
 
 def _described(images: ImageSet, split: Split) -> ImageSet:

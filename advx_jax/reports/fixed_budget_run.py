@@ -9,7 +9,8 @@ import numpy as np
 
 from advx_jax.analysis.fixed_budget import attack_standing, first_look, good_rows, n_runs
 from advx_jax.attacks.autoattack import Stage
-from advx_jax.attacks.budget import Budget, Norm
+from advx_jax.attacks.budget import Budget
+from advx_jax.attacks.projections import Norm
 from advx_jax.data.image_set import ImageSet, unit_images
 from advx_jax.networks.registry import ResolvedNetwork
 from advx_jax.reports.fixed_budget_files import BrokenImages
@@ -56,6 +57,7 @@ class Plan(NamedTuple):
             "data_sha256": data.fingerprint,
             "attack": self.attack,
             "steps": {stage.name: stage.steps for stage in self.stages},
+            "restarts": {stage.name: stage.restarts for stage in self.stages},
             "norm": self.norm,
             "eps": self.eps,
             "seed": self.seed,
