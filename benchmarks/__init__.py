@@ -3,5 +3,8 @@
 import sys
 from pathlib import Path
 
+from advx_jax._runtime import quieten_loading_of_compiled_code
+
+quieten_loading_of_compiled_code()
 # The twin is a part of the tests.
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))

@@ -40,3 +40,10 @@ def published_pt(shared_dir: Path):
         return shared_dir / "prebuilt" / f"{name}.pt"
 
     return path
+
+
+@pytest.fixture(scope="session")
+def ara_subset(golden):
+    """The first 32 images of the published subset, on the [0,1] scale, and their labels."""
+    images = golden("images_ara_first32.npz")
+    return images["images_u8"].astype(np.float32) / np.float32(255), images["labels"].astype(np.int32)

@@ -10,6 +10,7 @@ from advx_jax.analysis.robustness_area import (
     KINDS,
     PUBLISHED_ATTACK,
     PUBLISHED_SETTINGS,
+    SEARCHES,
     Distances,
     minimum_norm_distances,
     robustness_curve,
@@ -25,6 +26,8 @@ CHUNK_TOLERANCE = 1e-4
 # Issue figures: networks with a smooth activation keep to the reference, ReLU's long attacks are chaotic.
 SMOOTH_AREA, CHAOTIC_AREA = 0.005, 0.05
 DISTANCE_TOLERANCE, DISTANCES_WITHIN = 0.02, 28
+# Mean distance that another attack has to reach, over the published attack's with 450 gradients.
+REACHED = {("all", "fmn"): 0.80, ("all", "best"): 0.78, ("standard", "best"): 0.86, ("adv-train", "best"): 0.97}
 
 
 def test_area_of_one_distance_for_all():
@@ -111,13 +114,12 @@ def test_images_that_never_flip_or_are_broken_have_no_distance():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["all", "standard"])
-def test_published_area(name, kind, golden, published_pt):
+def test_published_area(name, kind, ara_subset, golden, published_pt):
     from convert import read_pt
 
     classifier, _ = read_pt(published_pt(f"resnet44-{name}"))
-    subset, expected = golden("images_ara_first32.npz"), golden(f"ara_{name}.npz")
-    images = subset["images_u8"].astype(np.float32) / np.float32(255)
-    found = _measure(classifier, images, subset["labels"].astype(np.int32), PUBLISHED_ATTACK.until(KINDS[kind]))
+    expected = golden(f"ara_{name}.npz")
+    found = _measure(classifier, *ara_subset, PUBLISHED_ATTACK.until(KINDS[kind]))
     assert found.measured().all()
     np.testing.assert_array_equal(found.distances == 0, expected[kind] == 0)
     area, expected_area = robustness_curve(found.distances).area, robustness_curve(expected[kind]).area
@@ -125,3 +127,20 @@ def test_published_area(name, kind, golden, published_pt):
     if name == "all":
         close = np.abs(found.distances - expected[kind]) <= DISTANCE_TOLERANCE * expected[kind]
         assert close.sum() >= DISTANCES_WITHIN
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "attack"), REACHED)
+def test_other_attacks_find_smaller_distances_with_fewer_gradients(name, attack, ara_subset, golden, published_pt):
+    from convert import read_pt
+
+    classifier, _ = read_pt(published_pt(f"resnet44-{name}"))
+    if name == "adv-train":
+        published = _measure(classifier, *ara_subset, PUBLISHED_ATTACK).distances
+    else:
+        published = golden(f"ara_{name}.npz")["attack"]
+    assert SEARCHES[attack].gradient_evaluations <= 200
+    found = _measure(classifier, *ara_subset, SEARCHES[attack])
+    assert found.measured().all()
+    np.testing.assert_array_equal(found.distances == 0, published == 0)
+    assert found.distances.sum() <= REACHED[name, attack] * published.sum()

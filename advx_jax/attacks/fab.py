@@ -186,16 +186,23 @@ def to_hyperplane(
 
     room = jnp.where(sign > 0, 1 - flat, flat)
     ends = jnp.where(speed > 0, room / jnp.where(speed > 0, speed, 1), jnp.inf)
-    order = jnp.argsort(ends, axis=1)
-    ends, full, slope = (jnp.take_along_axis(values, order, 1) for values in (ends, steepness * room, slope))
-    # Before the k-th end, pixels 0…k-1 are at theirs and the others still move.
-    at_end = jnp.cumsum(full, 1) - full
-    moving = jnp.cumsum(slope[:, ::-1], 1)[:, ::-1]
-    pace = (wanted[:, None] - at_end) / jnp.where(moving > 0, moving, 1)
-    reached = (moving > 0) & (pace <= ends)
-    first = jnp.argmax(reached, 1)[:, None]
-    pace = jnp.where(reached.any(1), jnp.take_along_axis(pace, first, 1)[:, 0], jnp.inf)[:, None]
-    moved = jnp.minimum(jnp.where(speed > 0, pace * jnp.where(speed > 0, speed, 1), 0), room)
+
+    def paces(pace: Array) -> Array:
+        """The λ that would do if no more pixels reached their ends than do by this one."""
+        at_end = ends <= pace[:, None]
+        missing = wanted - jnp.where(at_end, steepness * room, 0).sum(1)
+        moving = jnp.where(at_end, 0, slope).sum(1)
+        return jnp.where(moving > 0, missing / jnp.where(moving > 0, moving, 1), jnp.inf)
+
+    # Newton's method from below: the sum is concave in λ, so that no step goes too far, and each but the last has
+    # more pixels at their ends. Sorting the ends needs no loop, but takes 17 times as long on a CPU.
+    start = jnp.zeros_like(wanted)
+    _, pace = lax.while_loop(
+        lambda state: (state[1] > state[0]).any(),
+        lambda state: (state[1], jnp.maximum(state[1], paces(state[1]))),
+        (start, paces(start)),
+    )
+    moved = jnp.minimum(jnp.where(speed > 0, pace[:, None] * jnp.where(speed > 0, speed, 1), 0), room)
     return (sign * jnp.maximum(moved, 0)).reshape(points.shape)
 
 

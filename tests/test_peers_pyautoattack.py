@@ -1,12 +1,10 @@
-"""Attacks with a fixed budget against pyautoattack: step by step, and by the accuracy that they leave."""
+"""APGD, FAB and Square against pyautoattack: step by step, and by the accuracy that they leave."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks import TINY, random_classifier
 
-from advx_jax.analysis.fixed_budget import attack_standing, first_look, good_rows, n_runs
 from advx_jax.attacks import apgd, fab
 from advx_jax.attacks.autoattack import STAGES
 from advx_jax.attacks.budget import Budget, within
@@ -19,9 +17,8 @@ pytest.importorskip("pyautoattack", reason="needs pyautoattack: pip install 'adv
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from pyautoattack.fab_pt import FABAttack_PT
 from pyautoattack.square import SquareAttack
-from reference.flax_layout import layer_names, state_dict_from_flax
 from reference.images import to_numpy, to_torch
-from reference.network import ResNet as Twin
+from reference.peers import BUDGETS, N_IMAGES, Recorded, images_left, images_left_by_peer, in_float64
 from reference.published import load_published
 
 STEPS = 40
@@ -29,8 +26,6 @@ NORMS = {"L2": 0.3, "Linf": 0.03}
 # float64, a smooth network, 40 steps that each may stretch a difference: only the order of sums differs.
 STEP_TOLERANCE = 1e-10
 
-N_IMAGES = 64
-BUDGETS = {"L2": 0.5, "Linf": 4 / 255}
 # Fewer steps than the attacks' own, the same on both sides.
 REDUCED_STEPS = {"apgd-ce": 40, "apgd-t": 10, "fab-t": 10, "square": 200}
 # Starting points and windows are drawn otherwise, so that images on the edge may fall to either side.
@@ -39,33 +34,10 @@ IMAGES_APART = {"apgd-ce": 1, "apgd-t": 1, "fab-t": 2, "square": 2}
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """A random network in float64, its twin, and images; the peer's casts to float32 do nothing."""
+    """A pair in float64; the peer's casts to float32 do nothing."""
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    torch.set_default_dtype(torch.float64)
-    with jax.enable_x64(True):
-        classifier = random_classifier(dtype="float64")
-        twin = Twin(TINY.stage_lengths, TINY.stage_widths, TINY.n_classes, robust=True).double().eval()
-        names = layer_names(TINY.stage_lengths, TINY.stage_widths)
-        twin.load_state_dict(state_dict_from_flax(classifier.variables, twin, names))
-        images = np.random.default_rng(0).uniform(size=(7, 8, 8, 3))
-        labels = np.array(jax.jit(classifier)(images).argmax(-1), np.int64)
-        yield classifier, twin, images, labels
-    torch.set_default_dtype(torch.float32)
-
-
-def recorded(twin):
-    """The twin, and the list of all points at which it will be evaluated.
-
-    The peer writes into a point when it goes back to its best one, and so into what is recorded: the
-    list ends up with the points that the next steps start from.
-    """
-    points = []
-
-    def forward(images):
-        points.append(images.detach())
-        return twin(images)
-
-    return forward, points
+    with in_float64() as pair:
+        yield pair
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -77,13 +49,13 @@ def test_every_step_of_apgd_equals_the_peers(loss, norm, tiny):
     shift = np.random.default_rng(1).normal(size=images.shape) * 0.02
     initial = within(budget, jnp.asarray(images), jnp.asarray(images + shift))
 
-    forward, expected = recorded(twin)
+    recorded = Recorded(twin)
     settings = {"n_iter": STEPS, "norm": norm, "eps": budget.eps, "device": "cpu"}
     if loss == "targeted_dlr":
-        peer = APGDAttack_targeted(forward, **settings)
+        peer = APGDAttack_targeted(recorded, **settings)
         peer.y_target = torch.tensor(targets)
     else:
-        peer = APGDAttack(forward, loss="ce" if loss == "cross_entropy" else loss, **settings)
+        peer = APGDAttack(recorded, loss="ce" if loss == "cross_entropy" else loss, **settings)
     peer.init_hyperparam(to_torch(images))
     _, standing, best_loss, _ = peer.attack_single_run(
         to_torch(images), torch.tensor(labels), x_init=to_torch(np.array(initial))
@@ -92,10 +64,11 @@ def test_every_step_of_apgd_equals_the_peers(loss, norm, tiny):
     arrays = jnp.asarray(images), jnp.asarray(labels), jnp.asarray(targets)
     state = apgd.start_at(loss, classifier, *arrays, budget, initial)
     advance = jax.jit(lambda state: apgd.advance(loss, classifier, *arrays, budget, state, 1))
+    expected = recorded.points
     assert len(expected) == STEPS + 1
     for step, wanted in enumerate(expected):
         found = np.asarray(state.iterate)
-        np.testing.assert_allclose(found, to_numpy(wanted), rtol=0, atol=STEP_TOLERANCE, err_msg=f"step {step}")
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=STEP_TOLERANCE, err_msg=f"step {step}")
         if step < STEPS:
             state = advance(state)
     np.testing.assert_array_equal(state.found.broken, ~standing.numpy().astype(bool))
@@ -134,41 +107,21 @@ def test_accuracy_left_is_the_peers(name, attack, norm, golden, published_pt):
     labels = data["labels"][:N_IMAGES].astype(np.int32)
     classifier, _ = read_pt(published_pt(name))
     twin, _ = load_published(published_pt(name))
-    ours = images_left(classifier, images, labels, attack, norm)
-    theirs = peers_images_left(twin, images, labels, attack, norm)
+    stage = STAGES[attack]._replace(steps=REDUCED_STEPS[attack])
+    ours = images_left(classifier, images, labels, stage, norm, BUDGETS[norm])
+    theirs = images_left_by_peer(
+        twin, to_torch(images), torch.tensor(labels, dtype=torch.int64), peers_attack(twin, attack, norm).perturb
+    )
     print(f"\n{name} {attack} {norm}: {ours} of {N_IMAGES} images left, {theirs} by the peer")
     assert abs(ours - theirs) <= IMAGES_APART[attack]
 
 
-def images_left(classifier, images, labels, attack, norm):
-    stage = STAGES[attack]._replace(steps=REDUCED_STEPS[attack])
-    standing = np.flatnonzero(first_look(classifier, images, labels).correct)
-    for run in range(n_runs(stage, 10)):
-        budget = Budget(BUDGETS[norm], norm, stage.steps)
-        rows = good_rows(len(standing), N_IMAGES)
-        broken = np.zeros(len(standing), bool)
-        for places, part in attack_standing(
-            classifier, images[standing], labels[standing], standing, stage, 0, run, budget, 0, rows
-        ):
-            broken[places] = part.broken
-        standing = standing[~broken]
-    return len(standing)
-
-
-def peers_images_left(twin, images, labels, attack, norm):
+def peers_attack(twin, attack, norm):
     steps, settings = REDUCED_STEPS[attack], {"norm": norm, "eps": BUDGETS[norm], "seed": 0, "device": "cpu"}
-    x, y = to_torch(images), torch.tensor(labels, dtype=torch.int64)
-    for parameter in twin.parameters():
-        parameter.requires_grad_(False)
-    with torch.no_grad():
-        correct = twin(x).argmax(1) == y
-        x, y = x[correct], y[correct]
-        if attack == "apgd-ce":
-            peer = APGDAttack(twin, n_iter=steps, loss="ce", **settings)
-        elif attack == "apgd-t":
-            peer = APGDAttack_targeted(twin, n_iter=steps, **settings)
-        elif attack == "fab-t":
-            peer = FABAttack_PT(twin, n_iter=steps, targeted=True, **settings)
-        else:
-            peer = SquareAttack(twin, n_queries=steps, resc_schedule=False, **settings)
-        return int((twin(peer.perturb(x, y)).argmax(1) == y).sum())
+    if attack == "apgd-ce":
+        return APGDAttack(twin, n_iter=steps, loss="ce", **settings)
+    if attack == "apgd-t":
+        return APGDAttack_targeted(twin, n_iter=steps, **settings)
+    if attack == "fab-t":
+        return FABAttack_PT(twin, n_iter=steps, targeted=True, **settings)
+    return SquareAttack(twin, n_queries=steps, resc_schedule=False, **settings)

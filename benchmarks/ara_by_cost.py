@@ -1,0 +1,140 @@
+"""Measure what distances the minimum-norm attacks find for how many gradients, and draw it.
+
+    python -m benchmarks.ara_by_cost [--n_images=32]
+
+Attacks the first images of the published subset of the four published networks: each attack with several numbers of
+gradients, as `ara --attack=… --steps=…` does. Every finished measurement is kept in benchmarks/results; the picture
+is benchmarks/pictures/ara-by-cost.png. Needs all CIFAR-10 test images.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from advx_jax.analysis.robustness_area import PUBLISHED_SETTINGS, SEARCHES, minimum_norm_distances, robustness_curve
+from advx_jax.analysis.subset import published_subset
+from advx_jax.attacks.chain import MinimumNormAttack
+from advx_jax.attacks.minimum_norm import Published
+from advx_jax.commands import no_arguments, run
+from advx_jax.data.image_set import ImageSet, unit_images
+from advx_jax.data.sources import load_cifar10
+from advx_jax.errors import UserError
+from advx_jax.files import written_whole
+from advx_jax.inference_flags import keep_compiled_code
+from advx_jax.networks.registry import resolve_network
+from advx_jax.reports.console import table
+from advx_jax.reports.results_json import read_json
+from benchmarks.measure_networks import N_TEST
+from benchmarks.side_by_side import RESULTS, ROOT, write
+
+NETWORKS = ("resnet44-all", "resnet44-robust", "resnet44-adv-train", "resnet44-standard")
+GRADIENTS = (25, 50, 100, 200)
+PICTURE = ROOT / "benchmarks" / "pictures" / "ara-by-cost.png"
+_NAME = "ara_by_cost"
+
+_N_IMAGES = flags.DEFINE_integer("n_images", 32, "How many images of the published subset.", lower_bound=1)
+
+
+def main(arguments: list[str]) -> None:
+    """Measure what is not there yet, print it and draw it."""
+    no_arguments(arguments)
+    keep_compiled_code()
+    data = load_cifar10(None, "test")
+    if len(data) != N_TEST:
+        raise UserError(f"expected all {N_TEST} test images (python -m advx_jax.data.cifar10), got {len(data)}")
+    settings = {"n_images": _N_IMAGES.value}
+    rows = _kept(settings)
+    for network in NETWORKS:
+        for name, attack in _attacks():
+            if not any(_is(row, network, name, attack.gradient_evaluations) for row in rows):
+                rows.append(_measure(network, name, attack, data))
+                write(_NAME, settings, {"rows": rows})
+    cells = [
+        (row["network"], row["attack"], row["gradients"], _shown(row["mean_distance"]), _shown(row["ara"]))
+        for row in rows
+    ]
+    print(table(("network", "attack", "gradients", "mean distance", "ARA"), cells))
+    draw(PICTURE, rows, _N_IMAGES.value)
+
+
+def draw(path: Path, rows: list[dict[str, Any]], n_images: int) -> None:
+    """Draw the mean distance against the number of gradients, a panel for each network."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 2.9), dpi=110, layout="constrained")
+    panels = figure.subplots(1, len(NETWORKS))
+    for axes, network in zip(panels, NETWORKS, strict=True):
+        for name, marker in zip(("published", *SEARCHES), "so^D", strict=True):
+            points = sorted(
+                (row["gradients"], row["mean_distance"])
+                for row in rows
+                if (row["network"], row["attack"]) == (network, name) and row["mean_distance"] is not None
+            )
+            axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, linewidth=1.2, label=name)
+        axes.set_title(network, fontsize=9)
+        axes.set_xscale("log")
+        ticks = sorted({row["gradients"] for row in rows})
+        axes.set_xticks(ticks, map(str, ticks), fontsize=7)
+        axes.set_xticks([], minor=True)
+        axes.tick_params(axis="y", labelsize=7)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("mean distance (RMS)", fontsize=8)
+    panels[0].legend(fontsize=7)
+    figure.supxlabel(f"gradient evaluations an image (first {n_images} images, correctly classified ones)", fontsize=8)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def _shown(figure: float | None) -> str:
+    return "not all crossed" if figure is None else f"{figure:.5f}"
+
+
+def _attacks() -> list[tuple[str, MinimumNormAttack]]:
+    counts = (*GRADIENTS, PUBLISHED_SETTINGS.steps)
+    published = [("published", Published(dataclasses.replace(PUBLISHED_SETTINGS, steps=count))) for count in counts]
+    others = [(name, attack.revised(count, True)) for name, attack in SEARCHES.items() for count in counts]
+    return [*published, *others]
+
+
+def _kept(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    path = RESULTS / f"{_NAME}.json"
+    if not path.exists():
+        return []
+    earlier = read_json(path)
+    if earlier["settings"] != settings:
+        raise UserError(f"expected results with {settings} in {path.name}, got {earlier['settings']}: remove it")
+    rows: list[dict[str, Any]] = earlier["rows"]
+    return rows
+
+
+def _is(row: dict[str, Any], network: str, name: str, gradients: int) -> bool:
+    return (row["network"], row["attack"], row["gradients"]) == (network, name, gradients)
+
+
+def _measure(network: str, name: str, attack: MinimumNormAttack, data: ImageSet) -> dict[str, Any]:
+    places = published_subset(_N_IMAGES.value, len(data))
+    images, labels = unit_images(data.images[places]), data.labels[places].astype(np.int32)
+    distances = np.zeros(len(places))
+    missed = np.zeros(len(places), bool)
+    for part, found in minimum_norm_distances(resolve_network(network).classifier, images, labels, attack):
+        distances[part], missed[part] = found.distances, ~found.measured()
+    attacked = distances > 0
+    # A mean over fewer images than another attack's would not compare with it.
+    whole = not missed.any()
+    return {
+        "network": network,
+        "attack": name,
+        "gradients": attack.gradient_evaluations,
+        "n_attacked": int(attacked.sum()),
+        "n_missed": int(missed.sum()),
+        "mean_distance": float(distances[attacked].mean()) if whole else None,
+        "ara": robustness_curve(distances).area if whole else None,
+    }
+
+
+if __name__ == "__main__":
+    run(main, __doc__)
