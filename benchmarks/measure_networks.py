@@ -7,6 +7,7 @@ Results go to prebuilt/measured/NAME; what is there is kept, and an interrupted 
 CIFAR-10 test images. Then `python -m benchmarks.results_table`.
 """
 
+import functools
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -20,7 +21,9 @@ from advx_jax.networks.registry import manifest
 from benchmarks.measured import BALLS, ROOT, SHOWN, Files, files_of
 
 _NETWORKS = flags.DEFINE_list("networks", None, "Which networks; all if not given.")
-_ONLY = flags.DEFINE_list("only", None, "Which measurements: accuracy, explain, ara, ara-best, robustness.")
+_ONLY = flags.DEFINE_list(
+    "only", None, "Which measurements: accuracy, explain, ara, ara-best, robustness-L2, robustness-Linf."
+)
 _N_ARA_IMAGES = flags.DEFINE_integer("n_ara_images", 1000, "Images of the accuracy-robustness areas.", lower_bound=1)
 _N_BALL_IMAGES = flags.DEFINE_integer("n_ball_images", 64, "Images that AutoAttack attacks.", lower_bound=1)
 
@@ -63,10 +66,10 @@ def _best_ara(model: str, files: Files) -> None:
     _call("ara", [model, "--attack=best", f"--n_images={_N_ARA_IMAGES.value}", f"--output={files.best_ara}"])
 
 
-def _robustness(model: str, files: Files) -> None:
-    for ball, folder in zip(BALLS, files.robustness, strict=True):
-        size = [f"--norm={ball.norm}", f"--eps={ball.eps}", f"--n_images={_N_BALL_IMAGES.value}"]
-        _call("robustness", [model, *size, f"--output={folder}"])
+def _robustness(place: int, model: str, files: Files) -> None:
+    ball = BALLS[place]
+    size = [f"--norm={ball.norm}", f"--eps={ball.eps}", f"--n_images={_N_BALL_IMAGES.value}"]
+    _call("robustness", [model, *size, f"--output={files.robustness[place]}"])
 
 
 _MEASUREMENTS: dict[str, Callable[[str, Files], None]] = {
@@ -74,7 +77,7 @@ _MEASUREMENTS: dict[str, Callable[[str, Files], None]] = {
     "explain": _explain,
     "ara": _ara,
     "ara-best": _best_ara,
-    "robustness": _robustness,
+    **{f"robustness-{ball.norm}": functools.partial(_robustness, place) for place, ball in enumerate(BALLS)},
 }
 
 

@@ -95,7 +95,6 @@ def measurements(name: str) -> dict[str, Any]:
                 "accuracy": robustness["accuracy"],
                 "robust_accuracy": robustness["robust_accuracy"],
                 "n_images": robustness["settings"]["n_images"],
-                "seconds": sum(attack["seconds"] for attack in robustness["attacks"]),
             }
     return found | ({"autoattack": under} if under else {})
 

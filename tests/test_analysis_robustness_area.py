@@ -113,7 +113,7 @@ def test_images_that_never_flip_or_are_broken_have_no_distance():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["all", "standard"])
+@pytest.mark.parametrize("name", ["all", pytest.param("standard", marks=pytest.mark.slow)])
 def test_published_area(name, kind, ara_subset, golden, published_pt):
     from convert import read_pt
 

@@ -1,7 +1,6 @@
 """The training command in two processes: one writes, all stop together, and one alone can go on."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flax import traverse_util
+from processes import quick_environment
 
 from advx_jax.networks.files import load_network
 
@@ -28,7 +28,7 @@ TOLERANCE = 1e-3
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "ADVX_CACHE": str(tmp_path_factory.mktemp("cache"))}
+    return quick_environment(tmp_path_factory.mktemp("cache"))
 
 
 def start(workdir, environment, *flags):

@@ -1,7 +1,6 @@
 """A run that is killed or stopped goes on to the same bits as one that is not."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flax import traverse_util
+from processes import quick_environment
 
 from advx_jax.networks.files import load_network
 
@@ -20,22 +20,25 @@ COMMAND = (
     "-m",
     "advx_jax.train",
     "--config=configs/smoke.py",
-    "--config.epochs=12",
     "--config.keeping.checkpoint_minutes=0.0",
     "--config.attack.kind=l2",
     "--config.attack.steps=2",
     "--config.architecture.stage_lengths=(1,1)",
     "--config.architecture.stage_widths=(4,6)",
 )
-N_STEPS = 36
+STEPS_PER_EPOCH = 3
 # Everything that is not a time.
 TIMES = ("images_per_second", "seconds")
+
+
+def epochs(n):
+    return f"--config.epochs={n}"
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     # Code compiled by the first run is there for the others, so that kills meet training.
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "ADVX_CACHE": str(tmp_path_factory.mktemp("cache"))}
+    return quick_environment(tmp_path_factory.mktemp("cache"))
 
 
 def start(workdir, environment, *flags):
@@ -71,8 +74,8 @@ def wait_for_steps(process, workdir, n_steps):
         time.sleep(0.005)
 
 
-def finished(workdir, environment):
-    process = start(workdir, environment)
+def finished(workdir, environment, *flags):
+    process = start(workdir, environment, *flags)
     assert process.wait(timeout=600) == 0, log_of(workdir)
 
 
@@ -92,20 +95,19 @@ def assert_same(workdir, expected):
     assert lines == expected[2]
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, environment):
-    workdir = tmp_path_factory.mktemp("resume") / "whole"
-    finished(workdir, environment)
-    found = result(workdir)
-    assert len(found[2]) == N_STEPS + 12
+def whole(folder, environment, n_epochs):
+    """What a run gives that is left alone."""
+    finished(folder / "whole", environment, epochs(n_epochs))
+    found = result(folder / "whole")
+    assert len(found[2]) == n_epochs * (STEPS_PER_EPOCH + 1)
     return found
 
 
-def kill_at_random(workdir, environment, n_kills, rng):
+def kill_at_random(workdir, environment, n_kills, n_epochs, rng):
     """Kill the run `n_kills` times, each at a random moment within its next few steps; returns the kills met."""
     kills = 0
     for _ in range(n_kills):
-        process = start(workdir, environment)
+        process = start(workdir, environment, epochs(n_epochs))
         wait_for_steps(process, workdir, rng.randrange(4))
         time.sleep(rng.uniform(0, 0.2))
         process.kill()
@@ -113,43 +115,39 @@ def kill_at_random(workdir, environment, n_kills, rng):
     return kills
 
 
-def test_killed_twice_to_the_bit(tmp_path, environment, uninterrupted):
-    assert kill_at_random(tmp_path / "killed", environment, 2, random.Random(1)) == 2
-    finished(tmp_path / "killed", environment)
-    assert_same(tmp_path / "killed", uninterrupted)
+def interrupt(workdir, environment, n_epochs, number):
+    """Send a signal after a step; returns how the run ended."""
+    process = start(workdir, environment, epochs(n_epochs))
+    wait_for_steps(process, workdir, 1)
+    process.send_signal(number)
+    return process.wait(timeout=120)
+
+
+def test_killed_terminated_and_interrupted_to_the_bit(tmp_path, environment):
+    n_epochs, workdir = 8, tmp_path / "broken"
+    expected = whole(tmp_path, environment, n_epochs)
+    assert kill_at_random(workdir, environment, 2, n_epochs, random.Random(1)) == 2
+
+    assert interrupt(workdir, environment, n_epochs, signal.SIGTERM) == 0, log_of(workdir)
+    assert "asked to stop: a checkpoint is in" in log_of(workdir)
+    assert not (workdir / "network.safetensors").exists()
+    finished(workdir, environment, epochs(n_epochs), "--export")
+    (workdir / "network.safetensors").unlink()
+
+    assert interrupt(workdir, environment, n_epochs, signal.SIGINT) == 130, log_of(workdir)
+    assert not (workdir / "network.safetensors").exists()
+    finished(workdir, environment, epochs(n_epochs))
+    assert_same(workdir, expected)
 
 
 @pytest.mark.slow
-def test_killed_ten_times_to_the_bit(tmp_path, environment, uninterrupted):
-    assert kill_at_random(tmp_path / "killed", environment, 10, random.Random(2)) >= 8
-    finished(tmp_path / "killed", environment)
-    assert log_of(tmp_path / "killed").count("going on from step") >= 8
-    assert_same(tmp_path / "killed", uninterrupted)
-
-
-def test_sigterm_saves_and_ends_well(tmp_path, environment, uninterrupted):
-    workdir = tmp_path / "stopped"
-    process = start(workdir, environment)
-    wait_for_steps(process, workdir, 1)
-    process.terminate()
-    assert process.wait(timeout=120) == 0, log_of(workdir)
-    assert "asked to stop: a checkpoint is in" in log_of(workdir)
-    assert not (workdir / "network.safetensors").exists()
-    exported = start(workdir, environment, "--export")
-    assert exported.wait(timeout=120) == 0, log_of(workdir)
-    assert (workdir / "network.safetensors").exists()
-    finished(workdir, environment)
-    assert_same(workdir, uninterrupted)
-
-
-def test_ctrl_c_saves_too(tmp_path, environment, uninterrupted):
-    workdir = tmp_path / "interrupted"
-    process = start(workdir, environment)
-    wait_for_steps(process, workdir, 1)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=120) == 130, log_of(workdir)
-    finished(workdir, environment)
-    assert_same(workdir, uninterrupted)
+def test_killed_ten_times_to_the_bit(tmp_path, environment):
+    n_epochs, workdir = 12, tmp_path / "killed"
+    expected = whole(tmp_path, environment, n_epochs)
+    assert kill_at_random(workdir, environment, 10, n_epochs, random.Random(2)) >= 8
+    finished(workdir, environment, epochs(n_epochs))
+    assert log_of(workdir).count("going on from step") >= 8
+    assert_same(workdir, expected)
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tmp_path, environment):

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from processes import quick_environment
 
 ROOT = Path(__file__).parents[1]
 # The benchmarks are no part of what is installed.
@@ -21,7 +21,7 @@ from benchmarks.ship_network import manifest_entry
 @pytest.fixture(scope="module")
 def call(tmp_path_factory):
     folder = tmp_path_factory.mktemp("workdir")
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "ADVX_CACHE": str(folder / "cache")}
+    environment = quick_environment(folder / "cache")
 
     def run(module, *flags):
         found = subprocess.run(

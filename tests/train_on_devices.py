@@ -27,9 +27,9 @@ from advx_jax.training.step import TrainingSet, make_step
 N_EXAMPLES = 40
 # The tiny networks see small images, to be quick.
 SIDE = 32 if setup == "float32" else 8
-N_STEPS = {"float64": 20, "per_device": 8, "float32": 1}
+N_STEPS = {"float64": 20, "everything": 20, "per_device": 8, "float32": 1}
 # Each device for itself differs in the normalisation alone: the plainest recipe and the one with everything will do.
-RECIPES = ("standard", "all") if setup == "per_device" else PUBLISHED_RECIPES
+RECIPES = {"per_device": ("standard", "all"), "everything": ("all",)}.get(setup, PUBLISHED_RECIPES)
 
 
 def recipe(name):
