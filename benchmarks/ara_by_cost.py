@@ -27,7 +27,7 @@ from advx_jax.inference_flags import keep_compiled_code
 from advx_jax.networks.registry import resolve_network
 from advx_jax.reports.console import table
 from advx_jax.reports.results_json import read_json
-from benchmarks.measure_networks import N_TEST
+from benchmarks.measured import N_TEST
 from benchmarks.side_by_side import RESULTS, ROOT, write
 
 NETWORKS = ("resnet44-all", "resnet44-robust", "resnet44-adv-train", "resnet44-standard")
@@ -94,10 +94,11 @@ def _shown(figure: float | None) -> str:
 
 
 def _attacks() -> list[tuple[str, MinimumNormAttack]]:
-    counts = (*GRADIENTS, PUBLISHED_SETTINGS.steps)
-    published = [("published", Published(dataclasses.replace(PUBLISHED_SETTINGS, steps=count))) for count in counts]
-    others = [(name, attack.revised(count, True)) for name, attack in SEARCHES.items() for count in counts]
-    return [*published, *others]
+    published: list[tuple[str, MinimumNormAttack]] = [
+        ("published", Published(dataclasses.replace(PUBLISHED_SETTINGS, steps=count)))
+        for count in (*GRADIENTS, PUBLISHED_SETTINGS.steps)
+    ]
+    return published + [(name, attack.revised(count, True)) for name, attack in SEARCHES.items() for count in GRADIENTS]
 
 
 def _kept(settings: dict[str, Any]) -> list[dict[str, Any]]:

@@ -18,29 +18,15 @@ from advx_jax.commands import no_arguments, run
 from advx_jax.data.sources import load_cifar10
 from advx_jax.errors import UserError
 from advx_jax.networks.registry import manifest
-from benchmarks.measured import BALLS, ROOT, SHOWN, Files, files_of
-
-_NETWORKS = flags.DEFINE_list("networks", None, "Which networks; all if not given.")
-_ONLY = flags.DEFINE_list(
-    "only", None, "Which measurements: accuracy, explain, ara, ara-best, robustness-L2, robustness-Linf."
-)
-_N_ARA_IMAGES = flags.DEFINE_integer("n_ara_images", 1000, "Images of the accuracy-robustness areas.", lower_bound=1)
-_N_BALL_IMAGES = flags.DEFINE_integer("n_ball_images", 64, "Images that AutoAttack attacks.", lower_bound=1)
-
-N_TEST = 10_000
+from benchmarks.measured import BALLS, N_TEST, ROOT, SHOWN, Files, files_of
 
 
-def main(arguments: list[str]) -> None:
-    """Run the commands that are still to be run."""
-    no_arguments(arguments)
-    if (found := len(load_cifar10(None, "test"))) != N_TEST:
-        raise UserError(f"expected all {N_TEST} test images (python -m advx_jax.data.cifar10), got {found}")
-    only = list(_MEASUREMENTS) if _ONLY.value is None else _ONLY.value
-    if unknown := [name for name in only if name not in _MEASUREMENTS]:
-        raise UserError(f"expected --only among {', '.join(_MEASUREMENTS)}, got {', '.join(unknown)}")
-    for name in manifest() if _NETWORKS.value is None else _NETWORKS.value:
-        for measurement in only:
-            _MEASUREMENTS[measurement](f"--model={name}", files_of(name))
+def _call(command: str, arguments: Sequence[str]) -> None:
+    """Run a command as a person would, who sees its progress."""
+    print(f"{command} {' '.join(arguments)}", flush=True)
+    done = subprocess.run([sys.executable, "-m", f"advx_jax.{command}", *arguments], cwd=ROOT)
+    if done.returncode:
+        raise UserError(f"expected advx_jax.{command} to succeed, got status {done.returncode}")
 
 
 def _accuracy(model: str, files: Files) -> None:
@@ -80,13 +66,23 @@ _MEASUREMENTS: dict[str, Callable[[str, Files], None]] = {
     **{f"robustness-{ball.norm}": functools.partial(_robustness, place) for place, ball in enumerate(BALLS)},
 }
 
+_NETWORKS = flags.DEFINE_list("networks", None, "Which networks; all if not given.")
+_ONLY = flags.DEFINE_list("only", None, f"Which of {', '.join(_MEASUREMENTS)}; all if not given.")
+_N_ARA_IMAGES = flags.DEFINE_integer("n_ara_images", 1000, "Images of the accuracy-robustness areas.", lower_bound=1)
+_N_BALL_IMAGES = flags.DEFINE_integer("n_ball_images", 64, "Images that AutoAttack attacks.", lower_bound=1)
 
-def _call(command: str, arguments: Sequence[str]) -> None:
-    """Run a command as a person would, who sees its progress."""
-    print(f"{command} {' '.join(arguments)}", flush=True)
-    done = subprocess.run([sys.executable, "-m", f"advx_jax.{command}", *arguments], cwd=ROOT)
-    if done.returncode:
-        raise UserError(f"expected advx_jax.{command} to succeed, got status {done.returncode}")
+
+def main(arguments: list[str]) -> None:
+    """Run the commands that are still to be run."""
+    no_arguments(arguments)
+    if (found := len(load_cifar10(None, "test"))) != N_TEST:
+        raise UserError(f"expected all {N_TEST} test images (python -m advx_jax.data.cifar10), got {found}")
+    only = list(_MEASUREMENTS) if _ONLY.value is None else _ONLY.value
+    if unknown := [name for name in only if name not in _MEASUREMENTS]:
+        raise UserError(f"expected --only among {', '.join(_MEASUREMENTS)}, got {', '.join(unknown)}")
+    for measurement in only:
+        for name in manifest() if _NETWORKS.value is None else _NETWORKS.value:
+            _MEASUREMENTS[measurement](f"--model={name}", files_of(name))
 
 
 if __name__ == "__main__":

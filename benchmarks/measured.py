@@ -14,6 +14,9 @@ MANIFEST = PREBUILT / "manifest.json"
 MEASURED = PREBUILT / "measured"
 """A folder for each network, with what `evaluate`, `ara` and `explain` wrote."""
 
+N_TEST = 10_000
+"""Images of the whole test set."""
+
 SHOWN = (2, 5, 8, 9)
 """Test images of the picture, as in the published code's own table: ship, frog, cat, automobile."""
 
