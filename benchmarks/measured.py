@@ -90,6 +90,9 @@ def measurements(name: str) -> dict[str, Any]:
             ara = read_json(folder / "ara.json")
             found |= {f"{prefix}{kind}_ara": ara[kind]["ara"] for kind in ("attack", "btr")}
             found[f"n_{prefix}ara_images"] = ara["attack"]["n_images"]
+    if (files.ara / "ara.json").exists() and (files.best_ara / "ara.json").exists():
+        ara, best = (read_json(folder / "ara.json") for folder in (files.ara, files.best_ara))
+        found["best_over_published"] = {kind: _distance_ratio(best[kind], ara[kind]) for kind in ("attack", "btr")}
     under = {}
     for ball, folder in zip(BALLS, files.robustness, strict=True):
         if (folder / "robustness.json").exists():
@@ -100,6 +103,18 @@ def measurements(name: str) -> dict[str, Any]:
                 "n_images": robustness["settings"]["n_images"],
             }
     return found | ({"autoattack": under} if under else {})
+
+
+def _distance_ratio(area: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+    """Sum of the distances over those of another attack, of the images that both have measured."""
+    theirs = dict(zip(other["indices"], other["distances"], strict=True))
+    pairs = [
+        (distance, theirs[index])
+        for index, distance in zip(area["indices"], area["distances"], strict=True)
+        if index in theirs
+    ]
+    ours, others = map(sum, zip(*pairs, strict=True))
+    return ours / others
 
 
 def read_manifest() -> dict[str, Any]:

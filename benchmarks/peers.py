@@ -1,8 +1,8 @@
 """Time a gradient evaluation inside attacks of other libraries and inside ours, on the same images and network.
 
-    python -m benchmarks.peers [--steps=30] [--rounds=3]
+    python -m benchmarks.peers [--steps=60] [--rounds=2]
 
-Needs the peers (`pip install -e '.[peers]'`); one that is not installed is left out, and said so. Each gets the 32
+Needs the peers (see the README); one that is not installed is left out, and said so. Each gets the 32
 images as one batch and every core; ours run as the commands run them, in chunks on all lanes. Both in turns, first
 calls not counted; the best round of each counts. Processor time is that of all threads together.
 """
@@ -34,8 +34,8 @@ EPS = 0.25
 # Without compilation a step takes seconds.
 _EAGER_STEPS = 2
 
-_N_STEPS = flags.DEFINE_integer("steps", 30, "Number of attack steps.", lower_bound=2)
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "How often to time each.", lower_bound=1)
+_N_STEPS = flags.DEFINE_integer("steps", 60, "Number of attack steps.", lower_bound=2)
+_ROUNDS = flags.DEFINE_integer("rounds", 2, "How often to time each.", lower_bound=1)
 
 
 class Work(NamedTuple):
@@ -89,7 +89,7 @@ def main(arguments: list[str]) -> None:
         except ImportError as error:
             print(f"{pairings.__name__.strip('_')} left out: {error}", flush=True)
     if not rows:
-        raise UserError("expected at least one peer (pip install -e '.[peers]'), got none")
+        raise UserError("expected at least one of the peers that the README tells how to install, got none")
     cells = [
         (
             row["peer"],

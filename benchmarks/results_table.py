@@ -1,23 +1,34 @@
-"""Rebuild the README's table of results, its picture and the manifest's figures from the measurements.
+"""Rebuild the README's tables of results, its picture and the manifest's figures from the measurements.
 
     python -m benchmarks.results_table
 
 Reads what `evaluate`, `ara` and `explain` wrote into prebuilt/measured (`python -m benchmarks.measure_networks`).
-Nothing in the table is typed by hand.
+Nothing in the tables is typed by hand.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advx_jax.commands import no_arguments, run
 from advx_jax.errors import UserError
 from advx_jax.files import written_whole
-from benchmarks.measured import ROOT, measurements, read_manifest, write_manifest
+from benchmarks.measured import BALLS, ROOT, measurements, read_manifest, write_manifest
 from benchmarks.results_picture import PICTURE, write_results_picture
 from configs.published import published as published_config
 
 README = ROOT / "README.md"
-BEGIN, END = "<!-- results: python -m benchmarks.results_table -->", "<!-- end of results -->"
+BEGIN = "<!-- {}: python -m benchmarks.results_table -->"
+END = "<!-- end of {} -->"
+
+_STRONGER_HEADER = (
+    "network",
+    "attack ARA, `best`",
+    "BTR ARA, `best`",
+    "images",
+    "distances, times the published attack's (attack, BTR)",
+    *(f"accuracy → under AutoAttack, {ball.told}" for ball in BALLS),
+    "images",
+)
 
 _PUBLISHED_EPOCHS = published_config("").epochs
 _HEADER = ("network", "trained with", "epochs", "train loss", "final ψ", "accuracy", "attack ARA", "BTR ARA", "images")
@@ -33,28 +44,62 @@ def main(arguments: list[str]) -> None:
     write_manifest(content)
     text = README.read_text(encoding="utf-8")
     with written_whole(README) as temporary:
-        temporary.write_text(with_table(text, content["networks"]), encoding="utf-8")
+        temporary.write_text(with_tables(text, content["networks"]), encoding="utf-8")
     write_results_picture(PICTURE, list(content["networks"]))
-    print(results_table(content["networks"]))
+    print(*(table(content["networks"]) for table in TABLES.values()), sep="\n\n")
 
 
-def with_table(readme: str, networks: Mapping[str, Mapping[str, Any]]) -> str:
-    """The README with the table of these networks in place of the one that it has.
+def with_tables(readme: str, networks: Mapping[str, Mapping[str, Any]]) -> str:
+    """The README with the tables of these networks in place of those that it has.
 
     Raises:
-        UserError: the README does not say where the table is.
+        UserError: the README does not say where a table is.
     """
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise UserError(f"expected the lines {BEGIN} and {END} in the README, got none")
-    return f"{before}{BEGIN}\n{results_table(networks)}\n{END}{after}"
+    for name, table in TABLES.items():
+        begin, end = BEGIN.format(name), END.format(name)
+        before, begun, rest = readme.partition(begin)
+        _, ended, after = rest.partition(end)
+        if not (begun and ended):
+            raise UserError(f"expected the lines {begin} and {end} in the README, got none")
+        readme = f"{before}{begin}\n{table(networks)}\n{end}{after}"
+    return readme
 
 
 def results_table(networks: Mapping[str, Mapping[str, Any]]) -> str:
     """All networks of the manifest as a Markdown table; published figures stand in brackets."""
-    rows = [_HEADER, ("---",) * len(_HEADER), *(_row(networks, name) for name in networks)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return _markdown(_HEADER, [_row(networks, name) for name in networks])
+
+
+def stronger_table(networks: Mapping[str, Mapping[str, Any]]) -> str:
+    """What stronger attacks than the published one leave of the networks."""
+    rows = [_stronger_row(name, entry.get("measured", {})) for name, entry in networks.items()]
+    return _markdown(_STRONGER_HEADER, rows)
+
+
+TABLES = {"results": results_table, "stronger attacks": stronger_table}
+
+
+def _markdown(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, ("---",) * len(header), *rows))
+
+
+def _stronger_row(name: str, measured: Mapping[str, Any]) -> tuple[str, ...]:
+    areas = [f"{measured[field]:.4f}" if field in measured else "" for field in ("best_attack_ara", "best_btr_ara")]
+    ratios = [f"{ratio:.2f}" for ratio in measured.get("best_over_published", {}).values()]
+    under = measured.get("autoattack", {})
+    left = [
+        f"{under[ball.told]['accuracy']:.3f} → {under[ball.told]['robust_accuracy']:.3f}" if ball.told in under else ""
+        for ball in BALLS
+    ]
+    n_images = {str(found["n_images"]) for found in under.values()}
+    return (
+        name,
+        *areas,
+        str(measured.get("n_best_ara_images", "")),
+        ", ".join(ratios),
+        *left,
+        ", ".join(sorted(n_images)),
+    )
 
 
 def _epochs(networks: Mapping[str, Mapping[str, Any]], name: str) -> str:

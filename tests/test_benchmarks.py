@@ -1,4 +1,4 @@
-"""The benchmark of the training step does the same work with both, and counts it right."""
+"""Benchmarks do the same work with both sides, and count it right."""
 
 import json
 import os
@@ -14,10 +14,14 @@ ROOT = Path(__file__).parents[1]
 # The benchmarks are no part of what is installed.
 sys.path.insert(0, str(ROOT))
 
+from PIL import Image
 from recipes import tiny_recipe
 from torch.utils.flop_counter import FlopCounterMode
 
+from advx_jax.analysis.robustness_area import SEARCHES
 from advx_jax.errors import UserError
+from advx_jax.networks.registry import first_choice
+from benchmarks.ara_by_cost import NETWORKS, draw
 from benchmarks.training.comparison import compare_steps
 from benchmarks.training.flops import flops_per_image
 from benchmarks.training.scaling import scale
@@ -136,3 +140,30 @@ def test_command(tmp_path):
 def test_bad_flags_are_refused(flag, reason):
     done = call(flag)
     assert (done.returncode, done.stderr.strip()) == (1, f"error: {reason}")
+
+
+def test_distances_by_cost_are_drawn_also_where_some_are_missing(tmp_path):
+    rows = [
+        {"network": network, "attack": name, "gradients": count, "mean_distance": None if count == 25 else 1 / count}
+        for network in NETWORKS
+        for name in ("published", *SEARCHES)
+        for count in (25, 50, 100)
+    ]
+    draw(tmp_path / "picture.png", rows, n_images=32)
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert picture.width > 800
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("surroundings")
+def test_attacks_of_peers_are_timed_by_what_they_evaluate(tmp_path, monkeypatch):
+    pytest.importorskip("foolbox", reason="needs the peers that the README tells how to install")
+    monkeypatch.setenv("ADVX_BENCHMARK_MODEL", first_choice().ordinary)
+    command = [sys.executable, "-m", "benchmarks.peers", "--steps=3", "--rounds=1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    rows = {(row["peer"], row["attack"]): row for row in json.loads((tmp_path / "peers.json").read_text())["rows"]}
+    # Attacks that climb a loss look at their starting point too, foolbox's PGD does not.
+    assert rows["foolbox, PyTorch", "PGD"]["gradients"] == {"theirs": 3, "ours": 4}
+    for row in rows.values():
+        assert row["wall_ratio"] == row["ours"]["wall"] / row["theirs"]["wall"] > 0

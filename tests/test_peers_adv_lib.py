@@ -40,7 +40,7 @@ def adv_lib():
         try:
             return getattr(peer(f"adv_lib.attacks.{module}"), name)
         except ImportError as error:
-            pytest.skip(f"needs adv_lib (pip install advx-jax[peers]): {error}")
+            pytest.skip(f"needs adv_lib (pip install --no-deps adv-lib==0.2.8): {error}")
 
     return attack
 

@@ -22,7 +22,7 @@ from reference.peers import Recorded, in_float64, peer
 try:
     foolbox = peer("foolbox")
 except ImportError as error:
-    pytest.skip(f"needs foolbox (pip install 'advx-jax[peers]'): {error}", allow_module_level=True)
+    pytest.skip(f"needs foolbox (pip install -e '.[peers]'): {error}", allow_module_level=True)
 
 STEPS = 20
 # float64 on a smooth network: only the order of sums differs.

@@ -12,7 +12,7 @@ from advx_jax.attacks.budget import Budget, within
 pytestmark = pytest.mark.slow
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("pyautoattack", reason="needs pyautoattack: pip install 'advx-jax[peers]'")
+pytest.importorskip("pyautoattack", reason="needs pyautoattack: pip install -e '.[peers]'")
 
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from pyautoattack.fab_pt import FABAttack_PT

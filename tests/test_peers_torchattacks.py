@@ -12,7 +12,7 @@ from advx_jax.attacks.budget import Budget
 pytestmark = pytest.mark.slow
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("torchattacks", reason="needs torchattacks: pip install 'advx-jax[peers]'")
+pytest.importorskip("torchattacks", reason="needs torchattacks: pip install --no-deps torchattacks==3.5.1")
 
 import torchattacks
 from reference.images import to_torch

@@ -1,12 +1,14 @@
 """The robustness command as a person runs it, on a tiny network and the shipped sample."""
 
 import json
+import signal
+import time
 
 import numpy as np
 import pytest
 from networks import random_classifier
 from PIL import Image
-from test_commands import fail, succeed
+from test_commands import fail, start, succeed
 
 from advx_jax.attacks.autoattack import STAGES, STANDARD
 from advx_jax.data.sample import load_sample
@@ -96,6 +98,54 @@ def test_autoattack_runs_its_attacks_one_after_another(folder):
     assert left == sorted(left, reverse=True)
     assert left[-1] == results["robust_accuracy"]
     assert "L∞ 0.002 (RMS ≤ 0.00200)" in out
+
+
+def runs_made(path):
+    """Of each image, where they are written down."""
+    records = read(path)["images"] if path.exists() else {}
+    return {index: record["runs"] for index, record in records.items()}
+
+
+def test_interrupted_robustness_keeps_what_it_has_and_goes_on(folder):
+    # So near that nothing is broken, and all targets have their turn.
+    flags = ("--model=tiny.safetensors", "--attack=apgd-t", "--steps=150", "--eps=1e-7", "--output=cut")
+    path = folder / "cut" / "images.json"
+    process = start(folder, "robustness", *flags, "--n_images=200")
+    deadline = time.monotonic() + 120
+    while not sum(runs_made(path).values()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; what was finished is kept" in err
+    assert "Traceback" not in err
+    kept = runs_made(path)
+    assert 0 < max(kept.values()) < 9
+    assert not (path.parent / "robustness.json").exists()
+
+    # Marked as done, work is not done again.
+    changed = read(path)
+    done = next(index for index, runs in kept.items() if runs)
+    changed["images"][done] |= {"runs": 9, "broken_by": "apgd-t", "predicted": 0, "distance": 0.0}
+    path.write_text(json.dumps(changed))
+    succeed(folder, "robustness", *flags, "--n_images=200")
+    results = read(path.parent / "robustness.json")
+    assert [index for index, name in enumerate(results["broken_by"]) if name] == [int(done)]
+    assert all(runs == 9 for index, runs in runs_made(path).items() if results["stands"][int(index)])
+
+
+def test_restarts_go_on_with_what_stands(folder):
+    flags = ("--model=tiny.safetensors", "--attack=pgd", "--steps=1", "--eps=0.5", "--n_images=100")
+    broken = []
+    for restarts in (1, 3):
+        output = folder / f"restarts-{restarts}"
+        succeed(folder, "robustness", *flags, f"--restarts={restarts}", f"--output={output.name}")
+        results = read(output / "robustness.json")
+        assert results["settings"]["restarts"] == {"pgd": restarts}
+        runs = [count for index, count in runs_made(output / "images.json").items() if results["stands"][int(index)]]
+        assert set(runs) == {restarts}
+        broken.append({index for index, name in enumerate(results["broken_by"]) if name})
+    assert broken[0] <= broken[1]
 
 
 @pytest.mark.parametrize(
