@@ -34,7 +34,9 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of all random draws.", lower_bound=0, u
 _CLIP = flags.DEFINE_boolean("stay_in_range", True, "Keep perturbed images in [0,1].")
 _PICTURES = flags.DEFINE_boolean("pictures", False, "Write a picture of each broken image.")
 _OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Replace results made with other settings.")
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for the results; robustness/NAME-NORM-EPS if not given.")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Folder for the results. If not given, robustness/NAME-NORM-EPS, and -ATTACK if it is a single one."
+)
 flags.adopt_module_key_flags(inference_flags)
 
 
@@ -56,7 +58,8 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"expected --restarts=1 for {attack}, which draws nothing at random, got {_RESTARTS.value}")
     network, data = inference_flags.load_network_and_images()
     n_images = inference_flags.check_n_images(_N_IMAGES.value, len(data), 1000)
-    output = Path(_OUTPUT.value or f"robustness/{network.provenance.name}-{norm}-{eps:g}")
+    suffix = "" if attack == "autoattack" else f"-{attack}"
+    output = Path(_OUTPUT.value or f"robustness/{network.provenance.name}-{norm}-{eps:g}{suffix}")
     plan = Plan(attack, stages, eps, norm, _SEED.value, _CLIP.value, n_images)
     print(report_fixed_budget(network, data, plan, output, _OVERWRITE.value, _PICTURES.value))
 

@@ -24,9 +24,11 @@ from advx_jax.data.sources import load_cifar10
 from advx_jax.errors import UserError
 from advx_jax.files import written_whole
 from advx_jax.inference_flags import keep_compiled_code
+from advx_jax.networks.classifier import Classifier
 from advx_jax.networks.registry import resolve_network
 from advx_jax.reports.console import table
-from advx_jax.reports.results_json import read_json
+from advx_jax.reports.kept_work import attack_record
+from advx_jax.reports.results_json import fingerprint, read_json
 from benchmarks.measured import N_TEST
 from benchmarks.side_by_side import RESULTS, ROOT, write
 
@@ -49,8 +51,12 @@ def main(arguments: list[str]) -> None:
     rows = _kept(settings)
     for network in NETWORKS:
         for name, attack in _attacks():
-            if not any(_is(row, network, name, attack.gradient_evaluations) for row in rows):
-                rows.append(_measure(network, name, attack, data))
+            resolved = resolve_network(network)
+            # A figure of another network, attack or data set is not taken for this one.
+            key = fingerprint(attack_record(resolved, attack.record()) | {"data": data.fingerprint})
+            if not any((row["attack"], row["fingerprint"]) == (name, key) for row in rows):
+                measured = _measure(resolved.classifier, attack, data)
+                rows.append({"network": network, "attack": name, "fingerprint": key} | measured)
                 write(_NAME, settings, {"rows": rows})
     cells = [
         (row["network"], row["attack"], row["gradients"], _shown(row["mean_distance"]), _shown(row["ara"]))
@@ -112,23 +118,17 @@ def _kept(settings: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _is(row: dict[str, Any], network: str, name: str, gradients: int) -> bool:
-    return (row["network"], row["attack"], row["gradients"]) == (network, name, gradients)
-
-
-def _measure(network: str, name: str, attack: MinimumNormAttack, data: ImageSet) -> dict[str, Any]:
+def _measure(classifier: Classifier, attack: MinimumNormAttack, data: ImageSet) -> dict[str, Any]:
     places = published_subset(_N_IMAGES.value, len(data))
     images, labels = unit_images(data.images[places]), data.labels[places].astype(np.int32)
     distances = np.zeros(len(places))
     missed = np.zeros(len(places), bool)
-    for part, found in minimum_norm_distances(resolve_network(network).classifier, images, labels, attack):
+    for part, found in minimum_norm_distances(classifier, images, labels, attack):
         distances[part], missed[part] = found.distances, ~found.measured()
     attacked = distances > 0
     # A mean over fewer images than another attack's would not compare with it.
     whole = not missed.any()
     return {
-        "network": network,
-        "attack": name,
         "gradients": attack.gradient_evaluations,
         "n_attacked": int(attacked.sum()),
         "n_missed": int(missed.sum()),

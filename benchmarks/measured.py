@@ -92,7 +92,7 @@ def measurements(name: str) -> dict[str, Any]:
             found[f"n_{prefix}ara_images"] = ara["attack"]["n_images"]
     if (files.ara / "ara.json").exists() and (files.best_ara / "ara.json").exists():
         ara, best = (read_json(folder / "ara.json") for folder in (files.ara, files.best_ara))
-        found["best_over_published"] = {kind: _distance_ratio(best[kind], ara[kind]) for kind in ("attack", "btr")}
+        found["best_over_published"] = {kind: _compared(best[kind], ara[kind]) for kind in ("attack", "btr")}
     under = {}
     for ball, folder in zip(BALLS, files.robustness, strict=True):
         if (folder / "robustness.json").exists():
@@ -105,16 +105,15 @@ def measurements(name: str) -> dict[str, Any]:
     return found | ({"autoattack": under} if under else {})
 
 
-def _distance_ratio(area: Mapping[str, Any], other: Mapping[str, Any]) -> float:
-    """Sum of the distances over those of another attack, of the images that both have measured."""
-    theirs = dict(zip(other["indices"], other["distances"], strict=True))
-    pairs = [
-        (distance, theirs[index])
-        for index, distance in zip(area["indices"], area["distances"], strict=True)
-        if index in theirs
-    ]
-    ours, others = map(sum, zip(*pairs, strict=True))
-    return ours / others
+def _compared(area: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Sum of the distances over those of another attack, of the images that both have measured, and their number."""
+    ours, theirs = (
+        {index: d for index, d in zip(found["indices"], found["distances"], strict=True) if d is not None}
+        for found in (area, other)
+    )
+    common = ours.keys() & theirs.keys()
+    ratio = sum(ours[index] for index in sorted(common)) / sum(theirs[index] for index in sorted(common))
+    return {"ratio": ratio, "n_images": len(common)}
 
 
 def read_manifest() -> dict[str, Any]:

@@ -149,8 +149,8 @@ def _ours(them: Contestants, name: str, steps: int) -> Work:
         parts = attack_standing(
             them.classifier, them.images, them.labels, indices, stage, 0, 0, budget, 0, chunk_rows(N_IMAGES)
         )
-        if np.concatenate([part.broken for _, part in parts]).all():
-            raise RuntimeError("all images were broken, so that less was done than is counted")
+        if any(part.broken.all() for _, part in parts):
+            raise RuntimeError("all images of a chunk were broken, so that less was done than is counted")
 
     # Attacks that climb a loss look at their starting point too.
     return Work(attack, steps if name == "fab-t" else steps + 1)

@@ -6,7 +6,7 @@ Reads what `evaluate`, `ara` and `explain` wrote into prebuilt/measured (`python
 Nothing in the tables is typed by hand.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from advx_jax.commands import no_arguments, run
@@ -26,6 +26,7 @@ _STRONGER_HEADER = (
     "BTR ARA, `best`",
     "images",
     "distances, times the published attack's (attack, BTR)",
+    "images of both",
     *(f"accuracy → under AutoAttack, {ball.told}" for ball in BALLS),
     "images",
 )
@@ -85,21 +86,26 @@ def _markdown(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 def _stronger_row(name: str, measured: Mapping[str, Any]) -> tuple[str, ...]:
     areas = [f"{measured[field]:.4f}" if field in measured else "" for field in ("best_attack_ara", "best_btr_ara")]
-    ratios = [f"{ratio:.2f}" for ratio in measured.get("best_over_published", {}).values()]
+    compared = measured.get("best_over_published", {}).values()
     under = measured.get("autoattack", {})
     left = [
         f"{under[ball.told]['accuracy']:.3f} → {under[ball.told]['robust_accuracy']:.3f}" if ball.told in under else ""
         for ball in BALLS
     ]
-    n_images = {str(found["n_images"]) for found in under.values()}
     return (
         name,
         *areas,
         str(measured.get("n_best_ara_images", "")),
-        ", ".join(ratios),
+        ", ".join(f"{found['ratio']:.2f}" for found in compared),
+        _counts(compared),
         *left,
-        ", ".join(sorted(n_images)),
+        _counts(under.values()),
     )
+
+
+def _counts(measurements: Iterable[Mapping[str, Any]]) -> str:
+    """Over how many images they were made."""
+    return ", ".join(sorted({str(found["n_images"]) for found in measurements}))
 
 
 def _epochs(networks: Mapping[str, Mapping[str, Any]], name: str) -> str:

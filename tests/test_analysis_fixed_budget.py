@@ -70,6 +70,21 @@ def test_a_restart_has_the_same_target_and_other_draws(data):
     np.testing.assert_array_equal(targets[:2], targets[2:])
 
 
+def test_an_attack_that_loses_its_way_says_so(data):
+    @jax.custom_jvp
+    def lost(x):
+        return x
+
+    # What it computes is finite, its slope is not.
+    lost.defjvp(lambda primals, tangents: (primals[0], tangents[0] * jnp.nan))
+    images, labels = data
+    budget = Budget(0.08, "L2", 6)
+    stage = STAGES["apgd-ce"]._replace(steps=6)
+    ((_, part),) = attack_standing(lambda x: lost(linear(x)), images, labels, np.arange(N), stage, 0, 0, budget, 0, N)
+    assert not part.broken.any()
+    assert not part.finite.any()
+
+
 @pytest.mark.parametrize("eps", [1e-6, 5.0])
 def test_progress_adds_up_also_where_all_are_broken_early(eps, data):
     progress = []

@@ -154,6 +154,7 @@ def test_nan_in_one_image_is_reported_and_stays_there(attack, linear):
     healthy = run_linear(ATTACKS[attack], linear)
     broken = run_linear(ATTACKS[attack], (logits_fn, weights, images.at[2, 0, 0, 0].set(jnp.nan), labels))
     np.testing.assert_array_equal(broken.finite, np.arange(16) != 2)
+    assert not broken.succeeded[2]
     others = np.arange(16) != 2
     np.testing.assert_array_equal(broken.perturbation[others], healthy.perturbation[others])
 

@@ -177,6 +177,7 @@ def record(**changes):
         ({"finite": False}, "1 of 3 images have infinite or NaN logits"),
         ({"random": True}, "gave different logits for 1 of 3 images"),
         ({"flat": True}, "exactly 0 for 1 of 3 images"),
+        ({"not_finite_under": "apgd-ce"}, "1 of 3 images met infinite or NaN logits under attack"),
         ({"broken_by": "square"}, "Square, which uses no gradients, broke 1 of 3"),
     ],
 )

@@ -51,12 +51,14 @@ class Attacked(NamedTuple):
         predicted: the class that it is taken for; of the unperturbed image where there is none.
         distance: how far it is from the unperturbed one, in the budget's norm.
         adversarial: it itself.
+        finite: no logit was infinite or NaN on the way; otherwise the attack may have lost its way.
     """
 
     broken: Bool[np.ndarray, " n"]
     predicted: Int[np.ndarray, " n"]
     distance: Float[np.ndarray, " n"]
     adversarial: Float[np.ndarray, "n *shape"]
+    finite: Bool[np.ndarray, " n"]
 
 
 def check_stages(stages: tuple[Stage, ...], n_classes: int) -> None:
@@ -156,7 +158,8 @@ def attack_standing(
         predicted = jax.device_get(worker.call(_logits, worker.logits_fn, found.adversarial)).argmax(-1)
         broken = np.asarray(found.broken) & (predicted != np.asarray(y))
         distance = worker.call(_distance, budget, x, found.adversarial)
-        return Attacked(*(np.asarray(field)[:count] for field in (broken, predicted, distance, found.adversarial)))
+        fields = (broken, predicted, distance, found.adversarial, found.finite)
+        return Attacked(*(np.asarray(field)[:count] for field in fields))
 
     for begin, attacked in spread(logits_fn, range(0, len(images), rows), work):
         yield np.arange(begin, min(begin + rows, len(images))), attacked

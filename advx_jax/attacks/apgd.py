@@ -16,6 +16,7 @@ from advx_jax.attacks.budget import (
     Budget,
     Found,
     Method,
+    check,
     look,
     nothing_found,
     random_direction,
@@ -25,8 +26,9 @@ from advx_jax.attacks.budget import (
     within,
 )
 from advx_jax.attacks.loop import LogitsFn
-from advx_jax.attacks.losses import LossName, climb, likeliest_targets
+from advx_jax.attacks.losses import UNTARGETED, LossName, climb, likeliest_targets
 from advx_jax.attacks.norms import per_example
+from advx_jax.errors import UserError
 
 # The paper's: α of the momentum, ρ of the condition on rises, the first step over eps, and the
 # lengths of the first window, of the shortest, and by how much each is shorter, over all steps.
@@ -208,13 +210,15 @@ def apgd_attack(
         labels: true classes.
         budget: of each run; AutoAttack makes 100 steps.
         key: of the starting points.
-        loss: what to climb.
+        loss: what to climb: "cross_entropy", "dlr" or "margin".
         restarts: how often to start.
         indices: of the images in their data set; see `run_all`.
 
     Raises:
-        UserError: shapes do not fit, or there are too few classes for the loss.
+        UserError: shapes do not fit, the budget is none, or the loss is another or has too few classes.
     """
+    if loss not in UNTARGETED:
+        raise UserError(f"expected one of {', '.join(UNTARGETED)} as the loss, got {loss!r}")
     return run_all(method(loss), logits_fn, images, labels, untargeted(labels, restarts), budget, key, indices)
 
 
@@ -231,5 +235,6 @@ def targeted_apgd_attack(
 
     Arguments as `apgd_attack`; `n_targets` is how many classes to go to.
     """
+    check(images, labels, budget)
     targets = likeliest_targets(logits_fn(images), labels, n_targets)
     return run_all(APGD_T, logits_fn, images, labels, targets, budget, key, indices)

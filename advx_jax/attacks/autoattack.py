@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from advx_jax.attacks.apgd import APGD_CE, APGD_DLR, APGD_T
-from advx_jax.attacks.budget import Budget, Found, Method, join, look, nothing_found, run_all
+from advx_jax.attacks.budget import Budget, Found, Method, check, join, look, nothing_found, run_all
 from advx_jax.attacks.fab import FAB_T
 from advx_jax.attacks.loop import LogitsFn, Number
 from advx_jax.attacks.losses import likeliest_targets
@@ -93,6 +93,7 @@ def autoattack(
     Raises:
         UserError: shapes do not fit, or there are too few classes for a loss.
     """
+    check(images, labels, Budget(eps, norm, 1, stay_in_range))
     logits = logits_fn(images)
     found = look(nothing_found(images), images, logits, labels)
     for number, stage in enumerate(stages):

@@ -5,6 +5,7 @@ Like the loop of the paper it can be run in segments: `start`, then `advance` as
 the state's `found` is the result at any time.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from advx_jax.attacks.criteria import UNTIL_MISCLASSIFIED, clearly_met, is_met
 from advx_jax.attacks.loop import LogitsFn, Number
 from advx_jax.attacks.norms import per_example
 from advx_jax.attacks.projections import Norm, linf_norm, project, unit_l2
@@ -27,7 +29,8 @@ class Budget:
     Attributes:
         eps: radius of the ball in its norm, on the images' scale; an L2 norm, not an RMS.
         norm: "L2" or "Linf".
-        steps: of each run; evaluations of the network's gradient, or queries of a black-box attack.
+        steps: of each run, with one evaluation of the network's gradient each, or one query of a black-box attack;
+            attacks that climb a loss look at their starting point too.
         stay_in_range: keep perturbed images in [0,1].
     """
 
@@ -76,9 +79,11 @@ def nothing_found(images: Float[Array, "batch *shape"]) -> Found:
 def look(
     found: Found, candidates: Float[Array, "batch *shape"], logits: Float[Array, "batch classes"], labels: Array
 ) -> Found:
-    """Remember the first candidate of each image that is misclassified."""
+    """Remember the first candidate of each image that is misclassified: clearly so, unless it is the image itself."""
     finite = jnp.isfinite(logits).all(-1)
-    new = (logits.argmax(-1) != labels) & finite & ~found.broken
+    unmoved = (candidates == found.adversarial).all(tuple(range(1, candidates.ndim)))
+    wrong = clearly_met(UNTIL_MISCLASSIFIED, logits, labels)
+    new = (wrong | (unmoved & is_met(UNTIL_MISCLASSIFIED, logits, labels))) & ~found.broken
     adversarial = jnp.where(per_example(new, candidates), candidates, found.adversarial)
     return Found(adversarial, found.broken | new, found.finite & finite)
 
@@ -122,7 +127,8 @@ def check(images: Array, labels: Array, budget: Budget) -> None:
     """Refuse what no attack can work with.
 
     Raises:
-        UserError: shapes do not fit, or the norm or the number of steps is none.
+        UserError: shapes do not fit, or eps, the norm or the number of steps is none. An eps that is an argument of
+            compiled code is not looked at.
     """
     if labels.shape != images.shape[:1]:
         raise UserError(f"expected one label for each of {images.shape[0]} images, got labels of shape {labels.shape}")
@@ -130,6 +136,18 @@ def check(images: Array, labels: Array, budget: Budget) -> None:
         raise UserError(f"expected L2 or Linf as the norm, got {budget.norm!r}")
     if budget.steps < 1:
         raise UserError(f"expected at least 1 attack step, got {budget.steps}")
+    if not isinstance(budget.eps, jax.core.Tracer) and not 0 < float(budget.eps) < math.inf:
+        raise UserError(f"expected eps above 0, got {budget.eps}")
+
+
+def check_runs(targets: Int[Array, "runs batch"]) -> None:
+    """Refuse an attack that would never run.
+
+    Raises:
+        UserError: there is no run.
+    """
+    if not len(targets):
+        raise UserError("expected at least 1 restart or target, got none")
 
 
 def run_all(
@@ -158,6 +176,7 @@ def run_all(
         UserError: see `check`.
     """
     check(images, labels, budget)
+    check_runs(targets)
     indices = jnp.arange(images.shape[0]) if indices is None else indices
 
     def one(found: Found, run: tuple[Array, Array]) -> tuple[Found, None]:

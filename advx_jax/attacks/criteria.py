@@ -12,6 +12,9 @@ from advx_jax.attacks.ascent import negative_log_odds
 Logits = Float[Array, "batch classes"]
 Labels = Int[Array, " batch"]
 
+# Logits of deep networks differ by so many units in the last place from one compilation to another.
+_ROUNDING = 100
+
 
 class Criterion(NamedTuple):
     """A boundary that an attack looks for; hashable, so that compiled code is kept apart by it.
@@ -62,6 +65,21 @@ def logit_lag(logits: Logits, labels: Labels) -> Float[Array, " batch"]:
 def log_odds_above_random(logits: Logits, labels: Labels) -> Float[Array, " batch"]:
     """Log odds of the label less those of 1/K: log(p_y/(1-p_y)) + log(K-1), positive where p_y > 1/K."""
     return jnp.log(logits.shape[-1] - 1) - negative_log_odds(logits, labels)
+
+
+def clearly_met(criterion: Criterion, logits: Logits, labels: Labels) -> Bool[Array, " batch"]:
+    """Whether each example is over the boundary by more than rounding decides.
+
+    One that is not could be a failure when looked at again in another batch. Logits that are not finite are over no
+    boundary.
+    """
+    rounding = _ROUNDING * jnp.finfo(logits.dtype).eps * jnp.abs(logits).max(-1)
+    return is_met(criterion, logits, labels) & (criterion.margin(logits, labels) < -rounding)
+
+
+def is_met(criterion: Criterion, logits: Logits, labels: Labels) -> Bool[Array, " batch"]:
+    """Whether each example is over the boundary or, by definition, on it; not where logits are not finite."""
+    return criterion.success(logits, labels) & jnp.isfinite(logits).all(-1)
 
 
 UNTIL_MISCLASSIFIED = Criterion("misclassified", is_misclassified, logit_lead, towards_label=False)

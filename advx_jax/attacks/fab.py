@@ -11,13 +11,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
-from advx_jax.attacks.budget import Budget, Found, Method, check
+from advx_jax.attacks.budget import Budget, Found, Method, check, check_runs, nothing_found
+from advx_jax.attacks.criteria import UNTIL_MISCLASSIFIED, clearly_met, is_met
 from advx_jax.attacks.loop import LogitsFn
 from advx_jax.attacks.losses import likeliest_targets
 from advx_jax.attacks.norms import per_example
-from advx_jax.attacks.projections import Norm, dual_size, size
+from advx_jax.attacks.projections import Norm, dual_size, linf_norm, size
 
 # The paper's α_max, η and β: how much of a step may start from the image itself, how far steps go
 # beyond the linearised boundary, and how much of the way an adversarial point keeps.
@@ -66,9 +67,7 @@ def start(
 ) -> FABState:
     """State before the first step, at the images themselves; there is nothing random in it."""
     del targeted, logits_fn, labels, targets, budget, keys
-    batch = images.shape[0]
-    found = Found(images, jnp.zeros(batch, bool), jnp.ones(batch, bool))
-    return FABState(images, images, jnp.full(batch, jnp.inf, images.dtype), found)
+    return FABState(images, images, jnp.full(images.shape[0], jnp.inf, images.dtype), nothing_found(images))
 
 
 def advance(
@@ -101,9 +100,9 @@ def advance(
 
         logits = logits_fn(new)
         finite = jnp.isfinite(logits).all(-1)
-        across = (logits.argmax(-1) != labels) & finite
+        across = is_met(UNTIL_MISCLASSIFIED, logits, labels)
         distance = size(norm, new - images)
-        nearer = across & (distance < state.distance)
+        nearer = clearly_met(UNTIL_MISCLASSIFIED, logits, labels) & (distance < state.distance)
         nearest = jnp.where(per_example(nearer, new), new, state.nearest)
         distance = jnp.where(nearer, distance, state.distance)
         broken = distance <= budget.eps
@@ -151,6 +150,7 @@ def targeted_fab_attack(
 
     Arguments as `fab_attack`; `n_targets` is how many classes to go to.
     """
+    check(images, labels, budget)
     targets = likeliest_targets(logits_fn(images), labels, n_targets)
     return _nearest(FAB_T, logits_fn, images, labels, targets, budget)
 
@@ -174,6 +174,10 @@ def to_hyperplane(
         gap: its function's value at the points.
         stay_in_range: keep points + d in [0,1].
     """
+    # The hyperplane is the same at any scale of its function; at this one no square underflows.
+    scale = linf_norm(normal)
+    scale = jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1)
+    normal, gap = normal / per_example(scale, normal), gap / scale
     flat, w = points.reshape(len(points), -1), normal.reshape(len(points), -1)
     sign = -jnp.sign(gap)[:, None] * jnp.sign(w)
     steepness = jnp.abs(w)
@@ -181,7 +185,8 @@ def to_hyperplane(
     wanted = jnp.abs(gap)
     slope = steepness * speed
     if not stay_in_range:
-        pace = wanted / (slope.sum(1) + _TINY)
+        total = slope.sum(1)
+        pace = jnp.where(total > 0, wanted / jnp.where(total > 0, total, 1), 0)
         return (sign * pace[:, None] * speed).reshape(points.shape)
 
     room = jnp.where(sign > 0, 1 - flat, flat)
@@ -250,9 +255,10 @@ def _nearest(
     method: Method, logits_fn: LogitsFn, images: Array, labels: Array, targets: Int[Array, "runs batch"], budget: Budget
 ) -> FABResult:
     check(images, labels, budget)
+    check_runs(targets)
     logits = logits_fn(images)
     finite = jnp.isfinite(logits).all(-1)
-    wrong: Bool[Array, " batch"] = (logits.argmax(-1) != labels) & finite
+    wrong = is_met(UNTIL_MISCLASSIFIED, logits, labels)
     start_distance = jnp.where(wrong, 0, jnp.inf).astype(images.dtype)
     begin = FABResult(images, start_distance, Found(images, wrong, finite))
     no_keys = jax.random.split(jax.random.key(0), len(images))

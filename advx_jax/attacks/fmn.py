@@ -5,6 +5,7 @@ radius is a linear estimate of the distance to the boundary; from then on it shr
 and grows after a failure, by less and less.
 """
 
+import math
 from typing import Literal
 
 import jax
@@ -31,7 +32,8 @@ class FMN(Search):
         last_gamma: γ after the last step.
         climb: "margin", the difference between two logits, as in the paper; "log_odds", the label's against
             all other classes, whose gradient jumps from no class to another.
-        relative: step lengths are fractions of the radius, so that they fit networks of any robustness.
+        relative: step lengths are fractions of the longest that fits into the ball, so that they fit networks of
+            any robustness.
     """
 
     norm: Norm = struct.field(pytree_node=False, default="L2")
@@ -83,7 +85,9 @@ class FMN(Search):
         radius = jnp.where(success, jnp.minimum(state.radius * (1 - gamma), found.norm), missed)
         if self.stay_in_range:
             radius = jnp.minimum(radius, self.size(farthest_in_box(images)))
-        lengths = jnp.broadcast_to(length, radius.shape) * (radius if self.relative else 1)
+        # Of the ball's corner, for L∞.
+        reach = radius if self.norm == "L2" else radius * math.sqrt(images[0].size)
+        lengths = jnp.broadcast_to(length, radius.shape) * (reach if self.relative else 1)
         moved = state.perturbation - per_example(lengths, gradient) * unit_l2(gradient)
         perturbation = project(self.norm, moved, radius)
         if self.stay_in_range:

@@ -48,12 +48,17 @@ def targeted_dlr(
     return (_logit(logits, targets) - _logit(logits, labels)) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + _TINY)
 
 
+UNTARGETED: dict[LossName, Callable[[Array, Array], Array]] = {
+    "cross_entropy": cross_entropy,
+    "dlr": dlr,
+    "margin": logit_lag,
+}
+"""Losses that lead away from the label, by name."""
+
+
 def loss_values(name: LossName, logits: Array, labels: Array, targets: Array) -> Float[Array, " batch"]:
     """The loss of that name, per example."""
-    if name == "targeted_dlr":
-        return targeted_dlr(logits, labels, targets)
-    untargeted: dict[str, Callable[[Array, Array], Array]] = {"cross_entropy": cross_entropy, "dlr": dlr}
-    return untargeted.get(name, logit_lag)(logits, labels)
+    return targeted_dlr(logits, labels, targets) if name == "targeted_dlr" else UNTARGETED[name](logits, labels)
 
 
 def climb(

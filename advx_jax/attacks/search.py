@@ -12,17 +12,14 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from advx_jax.attacks.criteria import UNTIL_MISCLASSIFIED, Criterion
+from advx_jax.attacks.criteria import UNTIL_MISCLASSIFIED, Criterion, clearly_met, is_met
 from advx_jax.attacks.loop import LogitsFn
 from advx_jax.attacks.norms import per_example, rms
 from advx_jax.attacks.projections import l2_norm
 from advx_jax.errors import UserError
 
-# Logits of deep networks differ by so many units in the last place from one compilation to another.
-_ROUNDING = 100
 
-
-class Found(NamedTuple):
+class Smallest(NamedTuple):
     """The smallest success so far, per example.
 
     Attributes:
@@ -79,7 +76,7 @@ class State(NamedTuple):
     step: Int[Array, ""]
     perturbation: Float[Array, "batch *shape"]
     radius: Float[Array, " batch"]
-    found: Found
+    found: Smallest
 
 
 @struct.dataclass
@@ -172,7 +169,7 @@ class Search:
         )
 
 
-def nothing_found(search: Search, images: Float[Array, "batch *shape"]) -> Found:
+def nothing_found(search: Search, images: Float[Array, "batch *shape"]) -> Smallest:
     """What is known before a search.
 
     Raises:
@@ -181,7 +178,7 @@ def nothing_found(search: Search, images: Float[Array, "batch *shape"]) -> Found
     if search.steps < 1:
         raise UserError(f"expected at least 1 attack step, got {search.steps}")
     batch = images.shape[0]
-    return Found(
+    return Smallest(
         perturbation=jnp.zeros_like(images),
         norm=jnp.full(batch, jnp.inf, images.dtype),
         first_ok=jnp.full(batch, search.steps, jnp.int32),
@@ -196,17 +193,16 @@ def look(
     logits: Float[Array, "batch classes"],
     labels: Int[Array, " batch"],
     perturbation: Float[Array, "batch *shape"],
-    found: Found,
-) -> tuple[Found, Bool[Array, " batch"]]:
+    found: Smallest,
+) -> tuple[Smallest, Bool[Array, " batch"]]:
     """Tell which examples succeed with a perturbation, and remember it where it is the smallest.
 
-    A success so close to the boundary that rounding decides is none: it could be a failure when looked
-    at again in another batch. An image that needs no perturbation is over the boundary by definition.
+    A success so close to the boundary that rounding decides is none. An image that needs no perturbation
+    is over the boundary by definition.
     """
     norm = search.size(perturbation)
-    rounding = _ROUNDING * jnp.finfo(logits.dtype).eps * jnp.abs(logits).max(-1)
-    beyond = search.criterion.margin(logits, labels) < -rounding
-    success = search.criterion.success(logits, labels) & (beyond | (norm == 0))
+    unmoved = (norm == 0) & is_met(search.criterion, logits, labels)
+    success = clearly_met(search.criterion, logits, labels) | unmoved
     smaller = success & (norm < found.norm)
     found = found._replace(
         perturbation=jnp.where(per_example(smaller, perturbation), perturbation, found.perturbation),

@@ -15,6 +15,7 @@ from advx_jax.reports.pictures import difference_map, difference_scale, to_pixel
 
 BROKEN_FOLDER = "broken"
 PICTURES_FOLDER = "pictures"
+RESULTS_FILE = "robustness.json"
 _GAP = 2
 
 
@@ -34,7 +35,8 @@ class BrokenImages:
             np.save(stream, adversarial)
 
     def forget(self) -> None:
-        """Remove what an earlier call with other settings left."""
+        """Remove what an earlier call with other settings left, results included."""
+        (self._output / RESULTS_FILE).unlink(missing_ok=True)
         for folder, pattern in ((BROKEN_FOLDER, "[0-9]*.npy"), (PICTURES_FOLDER, "[0-9]*-as-*.png")):
             for path in (self._output / folder).glob(pattern):
                 path.unlink()

@@ -8,12 +8,10 @@ from advx_jax.analysis.fixed_budget import check_stages
 from advx_jax.data.image_set import ImageSet
 from advx_jax.networks.registry import ResolvedNetwork
 from advx_jax.reports.console import table
-from advx_jax.reports.fixed_budget_files import PICTURES_FOLDER, BrokenImages
+from advx_jax.reports.fixed_budget_files import PICTURES_FOLDER, RESULTS_FILE, BrokenImages
 from advx_jax.reports.fixed_budget_run import FORMAT, Measured, Plan, measure, stands
 from advx_jax.reports.fixed_budget_warnings import warnings
 from advx_jax.reports.results_json import head, write_json
-
-RESULTS_FILE = "robustness.json"
 
 
 def report_fixed_budget(

@@ -25,7 +25,7 @@ _BLOCK = 1024
 
 Record = dict[str, Any]
 """Of an image: the fields of `FirstLook`; `runs`, how many runs it went through; `broken_by`, `predicted`
-and `distance` once it is broken."""
+and `distance` once it is broken; `not_finite_under`, the last attack that met an infinite or NaN logit."""
 
 
 class Plan(NamedTuple):
@@ -100,6 +100,8 @@ def measure(
     kept = head("robustness", FORMAT, plan.depends_on(network, data)) | {"seconds": {}, "images": {}}
     earlier = earlier_results(output / IMAGES_FILE, kept, overwrite)
     if earlier is None:
+        # In this order: a record must never be of an image that is gone.
+        write_json(output / IMAGES_FILE, kept)
         files.forget()
     else:
         kept |= {"seconds": earlier["seconds"], "images": earlier["images"]}
@@ -183,10 +185,12 @@ class _Measurement:
             rows,
             lambda images_done: update(cost * images_done),
         ):
-            for place, broken, predicted, distance, adversarial in zip(places, *attacked, strict=True):
+            for place, broken, predicted, distance, adversarial, finite in zip(places, *attacked, strict=True):
                 index = block[place]
                 record = self._records[str(index)]
                 record["runs"] = run.position + 1
+                if not finite:
+                    record["not_finite_under"] = stage.name
                 if broken:
                     self._files.keep(index, adversarial)
                     record |= {"broken_by": stage.name, "predicted": int(predicted), "distance": float(distance)}

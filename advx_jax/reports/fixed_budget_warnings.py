@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from advx_jax.attacks.autoattack import Stage
-from advx_jax.reports.fixed_budget_run import Record
+from advx_jax.reports.fixed_budget_run import Record, stands
 
 # Of all images; AutoAttack's own figure.
 _SQUARE_BREAKS_TOO_MANY = 0.002
@@ -22,6 +22,12 @@ def warnings(records: Sequence[Record], stages: Sequence[Stage], n_classes: int)
     not_finite = sum(not record["finite"] for record in records)
     if not_finite:
         lines.append(f"{not_finite} of {n} images have infinite or NaN logits: they count as misclassified")
+    lost = sum("not_finite_under" in record and stands(record) for record in records)
+    if lost:
+        lines.append(
+            f"{lost} of {n} images met infinite or NaN logits under attack and still stand: an attack loses its way "
+            "there, and the accuracy left may be too high"
+        )
     random = sum(record["random"] for record in records)
     if random:
         lines.append(
