@@ -69,6 +69,7 @@ def main(arguments: list[str]) -> None:
 def draw(path: Path, rows: list[dict[str, Any]], n_images: int) -> None:
     """Draw the mean distance against the number of gradients, a panel for each network."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     figure = Figure(figsize=(10, 2.9), dpi=110, layout="constrained")
     panels = figure.subplots(1, len(NETWORKS))
@@ -85,8 +86,11 @@ def draw(path: Path, rows: list[dict[str, Any]], n_images: int) -> None:
         ticks = sorted({row["gradients"] for row in rows})
         axes.set_xticks(ticks, map(str, ticks), fontsize=7)
         axes.set_xticks([], minor=True)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.tick_params(axis="y", labelsize=7)
-        axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("mean distance (RMS)", fontsize=8)
     panels[0].legend(fontsize=7)
