@@ -1,6 +1,7 @@
 """Fixtures that several test modules share."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,10 @@ PUBLISHED_NAMES = ("resnet44-standard", "resnet44-adv-train", "resnet44-all", "r
 
 # Shapes in signatures are checked at run time while the tests run.
 install_import_hook(["advx_jax", "convert"], "beartype.beartype")
+
+# Shells start what they put into the background with Ctrl-C ignored, and commands started from here would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
