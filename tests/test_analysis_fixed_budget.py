@@ -28,14 +28,14 @@ def data():
     return images, np.array(linear(images).argmax(-1), np.int32)
 
 
-def attack(data, name, rows, run=0, eps=0.08, progress=None, restarts=1):
+def attack(data, name, rows, run=0, eps=0.08, progress=None, spared=None, restarts=1, steps=6):
     images, labels = data
-    stage = STAGES[name]._replace(steps=6).restarted(restarts)
-    note = progress.append if progress is not None else lambda _: None
+    stage = STAGES[name]._replace(steps=steps).restarted(restarts)
+    notes = [[].append if amounts is None else amounts.append for amounts in (progress, spared)]
     budget = Budget(eps, "L2", stage.steps)
     found = {}
     for places, part in attack_standing(
-        linear, images, labels, np.arange(len(labels)) + 100, stage, 0, run, budget, 0, rows, note
+        linear, images, labels, np.arange(len(labels)) + 100, stage, 0, run, budget, 0, rows, *notes
     ):
         found |= {int(place): fields for place, *fields in zip(places, *part, strict=True)}
     return [np.array([found[i][field] for i in range(len(labels))]) for field in range(4)]
@@ -87,10 +87,11 @@ def test_an_attack_that_loses_its_way_says_so(data):
 
 @pytest.mark.parametrize("eps", [1e-6, 5.0])
 def test_progress_adds_up_also_where_all_are_broken_early(eps, data):
-    progress = []
-    broken = attack(data, "apgd-ce", 4, eps=eps, progress=progress)[0]
+    progress, spared = [], []
+    broken = attack(data, "apgd-ce", 4, eps=eps, progress=progress, spared=spared, steps=80)[0]
     assert broken.all() == (eps == 5.0)
-    assert sum(progress) == pytest.approx(N)
+    assert sum(progress) + sum(spared) == pytest.approx(N)
+    assert (sum(spared) > 0) == (eps == 5.0)
 
 
 def test_first_look_finds_nothing_wrong_with_a_linear_classifier(data):

@@ -50,27 +50,60 @@ def test_lines_keep_their_distance_and_long_work_gets_a_last_line(logged):
 def test_what_an_earlier_run_did_counts_as_done_and_not_as_speed(logged):
     (line,) = logged(0.0, [1], pause=0.1, done=8)
     assert "9/10" in line
-    speed = line.rsplit(",", 1)[1]
     # One image in 0.1 s or somewhat more; with the eight of the earlier run it would be nearly 90 a second.
-    assert float(speed.removesuffix("image/s]").removesuffix("s/image]")) <= 10
+    assert speed(line) <= 10
 
 
-# A terminal may not know its width; it says 0 then.
-@pytest.mark.parametrize("columns", [100, 0])
-def test_a_terminal_gets_a_bar_that_redraws_itself(columns):
+def speed(line):
+    """Images a second, from a line's last words."""
+    number, unit = re.search(r"([\d.]+)(image/s|s/image)\]", line).groups()
+    return float(number) if unit == "image/s" else 1 / float(number)
+
+
+def test_what_was_spared_counts_as_done_and_not_as_speed(tmp_path):
+    with (tmp_path / "log").open("w") as log, progress(10, "image", "ara", stream=log, log_interval=0.0) as update:
+        update(7, spared=True)
+        time.sleep(0.1)
+        update(1)
+        update(1.5, spared=True)
+    *_, line = (tmp_path / "log").read_text().splitlines()
+    assert "9.5/10" in line
+    assert speed(line) <= 10
+
+
+def shown_on_terminal(total, work, columns):
+    """What a terminal of so many columns gets to see while `work(update)` is done."""
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     with os.fdopen(follower, "w") as terminal:
-        with progress(4, "image", "explain", stream=terminal) as update:
-            update(4)
+        with progress(total, "image", "explain", stream=terminal) as update:
+            work(update)
         terminal.flush()
         shown = ""
         while not shown.endswith("\n"):
             shown += os.read(leader, 4096).decode()
     os.close(leader)
+    return shown
+
+
+# A terminal may not know its width; it says 0 then.
+@pytest.mark.parametrize("columns", [100, 0])
+def test_a_terminal_gets_a_bar_that_redraws_itself(columns):
+    shown = shown_on_terminal(4, lambda update: update(4), columns)
     assert "\r" in shown
     assert "explain: 100%" in shown
     assert "4/4" in shown
+
+
+def test_what_was_spared_does_not_make_a_bar_faster():
+    def work(update):
+        update(7, spared=True)
+        for _ in range(2):
+            time.sleep(0.2)
+            update(1)
+
+    shown = shown_on_terminal(10, work, 100)
+    assert speed(re.findall(r"9/10 \[.*?\]", shown)[-1]) <= 5
 
 
 def test_it_goes_to_standard_error_and_leaves_standard_output_alone():

@@ -119,6 +119,7 @@ def attack_standing(
     seed: int,
     rows: int,
     on_progress: Callable[[float], None] = lambda _: None,
+    on_spared: Callable[[float], None] = lambda _: None,
 ) -> Iterator[tuple[Int[np.ndarray, " part"], Attacked]]:
     """Run an attack once on images that still stand, on all devices of this machine.
 
@@ -134,6 +135,7 @@ def attack_standing(
         seed: of all draws.
         rows: images a chunk; see `good_rows`.
         on_progress: called with how many images' worth of work was just done; fractions add up.
+        on_spared: called in the same way with work that is not needed, because all images of a chunk are broken.
 
     Yields:
         Places of images and what became of them, as chunks are finished.
@@ -152,7 +154,7 @@ def attack_standing(
             left -= steps
             on_progress(count * steps / stage.steps)
             if stage.method.freezes and bool(state.found.broken.all()):
-                on_progress(count * left / stage.steps)
+                on_spared(count * left / stage.steps)
                 break
         found = state.found
         predicted = jax.device_get(worker.call(_logits, worker.logits_fn, found.adversarial)).argmax(-1)

@@ -97,6 +97,7 @@ def minimum_norm_distances(
     labels: Int[np.ndarray, " n"],
     attack: MinimumNormAttack = PUBLISHED_ATTACK,
     on_progress: Callable[[float], None] = lambda _: None,
+    on_spared: Callable[[float], None] = lambda _: None,
 ) -> Iterator[tuple[Int[np.ndarray, " part"], Distances]]:
     """Measure the distances of images to a boundary, on all devices of this machine.
 
@@ -109,6 +110,7 @@ def minimum_norm_distances(
         labels: true classes.
         attack: until one of the criteria in `KINDS`.
         on_progress: called with how many images' worth of work was just done; fractions add up.
+        on_spared: called with how many images need no attack.
 
     Yields:
         Places of images and their distances, as chunks are finished.
@@ -131,7 +133,7 @@ def minimum_norm_distances(
     if len(settled):
         zeros = np.zeros(len(settled), np.float32)
         yield settled, Distances(zeros, np.zeros(len(settled), np.int32), ~inside[settled], finite[settled])
-        on_progress(len(settled))
+        on_spared(len(settled))
 
     remaining = np.flatnonzero(inside & finite)
     rows = chunk_rows(len(remaining))

@@ -1,7 +1,7 @@
 """A measurement with a fixed budget, written to a file as it goes on, so that it can be taken up again."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from advx_jax.data.image_set import ImageSet, unit_images
 from advx_jax.networks.registry import ResolvedNetwork
 from advx_jax.reports.fixed_budget_files import BrokenImages
 from advx_jax.reports.kept_work import earlier_results
-from advx_jax.reports.progress import progress
+from advx_jax.reports.progress import Update, progress
 from advx_jax.reports.results_json import head, write_json
 
 FORMAT = 1
@@ -134,7 +134,7 @@ class _Measurement:
         indices = range(self._plan.n_images)
         done = sum(self._share(self._records.get(str(index))) for index in indices)
         with progress(self._plan.n_images, "image", "robustness", int(done)) as update:
-            update(done % 1)
+            update(done % 1, spared=True)
             for block in _blocks([index for index in indices if str(index) not in self._records]):
                 self._look(block, update)
             for run in self._runs:
@@ -157,15 +157,15 @@ class _Measurement:
     def _load(self, block: list[int]) -> tuple[np.ndarray, np.ndarray]:
         return unit_images(self._data.images[block]), self._data.labels[block].astype(np.int32)
 
-    def _look(self, block: list[int], update: Callable[[float], None]) -> None:
+    def _look(self, block: list[int], update: Update) -> None:
         seen = first_look(self._classifier, *self._load(block))
         for index, *fields in zip(block, *seen, strict=True):
             record = {name: bool(value) for name, value in zip(seen._fields, fields, strict=True)} | {"runs": 0}
             self._records[str(index)] = record
-            update(self._share(record))
+            update(self._share(record), spared=True)
         write_json(self._path, self._kept)
 
-    def _attack(self, block: list[int], run: _Run, rows: int, update: Callable[[float], None]) -> None:
+    def _attack(self, block: list[int], run: _Run, rows: int, update: Update) -> None:
         plan, stage, seconds = self._plan, run.stage, self._kept["seconds"]
         budget = Budget(plan.eps, plan.norm, stage.steps, plan.stay_in_range)
         cost = float(self._before[run.position + 1] - self._before[run.position])
@@ -184,6 +184,7 @@ class _Measurement:
             plan.seed,
             rows,
             lambda images_done: update(cost * images_done),
+            lambda images_spared: update(cost * images_spared, spared=True),
         ):
             for place, broken, predicted, distance, adversarial, finite in zip(places, *attacked, strict=True):
                 index = block[place]
@@ -194,7 +195,7 @@ class _Measurement:
                 if broken:
                     self._files.keep(index, adversarial)
                     record |= {"broken_by": stage.name, "predicted": int(predicted), "distance": float(distance)}
-                    update(rest)
+                    update(rest, spared=True)
             now = time.monotonic()
             seconds[stage.name] = seconds.get(stage.name, 0.0) + now - since
             since = now

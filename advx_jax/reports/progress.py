@@ -15,8 +15,11 @@ _COUNT_AND_TIME = "{n:g}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 class Update(Protocol):
     """Is told of work just finished."""
 
-    def __call__(self, amount: int | float, note: str = "") -> None:
-        """Fractions add up; the note, if there is one, is shown from now on."""
+    def __call__(self, amount: int | float, note: str = "", spared: bool = False) -> None:
+        """Fractions add up; the note, if there is one, is shown from now on.
+
+        Work that was spared is done without having taken time; it says nothing about the rest.
+        """
 
 
 @contextlib.contextmanager
@@ -43,7 +46,7 @@ def progress(
     """
     stream = sys.stderr if stream is None else stream
     if done >= total:
-        yield lambda amount, note="": None  # noqa: ARG005 (nobody is shown anything)
+        yield lambda amount, note="", spared=False: None  # noqa: ARG005 (nobody is shown anything)
     elif stream.isatty():
         with _bar(total, unit, description, done, stream) as update:
             yield update
@@ -67,12 +70,17 @@ def _bar(total: int, unit: str, description: str, done: int, stream: TextIO) -> 
         bar_format="{l_bar}{bar}| " + _COUNT_AND_TIME + "{postfix}",
     ) as bar:
 
-        def update(amount: int | float, note: str = "") -> None:
+        def update(amount: int | float, note: str = "", spared: bool = False) -> None:
             nonlocal finished
             finished += amount
             if note:
                 bar.set_postfix_str(note, refresh=False)
-            bar.update(_tenths(finished) - bar.n)
+            more = _tenths(finished) - bar.n
+            if spared:
+                # As if it had been there from the start, in tqdm's average and in its latest speed.
+                bar.initial, bar.n, bar.last_print_n = bar.initial + more, bar.n + more, bar.last_print_n + more
+                more = 0
+            bar.update(more)
 
         yield update
 
@@ -82,15 +90,16 @@ class _Log:
 
     def __init__(self, total: int, unit: str, description: str, done: int, stream: TextIO, interval: float) -> None:
         self._total, self._unit, self._description, self._stream = total, unit, description, stream
-        self._initial = done
+        self._without_time: int | float = done
         self._finished: int | float = done
         self._interval = interval
         self._start = self._last = time.monotonic()
         self._note = ""
         self._ended = False
 
-    def update(self, amount: int | float, note: str = "") -> None:
+    def update(self, amount: int | float, note: str = "", spared: bool = False) -> None:
         self._finished += amount
+        self._without_time += amount if spared else 0
         self._note = note or self._note
         if self._ended:
             return
@@ -104,7 +113,7 @@ class _Log:
                 _tenths(self._finished),
                 self._total,
                 now - self._start,
-                initial=self._initial,
+                initial=_tenths(self._without_time),
                 prefix=self._description,
                 unit=self._unit,
                 bar_format="{desc}: {percentage:3.0f}% " + _COUNT_AND_TIME,

@@ -1,5 +1,6 @@
 """Accuracy-robustness area as files: JSON and a curve; distances are kept as they come."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,12 @@ def report_robustness(
     missing = {kind: [index for index in indices if str(index) not in measured[kind]] for kind in KINDS}
     done = sum(len(indices) - len(left) for left in missing.values())
     with progress(len(KINDS) * len(indices), "image", "ara", done) as update:
+        spare = functools.partial(update, spared=True)
         for kind, left in missing.items():
             for block in (left[begin : begin + _BLOCK] for begin in range(0, len(left), _BLOCK)):
                 images, labels = unit_images(data.images[block]), data.labels[block].astype(np.int32)
                 for places, part in minimum_norm_distances(
-                    network.classifier, images, labels, attack.until(KINDS[kind]), update
+                    network.classifier, images, labels, attack.until(KINDS[kind]), update, spare
                 ):
                     for place, fields in zip(places, zip(*part, strict=True), strict=True):
                         measured[kind][str(block[place])] = [field.item() for field in fields]
