@@ -5,13 +5,14 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from typing import Protocol, TextIO
+from typing import Protocol, TextIO, runtime_checkable
 
 from tqdm import tqdm
 
 _COUNT_AND_TIME = "{n:g}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 
 
+@runtime_checkable
 class Update(Protocol):
     """Is told of work just finished."""
 
