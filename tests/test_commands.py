@@ -203,18 +203,23 @@ def test_ara_counts_what_never_crossed_apart(folder):
     assert {t for t, d in zip(found["first_ok"], found["distances"], strict=True) if d is None} == {3}
 
 
-def test_interrupted_ara_keeps_what_it_has(folder):
-    flags = ("--model=tiny.safetensors", "--steps=400", "--eps=5", "--output=cut", "--n_images=200")
-    path = folder / "cut" / "distances.json"
-    process = start(folder, "ara", *flags)
+def interrupt(process, has_begun):
+    """Press Ctrl-C once there is something to keep, and look at how the command takes it."""
     deadline = time.monotonic() + 120
-    while not _n_measured(path) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    while not has_begun() and time.monotonic() < deadline:
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted; what was finished is kept" in err
     assert "Traceback" not in err
+
+
+def test_interrupted_ara_keeps_what_it_has(folder):
+    flags = ("--model=tiny.safetensors", "--steps=400", "--eps=5", "--output=cut", "--n_images=200")
+    path = folder / "cut" / "distances.json"
+    process = start(folder, "ara", *flags)
+    interrupt(process, lambda: _n_measured(path))
     kept = json.loads(path.read_text())["measured"]
     assert 0 < _n_measured(path) < 400
     assert not list(path.parent.glob(".*"))

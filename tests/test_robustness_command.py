@@ -1,14 +1,12 @@
 """The robustness command as a person runs it, on a tiny network and the shipped sample."""
 
 import json
-import signal
-import time
 
 import numpy as np
 import pytest
 from networks import random_classifier
 from PIL import Image
-from test_commands import fail, start, succeed
+from test_commands import fail, interrupt, start, succeed
 
 from advx_jax.attacks.autoattack import STAGES, STANDARD
 from advx_jax.data.sample import load_sample
@@ -111,14 +109,7 @@ def test_interrupted_robustness_keeps_what_it_has_and_goes_on(folder):
     flags = ("--model=tiny.safetensors", "--attack=apgd-t", "--steps=150", "--eps=1e-7", "--output=cut")
     path = folder / "cut" / "images.json"
     process = start(folder, "robustness", *flags, "--n_images=200")
-    deadline = time.monotonic() + 120
-    while not sum(runs_made(path).values()) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "interrupted; what was finished is kept" in err
-    assert "Traceback" not in err
+    interrupt(process, lambda: sum(runs_made(path).values()))
     kept = runs_made(path)
     assert 0 < max(kept.values()) < 9
     assert not (path.parent / "robustness.json").exists()

@@ -133,8 +133,7 @@ class _Measurement:
     def measure(self) -> Measured:
         indices = range(self._plan.n_images)
         done = sum(self._share(self._records.get(str(index))) for index in indices)
-        with progress(self._plan.n_images, "image", "robustness", int(done)) as update:
-            update(done % 1, spared=True)
+        with progress(self._plan.n_images, "image", "robustness", done) as update:
             for block in _blocks([index for index in indices if str(index) not in self._records]):
                 self._look(block, update)
             for run in self._runs:

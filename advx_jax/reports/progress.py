@@ -28,7 +28,7 @@ def progress(
     total: int,
     unit: str,
     description: str,
-    done: int = 0,
+    done: int | float = 0,
     stream: TextIO | None = None,
     log_interval: float = 10.0,
 ) -> Iterator[Update]:
@@ -46,7 +46,7 @@ def progress(
         A function to be called with the amount of work just finished, and a note if there is one.
     """
     stream = sys.stderr if stream is None else stream
-    if done >= total:
+    if _tenths(done) >= total:
         yield lambda amount, note="", spared=False: None  # noqa: ARG005 (nobody is shown anything)
     elif stream.isatty():
         with _bar(total, unit, description, done, stream) as update:
@@ -56,13 +56,13 @@ def progress(
 
 
 @contextlib.contextmanager
-def _bar(total: int, unit: str, description: str, done: int, stream: TextIO) -> Iterator[Update]:
+def _bar(total: int, unit: str, description: str, done: int | float, stream: TextIO) -> Iterator[Update]:
     # Some terminals (in containers, say) do not know their width; tqdm would show nothing there.
     knows_width = os.get_terminal_size(stream.fileno()).columns > 0
     finished: float = done
     with tqdm(
         total=total,
-        initial=done,
+        initial=_tenths(done),
         unit=unit,
         desc=description,
         file=stream,
@@ -89,10 +89,11 @@ def _bar(total: int, unit: str, description: str, done: int, stream: TextIO) -> 
 class _Log:
     """Lines for a file or a pipe, where a bar that redraws itself would only be noise."""
 
-    def __init__(self, total: int, unit: str, description: str, done: int, stream: TextIO, interval: float) -> None:
+    def __init__(
+        self, total: int, unit: str, description: str, done: int | float, stream: TextIO, interval: float
+    ) -> None:
         self._total, self._unit, self._description, self._stream = total, unit, description, stream
-        self._without_time: int | float = done
-        self._finished: int | float = done
+        self._without_time = self._finished = done
         self._interval = interval
         self._start = self._last = time.monotonic()
         self._note = ""
