@@ -34,12 +34,13 @@ _PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: which one 
 
 _SAMPLE_TRAIN = 192
 _PREFIX = "--config="
+_RECIPES = Path(__file__).parent / "configs"
 
 
 def parse(argv: list[str]) -> list[str]:
     """Parse the command line; returns the positional arguments.
 
-    A config that is not there is looked for among those of the installed package `configs`.
+    A config that is not there is looked for among the recipes that come with the package.
 
     Raises:
         UserError: the config cannot be loaded, or a field is overridden that it does not have.
@@ -124,9 +125,7 @@ def _packaged_if_missing(argument: str) -> str:
     path = Path(argument.removeprefix(_PREFIX))
     if not argument.startswith(_PREFIX) or path.exists() or path.parent != Path("configs"):
         return argument
-    import configs
-
-    packaged = Path(configs.__path__[0]) / path.name
+    packaged = _RECIPES / path.name
     return f"{_PREFIX}{packaged}" if packaged.exists() else argument
 
 

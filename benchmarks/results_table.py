@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from advx_jax.commands import no_arguments, run
+from advx_jax.configs.published import published as published_config
 from advx_jax.errors import UserError
 from advx_jax.files import written_whole
 from benchmarks.measured import BALLS, ROOT, measurements, read_manifest, write_manifest
 from benchmarks.results_picture import PICTURE, write_results_picture
-from configs.published import published as published_config
 
 README = ROOT / "README.md"
 BEGIN = "<!-- {}: python -m benchmarks.results_table -->"

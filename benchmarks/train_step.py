@@ -155,7 +155,7 @@ def _settings() -> dict[str, Any]:
 def _recipe(name: str) -> Recipe:
     if name not in PUBLISHED:
         raise UserError(f"expected --recipes among {', '.join(PUBLISHED)}, got {name}")
-    config = importlib.import_module(f"configs.{name}").get_config()
+    config = importlib.import_module(f"advx_jax.configs.{name}").get_config()
     config.batch_size = _BATCH_SIZE.value
     return recipe_from_config(config.to_dict())
 

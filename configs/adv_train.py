@@ -8,7 +8,7 @@ Expected: test accuracy near 0.864 (published 0.8643), train loss 0.53, attack A
 
 from ml_collections import ConfigDict
 
-from configs.published import published
+from advx_jax.configs.published import published
 
 
 def get_config() -> ConfigDict:

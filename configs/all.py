@@ -9,7 +9,7 @@ BTR ARA 0.0414.
 
 from ml_collections import ConfigDict
 
-from configs.published import add_robust_additions, published
+from advx_jax.configs.published import add_robust_additions, published
 
 
 def get_config() -> ConfigDict:

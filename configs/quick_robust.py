@@ -8,8 +8,8 @@ Expected: test accuracy 0.595, train loss 1.52, final ψ 12,400.
 
 from ml_collections import ConfigDict
 
-from configs.published import add_robust_additions
-from configs.quick_standard import get_config as quick_standard
+from advx_jax.configs.published import add_robust_additions
+from advx_jax.configs.quick_standard import get_config as quick_standard
 
 
 def get_config() -> ConfigDict:

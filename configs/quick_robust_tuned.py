@@ -9,7 +9,7 @@ Expected: test accuracy 0.604, train loss 1.45, final ψ 9,100.
 
 from ml_collections import ConfigDict
 
-from configs.quick_robust import get_config as quick_robust
+from advx_jax.configs.quick_robust import get_config as quick_robust
 
 
 def get_config() -> ConfigDict:

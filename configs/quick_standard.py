@@ -8,7 +8,7 @@ Expected: test accuracy 0.857, train loss 0.38.
 
 from ml_collections import ConfigDict
 
-from configs.published import published
+from advx_jax.configs.published import published
 
 
 def get_config() -> ConfigDict:

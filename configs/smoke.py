@@ -9,7 +9,7 @@ network nothing that the 64 others could show.
 
 from ml_collections import ConfigDict
 
-from configs.published import add_robust_additions, published
+from advx_jax.configs.published import add_robust_additions, published
 
 
 def get_config() -> ConfigDict:

@@ -8,7 +8,7 @@ Expected: test accuracy near 0.938 (published 0.9384), train loss 0.0075, attack
 
 from ml_collections import ConfigDict
 
-from configs.published import published
+from advx_jax.configs.published import published
 
 
 def get_config() -> ConfigDict:

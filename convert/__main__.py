@@ -4,11 +4,11 @@ No PyTorch is needed, and nothing in a `.pt` file is ever executed. Reads what t
 "Adversarial Explanations ..." (Woods, Chen, Teuscher 2019) saves, such as the published networks.
 
 Examples:
-    python -m convert ~/Downloads/resnet44-all.pt ~/Downloads/resnet44-robust.pt
+    python -m advx_jax.convert ~/Downloads/resnet44-all.pt ~/Downloads/resnet44-robust.pt
         writes prebuilt/resnet44-all.safetensors and prebuilt/resnet44-robust.safetensors, which
         all commands find by name from then on
 
-    python -m convert --to_pt --output_dir=for_torch runs/mine
+    python -m advx_jax.convert --to_pt --output_dir=for_torch runs/mine
         writes the network trained in runs/mine as for_torch/mine.pt; in PyTorch,
         torch.load(path, weights_only=True)["model_params"] is its state dict
 """
@@ -23,8 +23,9 @@ from advx_jax.commands import run
 from advx_jax.errors import UserError
 from advx_jax.networks.files import SUFFIX, save_network
 from advx_jax.networks.registry import WORKDIR_NETWORK, ResolvedNetwork, resolve_network
-from convert.keys import tensor_keys
-from convert.pytorch import read_pt, write_pt
+
+from .keys import tensor_keys
+from .pytorch import read_pt, write_pt
 
 _TO_PT = flags.DEFINE_boolean(
     "to_pt", False, "Write .pt files for PyTorch; takes networks by name, by path, or as training workdirs."

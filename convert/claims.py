@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from advx_jax.errors import UserError
-from convert.wording import shown
+
+from .wording import shown
 
 _MOST_AXES = 8
 

@@ -10,7 +10,8 @@ from flax import traverse_util
 from advx_jax.errors import UserError
 from advx_jax.networks.classifier import Variables
 from advx_jax.networks.resnet import Architecture
-from convert.wording import listed, shown
+
+from .wording import listed, shown
 
 
 class Kind(enum.Enum):

@@ -8,8 +8,9 @@ import numpy as np
 
 from advx_jax.errors import UserError
 from advx_jax.networks.resnet import Architecture
-from convert.pickled import PREPROCESS
-from convert.wording import listed, shown
+
+from .pickled import PREPROCESS
+from .wording import listed, shown
 
 _FLAGS = ("robust_additions", "adversarial_training", "l2_min")
 _IMAGE_SIZE = 32

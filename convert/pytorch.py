@@ -14,12 +14,13 @@ from advx_jax.files import written_whole
 from advx_jax.networks.classifier import Classifier, Provenance
 from advx_jax.networks.files import check_variables
 from advx_jax.networks.resnet import Architecture
-from convert.claims import TensorClaim
-from convert.containers import Contents, read_container
-from convert.keys import Kind, check_tensors, common_value, to_flax, to_torch
-from convert.options import TrainingOptions, read_options, shortest
-from convert.pickle_writer import pickle_with_tensors
-from convert.wording import shown
+
+from .claims import TensorClaim
+from .containers import Contents, read_container
+from .keys import Kind, check_tensors, common_value, to_flax, to_torch
+from .options import TrainingOptions, read_options, shortest
+from .pickle_writer import pickle_with_tensors
+from .wording import shown
 
 # A hundred times a published network; a larger file is refused before it is read.
 _LARGEST_FILE = 512 * 2**20

@@ -11,7 +11,7 @@ from jaxtyping import install_import_hook
 PUBLISHED_NAMES = ("resnet44-standard", "resnet44-adv-train", "resnet44-all", "resnet44-robust")
 
 # Shapes in signatures are checked at run time while the tests run.
-install_import_hook(["advx_jax", "convert"], "beartype.beartype")
+install_import_hook("advx_jax", "beartype.beartype")
 
 # Shells start what they put into the background with Ctrl-C ignored, and commands started from here would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

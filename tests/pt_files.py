@@ -9,10 +9,10 @@ from collections import OrderedDict
 import numpy as np
 from flax import traverse_util
 
+from advx_jax.convert.keys import to_torch
+from advx_jax.convert.pickle_writer import pickle_with_tensors
 from advx_jax.networks.classifier import Classifier, Provenance, expected_variables
 from advx_jax.networks.resnet import Architecture
-from convert.keys import to_torch
-from convert.pickle_writer import pickle_with_tensors
 
 ROBUST = Architecture((1, 2), (4, 6), n_classes=3, activation="half_huber", bowl_width=0.25)
 PLAIN = Architecture((2, 1, 1), (4, 4, 6), n_classes=5)

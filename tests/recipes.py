@@ -12,7 +12,7 @@ PUBLISHED_RECIPES = ("standard", "adv_train", "robust", "all")
 
 def published_recipe(name: str) -> Recipe:
     """As in `configs/`."""
-    return recipe_from_config(importlib.import_module(f"configs.{name}").get_config().to_dict())
+    return recipe_from_config(importlib.import_module(f"advx_jax.configs.{name}").get_config().to_dict())
 
 
 def tiny_recipe(name: str, **changes: Any) -> Recipe:

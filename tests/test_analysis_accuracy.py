@@ -36,7 +36,7 @@ def test_predictions_do_not_depend_on_the_chunk():
 
 @pytest.mark.parametrize("name", PUBLISHED_NAMES)
 def test_published_logits(name, golden, published_pt):
-    from convert import read_pt
+    from advx_jax.convert import read_pt
 
     classifier, _ = read_pt(published_pt(name))
     images = golden("images_test_first256.npz")["images_u8"].astype(np.float32) / np.float32(255)
@@ -50,9 +50,9 @@ def test_published_logits(name, golden, published_pt):
 @pytest.mark.parametrize("name", PUBLISHED_NAMES)
 def test_published_accuracy(name, published_pt):
     """On all 10,000 test images, which must have been fetched; to the last digit."""
+    from advx_jax.convert import read_pt
     from advx_jax.data.image_set import unit_images
     from advx_jax.data.sources import load_cifar10
-    from convert import read_pt
 
     data = load_cifar10(None, "test")
     if len(data) != 10_000:

@@ -58,7 +58,7 @@ def test_second_class_is_the_most_confident_other_one():
 
 
 def _published(name, golden, published_pt):
-    from convert import read_pt
+    from advx_jax.convert import read_pt
 
     classifier, _ = read_pt(published_pt(f"resnet44-{name}"))
     test = golden("images_test_first256.npz")
@@ -95,7 +95,7 @@ def test_published_explanations_of_standard_fall_short_and_say_so(golden, publis
 
 def test_scale_free_direction_pushes_the_real_class_as_far_as_the_others(golden, published_pt):
     """On saturated images the published gradient has lost the real class's term, or is damped away."""
-    from convert import read_pt
+    from advx_jax.convert import read_pt
 
     classifier, _ = read_pt(published_pt("resnet44-standard"))
     test = golden("images_test_first256.npz")

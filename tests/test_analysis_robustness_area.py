@@ -116,7 +116,7 @@ def test_images_that_never_flip_or_are_broken_have_no_distance():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["all", pytest.param("standard", marks=pytest.mark.slow)])
 def test_published_area(name, kind, ara_subset, golden, published_pt):
-    from convert import read_pt
+    from advx_jax.convert import read_pt
 
     classifier, _ = read_pt(published_pt(f"resnet44-{name}"))
     expected = golden(f"ara_{name}.npz")
@@ -133,7 +133,7 @@ def test_published_area(name, kind, ara_subset, golden, published_pt):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "attack"), REACHED)
 def test_other_attacks_find_smaller_distances_with_fewer_gradients(name, attack, ara_subset, golden, published_pt):
-    from convert import read_pt
+    from advx_jax.convert import read_pt
 
     classifier, _ = read_pt(published_pt(f"resnet44-{name}"))
     if name == "adv-train":

@@ -111,7 +111,7 @@ TRAINING_ATTACKS = {
 
 @pytest.mark.parametrize("file", TRAINING_ATTACKS)
 def test_training_attack_equals_the_reference(file, golden, published_pt):
-    from convert import read_pt
+    from advx_jax.convert import read_pt
 
     name, kind, settings, _ = TRAINING_ATTACKS[file]
     expected = golden(file)
@@ -160,7 +160,7 @@ def test_first_step_of_training_attack_in_float32(file, golden, published_pt):
 
 def _first_steps(file, golden, published_pt, dtype):
     """The perturbation after one step, by the project's loop and by the twin's."""
-    from convert import read_pt
+    from advx_jax.convert import read_pt
 
     name, kind, settings, twin_run = TRAINING_ATTACKS[file]
     expected = golden(file)

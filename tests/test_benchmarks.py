@@ -33,7 +33,7 @@ OUTCOME_TOLERANCE = 1e-5
 # The command with a tiny network; on one core, for the reason that test_reference gives.
 TINY_COMMAND = """
 import os, runpy
-from configs import published
+from advx_jax.configs import published
 
 make = published.published
 

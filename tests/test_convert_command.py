@@ -1,4 +1,4 @@
-"""`python -m convert`, as a person runs it."""
+"""`python -m advx_jax.convert`, as a person runs it."""
 
 import hashlib
 import os
@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from pt_files import as_legacy, as_zip, flat, make_content, make_network
 
+from advx_jax.convert import read_pt, write_pt
 from advx_jax.networks.files import load_network, save_network
-from convert import read_pt, write_pt
 
 PROJECT = Path(__file__).parents[1]
 # PyTorch must not be needed: an import of it fails in these processes.
-RUN_WITHOUT_TORCH = "import runpy, sys; sys.modules['torch'] = None; runpy.run_module('convert', run_name='__main__')"
+RUN_WITHOUT_TORCH = (
+    "import runpy, sys; sys.modules['torch'] = None; runpy.run_module('advx_jax.convert', run_name='__main__')"
+)
 
 
 def command(*arguments, cwd) -> subprocess.CompletedProcess:
@@ -76,7 +78,7 @@ def test_a_file_is_not_written_over_its_source(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["--help"], 0, "python -m convert --to_pt"),
+        (["--help"], 0, "python -m advx_jax.convert --to_pt"),
         ([], 1, "error: expected at least one .pt file, got none; see --help\n"),
         (["--frob", "x.pt"], 1, "error: Unknown command line flag 'frob'"),
         (["a/tiny.pt", "b/tiny.pt"], 1, "got two that would become prebuilt/tiny.safetensors\n"),

@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 from pt_files import as_legacy, as_zip, flat, legacy_bytes, make_content, zip_bytes
 
+from advx_jax.convert import pickled, read_pt
+from advx_jax.convert.pickle_writer import pickle_with_tensors
 from advx_jax.errors import UserError
-from convert import pickled, read_pt
-from convert.pickle_writer import pickle_with_tensors
 
 CONTAINERS = {"legacy": legacy_bytes, "zip": zip_bytes}
 SMALL_FILES = {"legacy": as_legacy(make_content()), "zip": as_zip(make_content())}

@@ -5,11 +5,11 @@ import pytest
 from flax import traverse_util
 from pt_files import PLAIN, ROBUST, as_zip, flat, make_content, make_network, make_tensors
 
+from advx_jax.convert import read_pt
+from advx_jax.convert.keys import tensor_keys, to_flax, to_torch
 from advx_jax.errors import UserError
 from advx_jax.networks.classifier import expected_variables
 from advx_jax.networks.resnet import Architecture
-from convert import read_pt
-from convert.keys import tensor_keys, to_flax, to_torch
 
 RESNET44 = Architecture(activation="half_huber")
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from pt_files import BATCHES_TRACKED, PLAIN, ROBUST, flat, make_content, make_network, make_tensors
 
+from advx_jax.convert import read_pt, write_pt
 from advx_jax.errors import UserError
 from advx_jax.networks.files import load_network, save_network
-from convert import read_pt, write_pt
 
 torch = pytest.importorskip("torch")
 

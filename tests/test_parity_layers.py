@@ -26,10 +26,10 @@ from reference.network import ResNet as Twin
 from reference.published import load_published
 from reference.train_step import lipschitz_penalty
 
+from advx_jax.convert import read_pt
 from advx_jax.networks.activations import half_huber_relu
 from advx_jax.networks.convolution import convolve3x3
 from advx_jax.networks.resnet import Architecture, ResNet
-from convert import read_pt
 
 PUBLISHED = ("resnet44-standard", "resnet44-adv-train", "resnet44-all", "resnet44-robust")
 N_IMAGES = 4

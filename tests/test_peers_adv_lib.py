@@ -67,7 +67,7 @@ def test_every_step_equals_adv_libs(name, adv_lib):
 
 @pytest.mark.parametrize("name", ["ddn", "fmn"])
 def test_distances_are_adv_libs(name, adv_lib, ara_subset, published_pt):
-    from convert import read_pt
+    from advx_jax.convert import read_pt
 
     search, module, attack_name, options = PEERS[name]
     attack = adv_lib(module, attack_name)

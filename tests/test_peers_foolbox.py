@@ -82,7 +82,7 @@ def test_every_step_equals_foolboxs(name):
 
 @pytest.mark.parametrize("name", ["ddn", "fmn"])
 def test_distances_against_those_of_foolbox_with_jax(name, ara_subset, published_pt):
-    from convert import read_pt
+    from advx_jax.convert import read_pt
 
     search, attack = {**SEARCHES, "fmn": (FMN(), foolbox.attacks.L2FMNAttack)}[name]
     images, labels = ara_subset

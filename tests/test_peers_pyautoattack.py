@@ -100,7 +100,7 @@ def test_fab_finds_the_peers_points(targeted, norm, tiny):
 @pytest.mark.parametrize("attack", REDUCED_STEPS)
 @pytest.mark.parametrize("name", ["resnet44-all", "resnet44-adv-train"])
 def test_accuracy_left_is_the_peers(name, attack, norm, golden, published_pt):
-    from convert import read_pt
+    from advx_jax.convert import read_pt
 
     data = golden("images_test_first256.npz")
     images = data["images_u8"][:N_IMAGES].astype(np.float32) / np.float32(255)

@@ -65,7 +65,7 @@ def test_every_step_of_pgd_equals_torchattacks(norm):
 @pytest.mark.parametrize("attack", REDUCED_STEPS)
 @pytest.mark.parametrize("name", ["resnet44-all", "resnet44-adv-train"])
 def test_accuracy_left_is_torchattacks(name, attack, norm, golden, published_pt):
-    from convert import read_pt
+    from advx_jax.convert import read_pt
 
     data = golden("images_test_first256.npz")
     images = data["images_u8"][:N_IMAGES].astype(np.float32) / np.float32(255)

@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.measured import files_of, measurements
 from benchmarks.results_table import README, with_tables
 
-CONTENT = json.loads((importlib.resources.files("prebuilt") / "manifest.json").read_text(encoding="utf-8"))
+CONTENT = json.loads((importlib.resources.files("advx_jax.prebuilt") / "manifest.json").read_text(encoding="utf-8"))
 SHIPPED = [name for name, entry in CONTENT["networks"].items() if "url" not in entry]
 MEASURED = [name for name, entry in CONTENT["networks"].items() if "measured" in entry]
 # Logits agree to 1e-5 between machines; so close a call that one image changes sides is rare, two are not expected.
@@ -43,7 +43,7 @@ def test_shipped_networks_are_those_that_their_recipes_make(name):
     entry = CONTENT["networks"][name]
     trained = entry["trained"]
     recipe = recipe_from_config(
-        importlib.import_module(f"configs.{Path(trained['config']).stem}").get_config().to_dict()
+        importlib.import_module(f"advx_jax.configs.{Path(trained['config']).stem}").get_config().to_dict()
     )
     # Checks the file's sha256.
     network = resolve_network(name)

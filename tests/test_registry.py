@@ -15,11 +15,11 @@ import pytest
 from pt_files import ROBUST, as_zip, flat, make_content, make_network
 
 from advx_jax.cache import cache_dir
+from advx_jax.convert import read_pt
 from advx_jax.errors import UserError
 from advx_jax.networks.files import save_network
 from advx_jax.networks.registry import ManifestEntry, find_by_name, manifest, resolve_network
 from advx_jax.networks.resnet import Architecture
-from convert import read_pt
 
 PUBLISHED = ["resnet44-standard", "resnet44-adv-train", "resnet44-all", "resnet44-robust"]
 NOBODY = "http://127.0.0.1:9"  # the discard port: refused at once
@@ -71,7 +71,7 @@ def refusal(function, *arguments) -> str:
 
 
 def test_the_manifest_tells_what_is_published():
-    content = json.loads((importlib.resources.files("prebuilt") / "manifest.json").read_text())
+    content = json.loads((importlib.resources.files("advx_jax.prebuilt") / "manifest.json").read_text())
     assert content["format"] == "advx_jax manifest 1"
     for name, fields in content["networks"].items():
         assert re.fullmatch("[0-9a-f]{64}", fields["sha256"])
@@ -93,7 +93,8 @@ def test_the_manifest_fits_the_published_files(name, published_pt, monkeypatch):
     assert network.path.stem == name
     assert network.provenance.name == name
     assert network.provenance.source_sha256 == manifest()[name].sha256
-    fields = json.loads((importlib.resources.files("prebuilt") / "manifest.json").read_text())["networks"][name]
+    content = (importlib.resources.files("advx_jax.prebuilt") / "manifest.json").read_text()
+    fields = json.loads(content)["networks"][name]
     expected = {key: tuple(v) if isinstance(v, list) else v for key, v in fields["architecture"].items()}
     assert network.classifier.architecture == Architecture(**expected)
 
@@ -191,7 +192,7 @@ def test_a_failed_download_says_what_to_put_where(missing, entry, server, tmp_pa
 
 def test_a_published_name_without_its_file_or_internet():
     # Converted or downloaded files in the clone's own prebuilt/ would be found.
-    folder = Path(str(importlib.resources.files("prebuilt")))
+    folder = Path(str(importlib.resources.files("advx_jax.prebuilt")))
     if list(folder.glob("resnet44-all.*")):
         pytest.skip(f"{folder} holds resnet44-all")
     message = refusal(resolve_network, "resnet44-all")

@@ -108,7 +108,7 @@ def test_a_file_in_the_place_of_the_workdir_is_left_alone(folder):
 
 
 def test_a_workdir_of_another_config_is_left_alone(folder):
-    config = importlib.import_module("configs.smoke").get_config()
+    config = importlib.import_module("advx_jax.configs.smoke").get_config()
     config.epochs = 9
     claim_workdir(folder / "other", config.to_dict(), {"training images": "ab" * 32, "first network": None})
     before = (folder / "other" / "config.json").read_bytes()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import configs
+import advx_jax.configs
 from advx_jax.errors import UserError
 from advx_jax.networks.resnet import Architecture
 from advx_jax.training.recipe import (
@@ -22,7 +22,7 @@ from advx_jax.training.recipe import (
     recipe_from_config,
 )
 
-FOLDER = Path(configs.__path__[0])
+FOLDER = Path(advx_jax.configs.__path__[0])
 ALL = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "published"))
 
 # From the specification, sections 1, 3 and 6.
@@ -44,7 +44,7 @@ PUBLISHED = {
 
 
 def config_of(name):
-    return importlib.import_module(f"configs.{name}").get_config().to_dict()
+    return importlib.import_module(f"advx_jax.configs.{name}").get_config().to_dict()
 
 
 def changed(config, field, value):

@@ -19,7 +19,7 @@ FINGERPRINTS = {"training images": "ab" * 32, "first network": None}
 
 @pytest.fixture
 def config():
-    return importlib.import_module("configs.all").get_config().to_dict()
+    return importlib.import_module("advx_jax.configs.all").get_config().to_dict()
 
 
 def files_in(folder):

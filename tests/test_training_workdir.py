@@ -83,7 +83,7 @@ def test_explain_and_ara(call):
 
 def test_back_to_pytorch(call):
     torch = pytest.importorskip("torch")
-    _, folder = call("convert", "--to_pt", "run/network.safetensors", "--output_dir=for-pytorch")
+    _, folder = call("advx_jax.convert", "--to_pt", "run/network.safetensors", "--output_dir=for-pytorch")
     (file,) = (folder / "for-pytorch").iterdir()
     content = torch.load(file, weights_only=True)
     assert content["training_options"]["robust_integration"] >= 0

@@ -77,7 +77,7 @@ def first_choice() -> FirstChoice:
 
 
 def _manifest() -> dict[str, Any]:
-    content = (importlib.resources.files("prebuilt") / "manifest.json").read_text(encoding="utf-8")
+    content = (importlib.resources.files("advx_jax.prebuilt") / "manifest.json").read_text(encoding="utf-8")
     return cast(dict[str, Any], json.loads(content))
 
 
@@ -87,7 +87,7 @@ def resolve_network(model: str) -> ResolvedNetwork:
     Args:
         model: in this order: a name in the manifest; the path of a `.safetensors` file; the path of
             a PyTorch `.pt` or `.pth` file, converted in memory; a training workdir. A name is looked
-            for, converted or as published, in `./prebuilt`, the installed package `prebuilt`,
+            for, converted or as published, in `./prebuilt`, the package's own `prebuilt`,
             `$ADVX_PREBUILT` and the user's cache, and is downloaded into the cache if it is nowhere.
 
     Raises:
@@ -134,7 +134,7 @@ def find_by_name(entry: ManifestEntry) -> ResolvedNetwork:
 
 def _folders() -> list[Path]:
     """Where files of named networks may lie."""
-    folders = [Path("prebuilt"), Path(str(importlib.resources.files("prebuilt")))]
+    folders = [Path("prebuilt"), Path(str(importlib.resources.files("advx_jax.prebuilt")))]
     if "ADVX_PREBUILT" in os.environ:
         folders.append(Path(os.environ["ADVX_PREBUILT"]))
     return [*folders, cache_dir()]
@@ -143,7 +143,7 @@ def _folders() -> list[Path]:
 def _read(path: Path) -> ResolvedNetwork:
     if path.suffix in _PYTORCH_SUFFIXES:
         # The one place where advx_jax reaches for convert, and only when a PyTorch file is given.
-        from convert import read_pt
+        from advx_jax.convert import read_pt
 
         return ResolvedNetwork(*read_pt(path), path)
     return ResolvedNetwork(*load_network(path), path)
