@@ -1,0 +1,373 @@
+"""What attacks take, and the one line that says why they do not take the rest: the one place where inputs are checked.
+
+Shapes and types are always known. VALUES are looked at only where there are any: those of arguments of compiled code
+are not, so that every attack runs under `jit`, `vmap` and `scan`.
+"""
+
+import dataclasses
+import math
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from advx_jax.attacks.projections import Norm
+from advx_jax.errors import UserError
+
+ImagesLike = Any
+"""Images (batch, height, width, channels) in [0,1], as a JAX or NumPy array or as lists of numbers."""
+
+LabelsLike = Any
+"""One class number for each image, as a JAX or NumPy array of integers or as a list of them."""
+
+# By so much may arithmetic in float32 carry an image out of [0,1]: undoing a normalisation, x + (clip(x + δ) - x).
+_ROUNDING = 1e-6
+# Of a channel-first image: a grey or a colour one whose last axis is no number of channels.
+_CHANNELS, _MOST_CHANNELS = (1, 3), 4
+_LONGEST_REASON = 160
+
+_NORMS: dict[str, Norm] = {
+    "l2": "L2",
+    "2": "L2",
+    "linf": "Linf",
+    "inf": "Linf",
+    "linfinity": "Linf",
+    "infinity": "Linf",
+}
+_CHOICES = {"direction": ("cross_entropy", "scale_free"), "climb": ("margin", "log_odds")}
+
+
+class Range(NamedTuple):
+    """Where a number has to lie.
+
+    Attributes:
+        text: for messages.
+        holds: whether an array of numbers lies there.
+    """
+
+    text: str
+    holds: Callable[[np.ndarray], np.ndarray]
+
+
+_POSITIVE = Range("above 0", lambda v: (v > 0) & (v < math.inf))
+_NOT_NEGATIVE = Range("of at least 0", lambda v: (v >= 0) & (v < math.inf))
+_FRACTION = Range("above 0 and below 1", lambda v: (v > 0) & (v < 1))
+_PART = Range("of at least 0 and below 1", lambda v: (v >= 0) & (v < 1))
+# Settings of all attacks, by name.
+_NUMBERS = {
+    "eps": _POSITIVE,
+    "overshoot": _POSITIVE,
+    "momentum": _PART,
+    "gamma": _FRACTION,
+    "last_gamma": _PART,
+    "step_length": _POSITIVE,
+    "last_step_length": _NOT_NEGATIVE,
+    "init_norm": _POSITIVE,
+}
+_COUNTS = {
+    "steps": (1, "attack step"),
+    "restarts": (1, "restart or target"),
+    "n_targets": (1, "restart or target"),
+    "levels": (2, "grey levels"),
+}
+
+
+class Checked(NamedTuple):
+    """What an attack works with.
+
+    Attributes:
+        images: floating-point numbers, of float32 at least; where they were, on the host or on a device.
+        labels: int32.
+        n_classes: K, of the classifier's logits.
+    """
+
+    images: Float[Array, "batch *shape"] | Float[np.ndarray, "batch *shape"]
+    labels: Int[Array, " batch"] | Int[np.ndarray, " batch"]
+    n_classes: int
+
+
+def checked(logits_fn: Any, images: ImagesLike, labels: LabelsLike, what: str = "label") -> Checked:
+    """Bring images and labels into the form that attacks work with.
+
+    Args:
+        logits_fn: images to logits; only its shapes are computed.
+        images: on the [0,1] scale, shape (batch, height, width, channels), or another one that `logits_fn` takes.
+        labels: one for each image.
+        what: what the labels are called, in the singular.
+
+    Raises:
+        UserError: images, labels or classifier are none that an attack can work with.
+    """
+    x = checked_images(images)
+    n_classes = number_of_classes(logits_fn, x)
+    return Checked(x, checked_labels(labels, len(x), n_classes, what), n_classes)
+
+
+def checked_on_device(
+    logits_fn: Any, images: ImagesLike, labels: LabelsLike, what: str = "label"
+) -> tuple[Float[Array, "batch *shape"], Int[Array, " batch"]]:
+    """Images and labels as `checked` gives them, as JAX arrays."""
+    x, y, _ = checked(logits_fn, images, labels, what)
+    return jnp.asarray(x), jnp.asarray(y)
+
+
+def checked_images(images: ImagesLike) -> Float[Array, "batch *shape"] | Float[np.ndarray, "batch *shape"]:
+    """Images as floating-point numbers, of float32 at least; in float64 only where JAX computes in it.
+
+    Raises:
+        UserError: they are no batch of images in [0,1], or their channels come first.
+    """
+    x = _array(images, "images")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        remedy = ": divide by 255" if x.dtype == np.uint8 else ""
+        raise UserError(f"expected images as floating-point numbers in [0,1], got {x.dtype}{remedy}")
+    if x.ndim < 2:
+        raise UserError(f"expected images of shape (batch, height, width, channels), got {x.shape}")
+    if 0 in x.shape:
+        raise UserError(f"expected at least 1 image, got an array of shape {x.shape}")
+    if x.ndim == 4 and x.shape[1] in _CHANNELS and min(x.shape[2:]) > _MOST_CHANNELS:
+        raise UserError(
+            f"expected images of shape (batch, height, width, channels), got {x.shape} with channels first: "
+            "pass images.transpose(0, 2, 3, 1)"
+        )
+    x = x.astype(jnp.promote_types(jax.dtypes.canonicalize_dtype(x.dtype), jnp.float32), copy=False)
+    if _has_values(x):
+        low, high = _extremes(x)
+        if math.isnan(low) or math.isnan(high):
+            raise UserError("expected images in [0,1], got NaN in them")
+        if low < -_ROUNDING or high > 1 + _ROUNDING:
+            raise UserError(
+                f"expected images in [0,1], got values from {low:.6g} to {high:.6g}: "
+                + ("divide by 255" if low >= 0 and 2 < high <= 255 else "let the classifier do what normalises them")
+            )
+    return x
+
+
+def checked_labels(
+    labels: LabelsLike, n_images: int, n_classes: int, what: str = "label"
+) -> Int[Array, " batch"] | Int[np.ndarray, " batch"]:
+    """Labels as int32, one for each image.
+
+    Raises:
+        UserError: there are too many or too few, they are no integers, or there is no such class.
+    """
+    y = _array(labels, f"{what}s")
+    if y.ndim == 2 and y.shape == (n_images, n_classes):
+        raise UserError(
+            f"expected {what}s as class numbers, got shape {y.shape} as if one-hot: pass {what}s.argmax(-1)"
+        )
+    if y.shape != (n_images,):
+        raise UserError(f"expected one {what} for each of {n_images} images, got {what}s of shape {y.shape}")
+    if not jnp.issubdtype(y.dtype, jnp.integer):
+        raise UserError(f"expected {what}s as integers, got {y.dtype}")
+    if _has_values(y):
+        low, high = _extremes(y)
+        if low < 0 or high >= n_classes:
+            raise UserError(f"expected {what}s from 0 to {n_classes - 1}, got {low if low < 0 else high}")
+    return y.astype(np.int32, copy=False)
+
+
+def checked_mask(mask: Any, n_images: int) -> Array | None:
+    """Which examples are meant, as booleans, or None for all.
+
+    Raises:
+        UserError: it is no truth value for each image.
+    """
+    if mask is None:
+        return None
+    values = _array(mask, "attacked")
+    if values.shape != (n_images,) or values.dtype != np.bool_:
+        raise UserError(
+            f"expected one truth value for each of {n_images} images, got {values.dtype} of shape {values.shape}"
+        )
+    return jnp.asarray(values)
+
+
+def checked_indices(indices: Any, n_images: int) -> Array:
+    """Indices of images in their data set, as integers; their places in the batch if None.
+
+    Raises:
+        UserError: they are no integer for each image.
+    """
+    if indices is None:
+        return jnp.arange(n_images)
+    values = _array(indices, "indices")
+    if values.shape != (n_images,) or not jnp.issubdtype(values.dtype, jnp.integer):
+        raise UserError(f"expected one index for each of {n_images} images, got {values.dtype} of shape {values.shape}")
+    return jnp.asarray(values)
+
+
+def number_of_classes(logits_fn: Any, images: Array | np.ndarray) -> int:
+    """K of a classifier, from the shape of its logits; nothing is computed.
+
+    Args:
+        logits_fn: images to logits.
+        images: as `checked_images` gives them; only their shape and type count.
+
+    Raises:
+        UserError: it takes no such images, or gives no logits of at least two classes for each.
+    """
+    if not callable(logits_fn):
+        raise UserError(f"expected a function from images to logits, got {type(logits_fn).__name__}")
+    shape, dtype = tuple(images.shape), images.dtype
+    try:
+        logits = jax.eval_shape(logits_fn, jax.ShapeDtypeStruct(shape, dtype))
+    except Exception as problem:
+        raise _refusal(logits_fn, shape, dtype, problem) from problem
+    if not isinstance(logits, jax.ShapeDtypeStruct):
+        kind = f"a dict of {', '.join(map(str, logits))}" if isinstance(logits, dict) else f"a {type(logits).__name__}"
+        raise UserError(f"expected a classifier that gives one array of logits, got {kind}: wrap it to give the logits")
+    if logits.ndim != 2 or logits.shape[0] != shape[0]:
+        raise UserError(f"expected logits of shape ({shape[0]}, classes) from the classifier, got {logits.shape}")
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise UserError(f"expected logits as floating-point numbers from the classifier, got {logits.dtype}")
+    if logits.shape[1] < 2:
+        raise UserError(
+            f"expected logits of at least 2 classes from the classifier, got {logits.shape[1]}: "
+            "a single logit z stands for two, 0 and z"
+        )
+    return int(logits.shape[1])
+
+
+def norm_named(norm: Any) -> Norm:
+    """The norm meant by a name in any spelling ("L2", "l2", "Linf", "inf"), or by 2 or infinity.
+
+    Raises:
+        UserError: it is none of them.
+    """
+    name = f"{norm:g}" if isinstance(norm, int | float | np.number) else norm
+    known = _NORMS.get(name.lower().replace("_", "").replace("-", "")) if isinstance(name, str) else None
+    if known is None:
+        raise UserError(f"expected L2 or Linf as the norm, got {norm!r}")
+    return known
+
+
+def check_settings(settings: Any, in_use: bool = True) -> None:
+    """Refuse settings that no attack can work with, and write those in other spellings as attacks read them.
+
+    Args:
+        settings: a dataclass of settings, whose fields are known by their names.
+        in_use: it is about to be used; before, numbers may be arrays of them, to be mapped over.
+
+    Raises:
+        UserError: a value is out of its range; its name is in the message.
+    """
+    for field in dataclasses.fields(settings):
+        name, value = field.name, getattr(settings, field.name)
+        if name in _NUMBERS:
+            check_number(name, value, in_use)
+        elif name in _COUNTS and value is not None:
+            object.__setattr__(settings, name, counted(name, value))
+        elif name == "norm":
+            object.__setattr__(settings, name, norm_named(value))
+        elif name in _CHOICES and value not in _CHOICES[name]:
+            raise UserError(f"expected {' or '.join(_CHOICES[name])} as {name}, got {value!r}")
+    eps = getattr(settings, "eps", None)
+    if getattr(settings, "norm", None) == "Linf" and _has_values(eps) and np.max(np.asarray(eps)) > 1:
+        raise UserError(f"expected eps of at most 1 in Linf, since images lie in [0,1], got {eps}: is {eps}/255 meant?")
+
+
+def check_number(name: str, value: Any, in_use: bool = True) -> None:
+    """Refuse a setting that is no number or out of its range.
+
+    Raises:
+        UserError: see above.
+    """
+    range_ = _NUMBERS[name]
+    if isinstance(value, jax.Array) and not _has_values(value):
+        return
+    kind = getattr(value, "dtype", np.asarray(value).dtype)
+    if not (jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(kind, jnp.integer)):
+        raise UserError(f"expected a number {range_.text} as {name}, got {value!r}")
+    if in_use and np.ndim(value):
+        raise UserError(f"expected one number as {name}, got an array of shape {np.shape(value)}")
+    if not range_.holds(np.asarray(value)).all():
+        raise UserError(f"expected {name} {range_.text}, got {value}")
+
+
+def counted(name: str, value: Any) -> int:
+    """A whole number of the settings.
+
+    Raises:
+        UserError: it is no whole number, or too small.
+    """
+    fewest, thing = _COUNTS[name]
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise UserError(f"expected a whole number as {name}, got {value!r}") from None
+    if isinstance(value, bool) or count < fewest:
+        raise UserError(f"expected at least {fewest} {thing}, got {value}")
+    return count
+
+
+def _array(value: Any, what: str) -> Any:
+    """As a JAX or NumPy array, where it is."""
+    if isinstance(value, jax.Array | np.ndarray):
+        return value
+    try:
+        lies_on_device = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(value))
+        array = jnp.asarray(value) if lies_on_device else np.asarray(value)
+    except (TypeError, ValueError):
+        array = np.asarray(None)
+    if array.dtype == np.object_:
+        raise UserError(f"expected {what} as an array of numbers, got {type(value).__name__}")
+    return array
+
+
+def _has_values(value: Any) -> bool:
+    """Whether values can be looked at here: not those of arguments of compiled code, nor those of other processes."""
+    if isinstance(value, jax.core.Tracer) or value is None:
+        return False
+    return not isinstance(value, jax.Array) or value.is_fully_addressable
+
+
+def _extremes(values: Array | np.ndarray) -> tuple[Any, Any]:
+    """The smallest and the largest value; NaN if there is one."""
+    if isinstance(values, np.ndarray):
+        return values.min().item(), values.max().item()
+    # Where the array is a constant of code that is being compiled, too.
+    with jax.ensure_compile_time_eval():
+        low, high = jax.device_get(_ends(values))
+    return low.item(), high.item()
+
+
+@jax.jit
+def _ends(values: Array) -> tuple[Array, Array]:
+    return values.min(), values.max()
+
+
+def _refusal(logits_fn: Callable[..., Any], shape: tuple[int, ...], dtype: Any, problem: Exception) -> UserError:
+    """Why a classifier does not take images: by what it would take instead, where that is known."""
+    others: list[tuple[tuple[int, ...], Any, str]] = []
+    if len(shape) == 4:
+        n, first, second, third = shape
+        others += [
+            ((n, third, first, second), dtype, "one with channels first: pass lambda x: f(x.transpose(0, 3, 1, 2))"),
+            ((n, second, third, first), dtype, f"images of shape {shape}: pass images.transpose(0, 2, 3, 1)"),
+        ]
+    if len(shape) == 3:
+        others += [
+            ((1, *shape), dtype, f"an image of shape {shape} without a batch: pass images[None]"),
+            ((*shape, 1), dtype, f"images of shape {shape} without channels: pass images[..., None]"),
+        ]
+    others += [
+        (shape, half, f"one that takes {half} only: pass lambda x: f(x.astype({half!r}))")
+        for half in ("bfloat16", "float16")
+    ]
+    for other_shape, other_dtype, message in others:
+        try:
+            jax.eval_shape(logits_fn, jax.ShapeDtypeStruct(other_shape, other_dtype))
+        except Exception:  # noqa: S112 - it takes this no more than the images themselves
+            continue
+        return UserError(f"expected a classifier f of images (batch, height, width, channels), got {message}")
+    if isinstance(problem, UserError):
+        return problem
+    if type(problem).__name__ == "TraceContextError":
+        return UserError("expected a classifier that changes nothing when called, got one that does: call its eval()")
+    reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0][:_LONGEST_REASON]
+    return UserError(f"expected a classifier that takes {dtype} images of shape {shape}, got from it: {reason}")
