@@ -7,6 +7,7 @@ from collections.abc import Callable
 from absl import flags
 
 from advx_jax.errors import UserError
+from advx_jax.wording import one_line
 
 _HELP = flags.DEFINE_boolean("help", False, "Show this help.", short_name="h")
 
@@ -32,14 +33,14 @@ def run(
             sys.exit(0)
         main(arguments)
     except (UserError, flags.Error) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        sys.exit(f"error: {one_line(str(error))}")
     except BrokenPipeError:
         # The reader of our output left (`| head`); keep Python from complaining at shutdown.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
         # A full disk or a folder that must not be written: the system says what, a traceback adds nothing.
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {one_line(str(error))}")
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; what was finished is kept\n")
         sys.exit(130)

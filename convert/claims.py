@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from advx_jax.errors import UserError
-
-from .wording import shown
+from advx_jax.wording import shown
 
 _MOST_AXES = 8
 

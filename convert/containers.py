@@ -6,10 +6,10 @@ import zipfile
 from typing import NamedTuple
 
 from advx_jax.errors import UserError
+from advx_jax.wording import shown
 
 from .claims import Claims
 from .pickled import unpickle
-from .wording import shown
 
 _LEGACY_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001

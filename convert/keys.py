@@ -10,8 +10,7 @@ from flax import traverse_util
 from advx_jax.errors import UserError
 from advx_jax.networks.classifier import Variables
 from advx_jax.networks.resnet import Architecture
-
-from .wording import listed, shown
+from advx_jax.wording import listed, shown
 
 
 class Kind(enum.Enum):

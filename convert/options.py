@@ -8,9 +8,9 @@ import numpy as np
 
 from advx_jax.errors import UserError
 from advx_jax.networks.resnet import Architecture
+from advx_jax.wording import listed, shown
 
 from .pickled import PREPROCESS
-from .wording import listed, shown
 
 _FLAGS = ("robust_additions", "adversarial_training", "l2_min")
 _IMAGE_SIZE = 32
@@ -69,7 +69,11 @@ def read_options(options: object, n_tensors: int) -> TrainingOptions:
     psi_integrator = options.pop("robust_integration", None)
     if psi_integrator is not None and not _is_number(psi_integrator):
         raise UserError(f"training_options: expected a number as robust_integration, got {shown(psi_integrator)}")
-    wrong = [f"{shown(key)} is {shown(value)}" for key, value in options.items() if not isinstance(value, bool)]
+    wrong = [
+        f"{shown(key)} is {shown(value)}"
+        for key, value in options.items()
+        if not (isinstance(value, bool) and key.isidentifier())
+    ]
     if wrong:
         raise UserError(f"training_options: expected True or False, but {listed(wrong)}")
     return TrainingOptions(

@@ -12,9 +12,9 @@ from collections import OrderedDict
 from typing import Any
 
 from advx_jax.errors import UserError
+from advx_jax.wording import shown
 
 from .claims import STORAGE_TYPES, Claims, GlobalName, TensorClaim
-from .wording import shown
 
 PREPROCESS = GlobalName("__main__.cifar10_preprocess")
 """A function that the published networks carry in their options; it stays a name."""

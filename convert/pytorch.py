@@ -12,15 +12,15 @@ import numpy as np
 from advx_jax.errors import UserError
 from advx_jax.files import written_whole
 from advx_jax.networks.classifier import Classifier, Provenance
-from advx_jax.networks.files import check_variables
+from advx_jax.networks.files import check_numbers, check_variables
 from advx_jax.networks.resnet import Architecture
+from advx_jax.wording import shown
 
 from .claims import TensorClaim
 from .containers import Contents, read_container
 from .keys import Kind, check_tensors, common_value, to_flax, to_torch
 from .options import TrainingOptions, read_options, shortest
 from .pickle_writer import pickle_with_tensors
-from .wording import shown
 
 # A hundred times a published network; a larger file is refused before it is read.
 _LARGEST_FILE = 512 * 2**20
@@ -102,7 +102,7 @@ def _read_bytes(path: Path) -> bytes:
             raise UserError(f"expected a file of at most {_LARGEST_FILE} bytes, got {size}")
         return path.read_bytes()
     except OSError as error:
-        raise UserError(str(error)) from error
+        raise UserError(error.strerror or str(error)) from error
 
 
 def _network(contents: Contents) -> tuple[Classifier, Provenance]:
@@ -133,6 +133,7 @@ def _network(contents: Contents) -> tuple[Classifier, Provenance]:
     batches_tracked = common_value(tensors, arch, Kind.BATCHES_TRACKED)
     if not isinstance(batches_tracked, int) or batches_tracked < 0:
         raise UserError(f"expected a count of batches in num_batches_tracked, got {batches_tracked}")
+    check_numbers({**tensors, "input_offset/std": tensors["input_offset"][1]}, "model_params")
     provenance = Provenance(
         options=tuple(sorted(options.flags.items())),
         psi_integrator=options.psi_integrator,

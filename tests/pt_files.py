@@ -37,6 +37,8 @@ def make_network(architecture: Architecture = ROBUST) -> tuple[Classifier, Prove
     rng = np.random.default_rng(44)
     shapes = traverse_util.flatten_dict(expected_variables(architecture), sep="/")
     variables = {path: rng.normal(size=shape.shape).astype(np.float32) for path, shape in shapes.items()}
+    # Variances are never negative.
+    variables = {path: np.abs(value) if path.endswith("/var") else value for path, value in variables.items()}
     variables["constants/mean"], variables["constants/std"] = np.array(OPTIONS["input_offset"], np.float32)
     robust = architecture.activation == "half_huber"
     options = {"adversarial_training": False, "l2_min": True, "robust_additions": robust}

@@ -169,14 +169,41 @@ def test_last_checkpoints_stay(tmp_path):
     assert steps == [16, 20, 24]
 
 
-def test_a_damaged_checkpoint_gives_one_line(tmp_path):
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_the_end_is_the_same(tmp_path, capfd):
+    recipe = quick()
+    run(recipe, tmp_path / "damaged")
+    shutil.copytree(tmp_path / "damaged", tmp_path / "whole")
+    longer = dataclasses.replace(recipe, epochs=4)
+    run(longer, tmp_path / "whole")
+    damage(tmp_path / "damaged" / "checkpoints" / "12")
+    capfd.readouterr()
+    notes = run(longer, tmp_path / "damaged")
+    said = capfd.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert said.startswith(f"damaged: {tmp_path / 'damaged' / 'checkpoints' / '12'}: ")
+    assert "going on from the one before, of step 8" in said
+    assert notes.begun == 8
+    files = [(tmp_path / name / "network.safetensors").read_bytes() for name in ("damaged", "whole")]
+    assert files[0] == files[1]
+    assert (tmp_path / "damaged" / "damaged-checkpoint-12").is_dir()
+    assert {path.name for path in (tmp_path / "damaged" / "checkpoints").iterdir()} == {"8", "12", "16"}
+
+
+def test_no_good_checkpoint_is_an_error_that_says_what_to_do(tmp_path):
     recipe = quick()
     run(recipe, tmp_path)
-    for path in (tmp_path / "checkpoints" / "12" / "state").rglob("*"):
+    for path in (tmp_path / "checkpoints").iterdir():
+        damage(path)
+    with pytest.raises(UserError) as caught:
+        run(dataclasses.replace(recipe, epochs=4), tmp_path)
+    assert str(caught.value).startswith("cannot read any checkpoint (")
+    assert f"or move {tmp_path / 'checkpoints'} away to train from the start" in str(caught.value)
+
+
+def damage(checkpoint):
+    for path in (checkpoint / "state").rglob("*"):
         if path.is_file():
             path.write_bytes(b"nonsense")
-    with pytest.raises(UserError, match="cannot read the checkpoint"):
-        run(dataclasses.replace(recipe, epochs=4), tmp_path)
 
 
 def test_a_full_disk_is_told_before_any_work(tmp_path, monkeypatch):

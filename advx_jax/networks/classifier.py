@@ -10,6 +10,7 @@ from flax import struct, traverse_util
 from jaxtyping import Array, Float
 
 from advx_jax.errors import UserError
+from advx_jax.names import safe_name
 from advx_jax.networks.resnet import Architecture, ResNet
 
 Variables = dict[str, Any]
@@ -20,7 +21,8 @@ class Provenance:
     """Where a network's numbers come from.
 
     Attributes:
-        name: what to call it, for instance "resnet44-all".
+        name: what to call it, for instance "resnet44-all"; whatever name is given, this is its form
+            that is safe to print and as a part of a file name (`safe_name`), as files are full of surprises.
         options: how it was trained: `adversarial_training`, `l2_min`, `robust_additions`.
         psi_integrator: r of the controller of the Lipschitz penalty's weight, if it has one.
         source_sha256: of the file that it was converted from, if it was.
@@ -32,6 +34,10 @@ class Provenance:
     psi_integrator: float | None = None
     source_sha256: str | None = None
     batches_tracked: int = 0
+
+    def __post_init__(self) -> None:
+        """Make the name safe."""
+        object.__setattr__(self, "name", safe_name(self.name))
 
 
 @struct.dataclass(eq=False)

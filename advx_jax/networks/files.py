@@ -1,73 +1,88 @@
 """The file format of networks: safetensors, with architecture and provenance in the metadata.
 
 One file, readable with numpy alone, and nothing in it can be executed. Tensors are named by their
-path in the Flax variables, for instance `params/stage1_block1/conv1/kernel`.
+path in the Flax variables, for instance `params/stage1_block1/conv1/kernel`. A digest in the metadata
+tells whether the numbers are still those that were written. Equal networks make equal files.
 """
 
 import dataclasses
 import json
+import math
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import jax
 import numpy as np
-import safetensors
-import safetensors.numpy
 from flax import traverse_util
 
 from advx_jax.errors import UserError
 from advx_jax.files import written_whole
 from advx_jax.networks.classifier import Classifier, Provenance, Variables, expected_variables
+from advx_jax.networks.digests import digest
 from advx_jax.networks.resnet import Architecture
+from advx_jax.networks.tensor_file import Header, described, read_header, read_tensors, tensor_bytes
+from advx_jax.wording import listed, shown
 
 FORMAT = "advx_jax network 1"
 SUFFIX = ".safetensors"
 
+_PARTS = ("format", "architecture", "provenance")
+# Files of earlier versions have none.
+_DIGEST = "sha256"
+# A thousand times a published network; a larger file is refused before it is read.
+_LARGEST_FILE = 4 * 2**30
+
 
 def save_network(path: Path, classifier: Classifier, provenance: Provenance) -> None:
-    """Write a network to `path`, whole or not at all."""
-    tensors = {
-        name: np.ascontiguousarray(value)
-        for name, value in traverse_util.flatten_dict(classifier.variables, sep="/").items()
-    }
+    """Write a network to `path`, whole or not at all.
+
+    Raises:
+        UserError: the variables are not the architecture's, or hold numbers that no network has.
+    """
+    check_variables(classifier.variables, classifier.architecture, f"cannot write {path}: the network")
+    tensors = _flat(classifier.variables)
     metadata = {
         "format": FORMAT,
         "architecture": json.dumps(dataclasses.asdict(classifier.architecture)),
         "provenance": json.dumps({**dataclasses.asdict(provenance), "options": dict(provenance.options)}),
     }
+    content = tensor_bytes(tensors, metadata | {_DIGEST: digest(tensors, metadata)})
     with written_whole(path) as temporary:
-        safetensors.numpy.save_file(tensors, temporary, metadata)
+        temporary.write_bytes(content)
 
 
 def load_network(path: Path) -> tuple[Classifier, Provenance]:
     """Read a network that `save_network` wrote.
 
+    What the file says of itself is checked before its numbers are read, and those before they are used.
+
     Raises:
-        UserError: the file is missing, is no such network, or its tensors are not the architecture's.
+        UserError: the file is missing, damaged, or no such network, its tensors are not the
+            architecture's, or they hold numbers that no network has.
     """
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (OSError, safetensors.SafetensorError) as error:
+        data = _read_bytes(path)
+        header = read_header(data)
+        if header.metadata.get("format") != FORMAT:
+            found = shown(header.metadata.get("format"))
+            raise UserError(f"expected a network file of format {FORMAT!r} at {path}, got {found}")
+        architecture, provenance = _read_metadata(header)
+        _check_shapes(header.tensors, architecture, "its content")
+        tensors = read_tensors(data)
+        about = {key: header.metadata[key] for key in _PARTS}
+        if header.metadata.get(_DIGEST, digest(tensors, about)) != digest(tensors, about):
+            raise UserError("it is damaged: its numbers are not those that were written; take another copy of it")
+        check_numbers(tensors, "its content")
+    except UserError as error:
         raise UserError(f"cannot read the network {path}: {error}") from error
-    if metadata.get("format") != FORMAT:
-        raise UserError(f"expected a network file of format {FORMAT!r} at {path}, got {metadata.get('format')!r}")
-    try:
-        fields: dict[str, Any] = json.loads(metadata["architecture"])
-        fields |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
-        architecture = Architecture(**fields)
-        fields = json.loads(metadata["provenance"])
-        provenance = Provenance(**{**fields, "options": tuple(sorted(fields["options"].items()))})
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"cannot read the metadata of the network {path}: {error}") from error
-    variables = traverse_util.unflatten_dict(tensors, sep="/")
-    check_variables(variables, architecture, str(path))
-    return Classifier(variables, architecture), provenance
+    except OSError as error:
+        raise UserError(f"cannot read the network {path}: {error.strerror}") from error
+    return Classifier(traverse_util.unflatten_dict(tensors, sep="/"), architecture), provenance
 
 
 def check_variables(variables: Variables, architecture: Architecture, source: str) -> None:
-    """Compare names, shapes and types of variables with those that the architecture has.
+    """Compare names, shapes and types of variables with those of an architecture, and look at their numbers.
 
     Args:
         variables: Flax collections of arrays.
@@ -75,21 +90,117 @@ def check_variables(variables: Variables, architecture: Architecture, source: st
         source: what to call their origin in the error.
 
     Raises:
-        UserError: a tensor is missing, surplus, or of another shape or type; each is named.
+        UserError: a tensor is missing, surplus, of another shape or type, or holds numbers that no
+            network has; each is named.
     """
-    expected = _flat_shapes(expected_variables(architecture))
-    found = _flat_shapes(variables)
+    flat = _flat(variables)
+    found = {name: described(value.dtype.name, value.shape) for name, value in flat.items()}
+    _check_shapes(found, architecture, source)
+    check_numbers(flat, source)
+
+
+def check_numbers(tensors: Mapping[str, np.ndarray], source: str) -> None:
+    """Make sure that all numbers are finite, variances not negative, and standard deviations positive.
+
+    Args:
+        tensors: by the name of the Flax variable or of the PyTorch tensor.
+        source: what to call their origin in the error.
+
+    Raises:
+        UserError: a tensor holds other numbers; each is named.
+    """
+    problems = []
+    for name, tensor in tensors.items():
+        if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
+            problems.append(f"{shown(name)} holds infinite or NaN numbers")
+        elif re.search(r"(^|[/.])(var|running_var)$", name) and (tensor < 0).any():
+            problems.append(f"{shown(name)} holds negative variances")
+        elif re.search(r"(^|/)std$", name) and not (tensor > 0).all():
+            problems.append(f"{shown(name)} holds standard deviations that are not positive")
+    if problems:
+        raise UserError(f"{source} is no network: {listed(problems)}")
+
+
+def _read_bytes(path: Path) -> bytes:
+    # Looked at first, because a large file costs nothing to make but memory to read.
+    size = path.stat().st_size
+    if size > _LARGEST_FILE:
+        raise UserError(f"expected a file of at most {_LARGEST_FILE} bytes, got {size}")
+    return path.read_bytes()
+
+
+def _read_metadata(header: Header) -> tuple[Architecture, Provenance]:
+    metadata = header.metadata
+    # Any other key may be a known one that was damaged, for instance that of the digest.
+    if not set(_PARTS) <= metadata.keys() <= {*_PARTS, _DIGEST}:
+        raise UserError(f"the metadata hold other keys than a network's: {listed([shown(key) for key in metadata])}")
+    try:
+        fields = _json_object(metadata["architecture"], dataclasses.fields(Architecture))
+        fields |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+        architecture = Architecture(**fields)
+        provenance = _read_provenance(_json_object(metadata["provenance"], dataclasses.fields(Provenance)))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"its metadata are damaged: {error}") from error
+    # Building the shapes of an architecture takes time for each of its blocks.
+    if sum(architecture.stage_lengths) > len(header.tensors):
+        raise UserError(
+            f"its metadata tell of {sum(architecture.stage_lengths)} blocks, but there are only "
+            f"{len(header.tensors)} tensors"
+        )
+    return architecture, provenance
+
+
+def _json_object(text: str, fields: tuple[dataclasses.Field[Any], ...]) -> dict[str, Any]:
+    found = json.loads(text)
+    names = {field.name for field in fields}
+    if not isinstance(found, dict) or not found.keys() <= names:
+        surplus = [shown(key) for key in found if key not in names] if isinstance(found, dict) else [shown(found)]
+        raise UserError(f"expected the fields {', '.join(sorted(names))}, got {listed(surplus)}")
+    return found
+
+
+def _read_provenance(fields: dict[str, Any]) -> Provenance:
+    options = fields.pop("options", {})
+    if not isinstance(options, dict):
+        raise UserError(f"expected options by name, got {shown(options)}")
+    for name, value in options.items():
+        if not (name.isidentifier() and isinstance(value, bool)):
+            raise UserError(f"expected options that are true or false, got {shown(name)}: {shown(value)}")
+    checks: dict[str, Callable[[Any], bool]] = {
+        "name": lambda value: isinstance(value, str),
+        "psi_integrator": lambda value: (
+            value is None or (isinstance(value, int | float) and type(value) is not bool and math.isfinite(value))
+        ),
+        "source_sha256": lambda value: (
+            value is None or (isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None)
+        ),
+        "batches_tracked": lambda value: type(value) is int and 0 <= value < 2**63,
+    }
+    for name, value in fields.items():
+        if not checks[name](value):
+            raise UserError(f"expected another kind of {name}, got {shown(value)}")
+    return Provenance(**fields, options=tuple(sorted(options.items())))
+
+
+def _check_shapes(found: Mapping[str, str], architecture: Architecture, source: str) -> None:
+    flat: dict[str, Any] = traverse_util.flatten_dict(expected_variables(architecture), sep="/")
+    # In files numbers are float32, with whatever precision JAX computes.
+    expected = {name: described("float32", variable.shape) for name, variable in flat.items()}
     problems = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
-    problems += [f"{name} is surplus" for name in sorted(found.keys() - expected.keys())]
+    problems += [f"{_named(name)} is surplus" for name in sorted(found.keys() - expected.keys())]
     problems += [
         f"{name}: expected {expected[name]}, got {found[name]}"
         for name in sorted(expected.keys() & found.keys())
         if expected[name] != found[name]
     ]
     if problems:
-        raise UserError(f"{source} does not fit its architecture: " + "; ".join(problems))
+        raise UserError(f"{source} does not fit its architecture: {listed(problems)}")
 
 
-def _flat_shapes(variables: Variables) -> dict[str, str]:
-    flat: dict[str, Any] = traverse_util.flatten_dict(variables, sep="/")
-    return {name: f"{jax.numpy.dtype(v.dtype).name}{list(v.shape)}" for name, v in flat.items()}
+def _named(name: str) -> str:
+    return name if re.fullmatch(r"[\w/.-]{1,120}", name) else shown(name)
+
+
+def _flat(variables: Variables) -> dict[str, np.ndarray]:
+    flat = traverse_util.flatten_dict(variables, sep="/")
+    return {name: np.asarray(value) for name, value in cast(dict[str, Any], flat).items()}

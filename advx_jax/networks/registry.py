@@ -104,7 +104,7 @@ def resolve_network(model: str) -> ResolvedNetwork:
         if model and path.is_dir():
             return _read(path / WORKDIR_NETWORK)
     except OSError as error:
-        raise UserError(f"cannot read the network {model}: {error}") from error
+        raise UserError(f"cannot read the network {model}: {error.strerror}") from error
     similar = difflib.get_close_matches(model, entries, n=1, cutoff=_SIMILAR_ENOUGH)
     hint = f"; did you mean {similar[0]}?" if similar else ""
     raise UserError(

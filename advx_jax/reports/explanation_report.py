@@ -18,6 +18,7 @@ from advx_jax.attacks import AttackSettings
 from advx_jax.data.image_set import CIFAR10_CLASSES, ImageSet, unit_images
 from advx_jax.data.own_images import OwnImage
 from advx_jax.errors import UserError
+from advx_jax.names import safe_name, unique_names
 from advx_jax.networks.classifier import Classifier
 from advx_jax.networks.registry import ResolvedNetwork
 from advx_jax.reports.console import table
@@ -31,7 +32,6 @@ from advx_jax.reports.explanation_tree import (
 )
 from advx_jax.reports.gallery import Beside, write_gallery
 from advx_jax.reports.kept_work import attack_record, earlier_results
-from advx_jax.reports.names import safe_name, unique_names
 from advx_jax.reports.progress import progress
 from advx_jax.reports.results_json import head, read_json, write_json
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer
 
 from advx_jax.errors import UserError
-from advx_jax.reports.names import safe_class_name, safe_name
+from advx_jax.names import safe_class_name, safe_name
 from advx_jax.reports.pictures import difference_map, difference_scale, png_bytes, to_pixels
 
 FORMAT = 1

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from advx_jax.data.image_set import ImageSet, unit_images
 from advx_jax.errors import UserError
 from advx_jax.files import written_whole
-from advx_jax.reports.names import safe_class_name
+from advx_jax.names import safe_class_name
 from advx_jax.reports.pictures import difference_map, difference_scale, to_pixels, write_png
 
 BROKEN_FOLDER = "broken"

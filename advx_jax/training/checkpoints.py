@@ -1,20 +1,39 @@
-"""Checkpoints in a workdir: atomic, written in the background, read back to the bit."""
+"""Checkpoints in a workdir: atomic, written in the background, read back to the bit or not at all.
 
+Each has a digest of what it holds. One that is damaged is passed over for the one before it.
+"""
+
+import contextlib
 import dataclasses
+import math
 import shutil
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple
 
+import absl.logging
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from flax import serialization
+from flax import serialization, traverse_util
 from jax.experimental import multihost_utils
 
 from advx_jax.errors import UserError
+from advx_jax.networks.digests import digest
+from advx_jax.networks.files import check_numbers
 from advx_jax.training.state import TrainState
+from advx_jax.wording import listed, one_line, shown
 
 CHECKPOINTS = "checkpoints"
+DAMAGED = "damaged-checkpoint-"
+"""What a damaged checkpoint in a workdir is called from the next one on, with its step behind."""
+
+# Beside the fields of `Progress`; checkpoints of earlier versions have none.
+_DIGEST = "sha256"
+# What process 0 tells the others in place of a step.
+_NOTHING_THERE, _NOTHING_GOOD = -1, -2
 # Room beside the checkpoints for metrics, pictures and the exported network.
 _SPARE_BYTES = 16 * 2**20
 
@@ -47,6 +66,10 @@ class Restored(NamedTuple):
     progress: Progress
 
 
+class _DamagedError(Exception):
+    """A checkpoint does not hold what was written; the message says in a few words why."""
+
+
 class Checkpoints:
     """The last checkpoints of a run. One process writes and reads them; the others are told.
 
@@ -58,6 +81,9 @@ class Checkpoints:
     def __init__(self, workdir: Path, n_checkpoints: int) -> None:
         self._folder = workdir.resolve() / CHECKPOINTS
         self._manager: ocp.CheckpointManager | None = None
+        self._damaged: list[int] = []
+        self._hook: Callable[..., object] | None = None
+        self._hook_before = sys.excepthook
         if jax.process_index() == 0:
             self._folder.mkdir(parents=True, exist_ok=True)
             alone = ocp.options.MultiprocessingOptions(
@@ -74,11 +100,15 @@ class Checkpoints:
         Raises:
             UserError: it, or the one before, cannot be written.
         """
-        if self._manager is None or self._manager.latest_step() == progress.step:
+        if self._manager is None:
             return
+        self._set_aside(self._manager)
+        if self._manager.latest_step() == progress.step:
+            return
+        state_dict, fields = serialization.to_state_dict(jax.device_get(state)), dataclasses.asdict(progress)
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(serialization.to_state_dict(jax.device_get(state))),
-            progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
+            state=ocp.args.StandardSave(state_dict),
+            progress=ocp.args.JsonSave({**fields, _DIGEST: digest(_flat(state_dict), fields)}),
         )
         try:
             saved = self._manager.save(progress.step, args=items)
@@ -101,6 +131,8 @@ class Checkpoints:
                 raise
         finally:
             self._manager.close()
+            if self._hook is not None and sys.excepthook is self._hook:
+                sys.excepthook = self._hook_before
 
     def _finish(self, manager: ocp.CheckpointManager) -> None:
         try:
@@ -109,33 +141,118 @@ class Checkpoints:
             raise UserError(f"cannot write a checkpoint into {self._folder}: {error}") from error
 
     def restore(self, like: TrainState) -> Restored | None:
-        """Read the last whole checkpoint, if there is one.
+        """Read the last good checkpoint, if there is one; damaged ones are passed over, and it is said.
 
         Args:
             like: a state of the same shapes, for instance the initial one.
 
         Raises:
-            UserError: it cannot be read or has other shapes.
+            UserError: there are checkpoints, but none that is whole and has these shapes.
         """
-        step = self._manager.latest_step() if self._manager is not None else None
-        step = int(multihost_utils.broadcast_one_to_all(np.int64(-1 if step is None else step)))
-        if step < 0:
-            return None
         state_dict, progress = serialization.to_state_dict(jax.device_get(like)), dataclasses.asdict(Progress())
+        step, refusal = _NOTHING_THERE, f"process 0 found no good checkpoint in {self._folder}"
         if self._manager is not None:
-            try:
-                found = self._manager.restore(
-                    step,
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(state_dict), progress=ocp.args.JsonRestore()
-                    ),
+            problems: list[str] = []
+            for candidate in sorted(map(int, self._manager.all_steps()), reverse=True):
+                try:
+                    state_dict, progress = self._read(self._manager, candidate, state_dict)
+                except _DamagedError as error:
+                    problems.append(f"{self._folder / str(candidate)}: {error}")
+                    self._damaged.append(candidate)
+                else:
+                    step = candidate
+                    break
+            if problems and step < 0:
+                step = _NOTHING_GOOD
+                refusal = (
+                    f"cannot read any checkpoint ({listed(problems)}); put a good copy there, or move "
+                    f"{self._folder} away to train from the start"
                 )
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                reason = " ".join(str(error).split())[:300]
-                raise UserError(f"cannot read the checkpoint {self._folder / str(step)}: {reason}") from error
-            state_dict, progress = jax.tree.map(np.asarray, found["state"]), found["progress"]
+            elif problems:
+                _say(
+                    f"damaged: {listed(problems)}; going on from the one before, of step {step}. Nothing need be "
+                    "done: the steps since are made again (if it happens often, have the disk checked)"
+                )
+        step = int(multihost_utils.broadcast_one_to_all(np.int64(step)))
+        if step == _NOTHING_GOOD:
+            raise UserError(refusal)
+        if step == _NOTHING_THERE:
+            return None
         state_dict, progress = _told_to_all(state_dict, progress)
         return Restored(serialization.from_state_dict(like, state_dict), Progress(**progress))
+
+    def _read(self, manager: ocp.CheckpointManager, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+        """Read one checkpoint, and make sure that it is what was written.
+
+        Raises:
+            _DamagedError: it is not.
+        """
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(like), progress=ocp.args.JsonRestore())
+        try:
+            with self._quiet():
+                found = manager.restore(step, args=items)
+            state_dict, fields = jax.tree.map(np.asarray, found["state"]), dict(found["progress"])
+        except Exception as error:  # On damaged files Orbax and TensorStore raise whatever comes.
+            reason = " ".join(str(error).split())[:200]
+            raise _DamagedError(reason or type(error).__name__) from error
+        written = fields.pop(_DIGEST, None)
+        kinds = {field.name: field.type for field in dataclasses.fields(Progress)}
+        for name, value in fields.items():
+            # An unknown name may be that of the digest, damaged.
+            if type(value) is not kinds.get(name) or not math.isfinite(value):
+                raise _DamagedError(f"its progress holds {shown(name)}: {shown(value)}")
+        if fields.get("step") != step:
+            raise _DamagedError(f"it is of step {shown(fields.get('step'))}")
+        flat, expected = _flat(state_dict), _flat(like)
+        problems = [name for name in expected if name not in flat or _kind(flat[name]) != _kind(expected[name])]
+        problems += [name for name in flat if name not in expected]
+        if problems:
+            raise _DamagedError(f"missing, surplus, or of another shape or type: {listed(problems)}")
+        if written is None:
+            _say(
+                f"the checkpoint {self._folder / str(step)} was written by an earlier version, without a digest: "
+                "that it is undamaged cannot be checked"
+            )
+        elif written != digest(flat, fields):
+            raise _DamagedError("its numbers are not those that were written")
+        try:
+            check_numbers(flat, "its content")
+        except UserError as error:
+            raise _DamagedError(str(error)) from error
+        return state_dict, fields
+
+    @contextlib.contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Keep Orbax from writing pieces of a damaged file, and tracebacks about it, to the terminal."""
+        if self._hook is None:
+            before = self._hook_before = sys.excepthook
+
+            def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+                # TensorStore's threads report to a loop that ended with their first error, also a while later.
+                if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+                    before(kind, error, trace)
+
+            self._hook = sys.excepthook = hook
+        verbosity = absl.logging.get_verbosity()
+        absl.logging.set_verbosity(absl.logging.FATAL)
+        try:
+            yield
+        finally:
+            absl.logging.set_verbosity(verbosity)
+
+    def _set_aside(self, manager: ocp.CheckpointManager) -> None:
+        """Make room for a new checkpoint where a damaged one has the same step or a later one."""
+        for step in self._damaged:
+            target = self._folder.parent / f"{DAMAGED}{step}"
+            try:
+                if target.exists():
+                    shutil.rmtree(target)
+                (self._folder / str(step)).rename(target)
+            except OSError as error:
+                raise UserError(f"cannot move the damaged checkpoint {self._folder / str(step)}: {error}") from error
+        if self._damaged:
+            self._damaged.clear()
+            manager.reload()
 
 
 def check_writable(workdir: Path) -> None:
@@ -165,6 +282,20 @@ def check_room(workdir: Path, state: TrainState, n_checkpoints: int) -> None:
     needed = size * (n_checkpoints + 1) + _SPARE_BYTES
     if free < needed:
         raise UserError(f"expected {needed / 2**20:.0f} MiB free in {workdir}, got {free / 2**20:.0f} MiB")
+
+
+def _flat(state_dict: Any) -> dict[str, np.ndarray]:
+    flat: dict[str, Any] = traverse_util.flatten_dict(state_dict, sep="/")
+    return {name: np.asarray(value) for name, value in flat.items()}
+
+
+def _kind(value: np.ndarray) -> tuple[object, ...]:
+    return value.dtype, value.shape
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{one_line(text)}\n")
+    sys.stderr.flush()
 
 
 def _told_to_all(state_dict: Any, progress: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""File names made of words that come from outside: class names and the names of a person's own images."""
+"""File names made of words that come from outside: names of networks, of classes, and of a person's own images."""
 
 import hashlib
 import re
@@ -7,6 +7,10 @@ from collections.abc import Sequence
 
 # Two such names, a number and a confidence fit into the 255 bytes that file systems allow.
 _LONGEST = 80
+# Letters that nobody sees.
+_BLANK_LETTERS = "\u115f\u1160\u3164\uffa0"
+# Devices on Windows, whatever follows behind a dot.
+_DEVICES = re.compile(r"(?:con|prn|aux|nul|conin_|conout_|(?:com|lpt)[0-9¹²³])(?:\.|$)", re.IGNORECASE)
 
 
 def safe_name(text: str) -> str:
@@ -14,9 +18,12 @@ def safe_name(text: str) -> str:
 
     Letters and digits of any script, `_`, `-` and inner dots stay; everything else becomes `_`.
     What is too long is cut and gets a digest of the whole instead. Names that are already safe,
-    such as the CIFAR-10 classes, do not change.
+    such as the CIFAR-10 classes, do not change. The result is safe to print too.
     """
-    safe = re.sub(r"[^\w.-]", "_", unicodedata.normalize("NFC", text)).lstrip(".-").rstrip(".") or "unnamed"
+    safe = re.sub(rf"[^\w.-]|[{_BLANK_LETTERS}]", "_", unicodedata.normalize("NFC", text))
+    safe = safe.lstrip(".-").rstrip(".") or "unnamed"
+    if _DEVICES.match(safe):
+        safe = f"_{safe}"
     encoded = safe.encode()
     if len(encoded) <= _LONGEST:
         return safe

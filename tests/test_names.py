@@ -1,7 +1,7 @@
 import pytest
 
 from advx_jax.data.image_set import CIFAR10_CLASSES
-from advx_jax.reports.names import safe_class_name, safe_name, unique_names
+from advx_jax.names import safe_class_name, safe_name, unique_names
 
 LONG = "x" * 300
 HOSTILE = [

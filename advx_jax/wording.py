@@ -1,0 +1,42 @@
+"""Values from files that nobody vouches for, made fit for a terminal and a one-line message."""
+
+from collections.abc import Sequence
+
+_LONGEST = 60
+_MOST_PROBLEMS = 8
+# Of a whole message; where it is longer, what went wrong stands at its end.
+_LONGEST_LINE = 2000
+_END_OF_LINE = 800
+
+
+def one_line(text: str) -> str:
+    r"""Turn any text into one line that is safe to print.
+
+    White space becomes single spaces. What a terminal would act on instead of showing it (control
+    characters, marks that turn the writing direction around, halves of surrogate pairs) is written as in
+    Python: `\x1b`. A line of more than 2000 characters loses its middle.
+    """
+    line = " ".join(text.split())
+    if len(line) > _LONGEST_LINE:
+        line = f"{line[: _LONGEST_LINE - _END_OF_LINE]} … {line[-_END_OF_LINE:]}"
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
+
+
+def shown(value: object) -> str:
+    """Describe a value briefly; never walk into a container, whose content may be endless."""
+    if isinstance(value, str):
+        cut = value if len(value) <= _LONGEST else value[:_LONGEST] + "…"
+        return ascii(cut)
+    # A very long integer would make str() itself fail.
+    if value is None or isinstance(value, bool | float) or (isinstance(value, int) and value.bit_length() <= 64):
+        return repr(value)
+    return f"a value of type {type(value).__name__}"
+
+
+def listed(problems: Sequence[str]) -> str:
+    """Join problems into one line, the first few of a long list and the number of the others."""
+    line = "; ".join(problems[:_MOST_PROBLEMS])
+    others = len(problems) - _MOST_PROBLEMS
+    return f"{line}; … and {others} more" if others > 0 else line
