@@ -169,16 +169,16 @@ def test_last_checkpoints_stay(tmp_path):
     assert steps == [16, 20, 24]
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_the_end_is_the_same(tmp_path, capfd):
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_the_end_is_the_same(tmp_path, capsys):
     recipe = quick()
     run(recipe, tmp_path / "damaged")
     shutil.copytree(tmp_path / "damaged", tmp_path / "whole")
     longer = dataclasses.replace(recipe, epochs=4)
     run(longer, tmp_path / "whole")
     damage(tmp_path / "damaged" / "checkpoints" / "12")
-    capfd.readouterr()
+    capsys.readouterr()
     notes = run(longer, tmp_path / "damaged")
-    said = capfd.readouterr().err
+    said = capsys.readouterr().err
     assert len(said.splitlines()) == 1
     assert said.startswith(f"damaged: {tmp_path / 'damaged' / 'checkpoints' / '12'}: ")
     assert "going on from the one before, of step 8" in said
