@@ -22,7 +22,7 @@ DOORS = ("evaluate", "explain", "ara", "robustness", "train")
 # Beside the doors, on their floor: flags that a command has, or that several share.
 FLAGS = ("attack_flags", "inference_flags", "training_flags")
 # From top to bottom; a room may import from itself and from those below it.
-FLOORS = ["reports", "training", "analysis", "attacks", "networks", "data"]
+FLOORS = ["reports", "training", "runs", "analysis", "attacks", "networks", "data"]
 # Folders at the top of the repository that are part of the package: links in a clone, folders in a wheel.
 LINKED = {"configs", "convert", "prebuilt"}
 # What every room may use, and what may therefore use no room.

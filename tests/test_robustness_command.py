@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from networks import random_classifier
 from PIL import Image
+from stores import change_record, kept_records
 from test_commands import fail, interrupt, start, succeed
 
 from advx_jax.attacks.autoattack import STAGES, STANDARD
@@ -68,11 +69,10 @@ def test_robustness_measures_the_first_images_and_goes_on_from_what_is_there(fol
         assert picture.size == (3 * 32 + 2 * 2, 32)
 
     # Work that is there is not done again: what is changed in the file stays so.
-    path = folder / "pgd" / "images.json"
-    changed = read(path)
-    changed["images"]["0"] |= {"correct": True, "runs": 1}
-    changed["images"]["0"].pop("broken_by", None)
-    path.write_text(json.dumps(changed))
+    path = folder / "pgd" / "images.jsonl"
+    changed = kept_records(path)["0"] | {"correct": True, "runs": 1}
+    changed.pop("broken_by", None)
+    change_record(path, "0", changed)
     succeed(folder, "robustness", *flags, "--n_images=64")
     second = read(folder / "pgd" / "robustness.json")
     assert second["stands"][0]
@@ -100,14 +100,13 @@ def test_autoattack_runs_its_attacks_one_after_another(folder):
 
 def runs_made(path):
     """Of each image, where they are written down."""
-    records = read(path)["images"] if path.exists() else {}
-    return {index: record["runs"] for index, record in records.items()}
+    return {index: record["runs"] for index, record in kept_records(path).items()}
 
 
 def test_interrupted_robustness_keeps_what_it_has_and_goes_on(folder):
     # So near that nothing is broken, and all targets have their turn.
     flags = ("--model=tiny.safetensors", "--attack=apgd-t", "--steps=150", "--eps=1e-7", "--output=cut")
-    path = folder / "cut" / "images.json"
+    path = folder / "cut" / "images.jsonl"
     process = start(folder, "robustness", *flags, "--n_images=200")
     interrupt(process, lambda: sum(runs_made(path).values()))
     kept = runs_made(path)
@@ -115,10 +114,11 @@ def test_interrupted_robustness_keeps_what_it_has_and_goes_on(folder):
     assert not (path.parent / "robustness.json").exists()
 
     # Marked as done, work is not done again.
-    changed = read(path)
     done = next(index for index, runs in kept.items() if runs)
-    changed["images"][done] |= {"runs": 9, "broken_by": "apgd-t", "predicted": 0, "distance": 0.0}
-    path.write_text(json.dumps(changed))
+    changed = {"runs": 9, "broken_by": "apgd-t", "predicted": 0, "distance": 0.0}
+    (path.parent / "broken").mkdir()
+    np.save(path.parent / "broken" / f"{done}.npy", np.zeros((32, 32, 3), np.float32))
+    change_record(path, done, kept_records(path)[done] | changed)
     succeed(folder, "robustness", *flags, "--n_images=200")
     results = read(path.parent / "robustness.json")
     assert [index for index, name in enumerate(results["broken_by"]) if name] == [int(done)]
@@ -133,7 +133,7 @@ def test_restarts_go_on_with_what_stands(folder):
         succeed(folder, "robustness", *flags, f"--restarts={restarts}", f"--output={output.name}")
         results = read(output / "robustness.json")
         assert results["settings"]["restarts"] == {"pgd": restarts}
-        runs = [count for index, count in runs_made(output / "images.json").items() if results["stands"][int(index)]]
+        runs = [count for index, count in runs_made(output / "images.jsonl").items() if results["stands"][int(index)]]
         assert set(runs) == {restarts}
         broken.append({index for index, name in enumerate(results["broken_by"]) if name})
     assert broken[0] <= broken[1]

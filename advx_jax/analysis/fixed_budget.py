@@ -78,9 +78,21 @@ def n_runs(stage: Stage, n_classes: int) -> int:
     return stage.restarts * (min(stage.n_targets, n_classes - 1) if stage.n_targets else 1)
 
 
-def first_look(logits_fn: LogitsFn, images: Float[np.ndarray, "n *shape"], labels: Int[np.ndarray, " n"]) -> FirstLook:
-    """Classify unperturbed images and make AutoAttack's checks on them, on all devices of this machine."""
-    rows = chunk_rows(len(images))
+def first_look(
+    logits_fn: LogitsFn,
+    images: Float[np.ndarray, "n *shape"],
+    labels: Int[np.ndarray, " n"],
+    rows: int | None = None,
+) -> FirstLook:
+    """Classify unperturbed images and make AutoAttack's checks on them, on all devices of this machine.
+
+    Args:
+        logits_fn: images to logits, for instance a `Classifier`.
+        images: on the [0,1] scale.
+        labels: true classes.
+        rows: images a chunk; by how many there are if None.
+    """
+    rows = chunk_rows(len(images)) if rows is None else rows
     fields = [np.zeros(len(images), bool) for _ in FirstLook._fields]
 
     def work(worker: Worker, begin: int) -> FirstLook:

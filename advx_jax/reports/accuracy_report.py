@@ -8,8 +8,8 @@ import numpy as np
 from advx_jax.analysis.accuracy import predict
 from advx_jax.data.image_set import ImageSet, unit_images
 from advx_jax.networks.registry import ResolvedNetwork
-from advx_jax.reports.progress import progress
 from advx_jax.reports.results_json import head, write_json
+from advx_jax.runs.progress import progress
 
 _FORMAT = 1
 

@@ -32,8 +32,8 @@ from advx_jax.reports.explanation_tree import (
 )
 from advx_jax.reports.gallery import Beside, write_gallery
 from advx_jax.reports.kept_work import attack_record, earlier_results
-from advx_jax.reports.progress import progress
 from advx_jax.reports.results_json import head, read_json, write_json
+from advx_jax.runs.progress import progress
 
 RESULTS_FILE = "explanations.json"
 BESIDE_FOLDER = "beside"

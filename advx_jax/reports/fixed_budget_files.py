@@ -34,6 +34,10 @@ class BrokenImages:
         with written_whole(self._path(index)) as temporary, temporary.open("wb") as stream:
             np.save(stream, adversarial)
 
+    def holds(self, index: int) -> bool:
+        """Whether there is such a broken image."""
+        return self._path(index).is_file()
+
     def forget(self) -> None:
         """Remove what an earlier call with other settings left, results included."""
         (self._output / RESULTS_FILE).unlink(missing_ok=True)

@@ -6,10 +6,11 @@ from typing import Any
 
 from advx_jax.analysis.fixed_budget import check_stages
 from advx_jax.data.image_set import ImageSet
+from advx_jax.files import check_output_folder
 from advx_jax.networks.registry import ResolvedNetwork
 from advx_jax.reports.console import table
 from advx_jax.reports.fixed_budget_files import PICTURES_FOLDER, RESULTS_FILE, BrokenImages
-from advx_jax.reports.fixed_budget_run import FORMAT, Measured, Plan, measure, stands
+from advx_jax.reports.fixed_budget_run import FORMAT, Measured, Plan, measured, stands
 from advx_jax.reports.fixed_budget_warnings import warnings
 from advx_jax.reports.results_json import head, write_json
 
@@ -28,21 +29,22 @@ def report_fixed_budget(
     """
     n_classes = network.classifier.architecture.n_classes
     check_stages(plan.stages, n_classes)
+    check_output_folder(output)
     files = BrokenImages(output, data)
-    measured = measure(network, data, plan, output, files, overwrite)
-    settings = plan.depends_on(network, data) | {"n_images": plan.n_images}
-    results = head("robustness", FORMAT, settings) | _results(plan, data, measured)
-    results["warnings"] = warnings(measured.records, plan.stages, n_classes)
-    write_json(output / RESULTS_FILE, results)
-    written = f"results: {output / RESULTS_FILE}"
-    if pictures:
-        n_pictures = files.write_pictures(measured.records)
-        written += f", {n_pictures} pictures: {output / PICTURES_FOLDER}"
+    with measured(network, data, plan, output, files, overwrite) as found:
+        settings = plan.depends_on(network, data) | {"n_images": plan.n_images}
+        results = head("robustness", FORMAT, settings) | _results(plan, data, found)
+        results["warnings"] = warnings(found.records, plan.stages, n_classes)
+        write_json(output / RESULTS_FILE, results)
+        written = f"results: {output / RESULTS_FILE}"
+        if pictures:
+            n_pictures = files.write_pictures(found.records)
+            written += f", {n_pictures} pictures: {output / PICTURES_FOLDER}"
     return _verdict(network.provenance.name, plan, results, written)
 
 
-def _results(plan: Plan, data: ImageSet, measured: Measured) -> dict[str, Any]:
-    records = measured.records
+def _results(plan: Plan, data: ImageSet, found: Measured) -> dict[str, Any]:
+    records = found.records
     n = len(records)
     left = sum(record["correct"] for record in records)
     accuracy = left / n
@@ -50,7 +52,7 @@ def _results(plan: Plan, data: ImageSet, measured: Measured) -> dict[str, Any]:
     for stage in plan.stages:
         broken = sum(record.get("broken_by") == stage.name for record in records)
         left -= broken
-        seconds = measured.seconds.get(stage.name, 0.0)
+        seconds = found.seconds.get(stage.name, 0.0)
         attacks.append({"name": stage.name, "broken": broken, "accuracy_left": left / n, "seconds": seconds})
     pixels = math.prod(data.images.shape[1:])
     return {

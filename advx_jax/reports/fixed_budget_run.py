@@ -1,31 +1,35 @@
 """A measurement with a fixed budget, written to a file as it goes on, so that it can be taken up again."""
 
-import time
-from collections.abc import Iterator
+import collections
+import contextlib
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from advx_jax.analysis.fixed_budget import attack_standing, first_look, good_rows, n_runs
+from advx_jax.analysis.fixed_budget import FirstLook, attack_standing, first_look, good_rows, n_runs
+from advx_jax.analysis.segments import segment_lengths
+from advx_jax.analysis.workers import chunk_rows, lanes
 from advx_jax.attacks.autoattack import Stage
 from advx_jax.attacks.budget import Budget
 from advx_jax.attacks.projections import Norm
 from advx_jax.data.image_set import ImageSet, unit_images
 from advx_jax.networks.registry import ResolvedNetwork
 from advx_jax.reports.fixed_budget_files import BrokenImages
-from advx_jax.reports.kept_work import earlier_results
-from advx_jax.reports.progress import Update, progress
-from advx_jax.reports.results_json import head, write_json
+from advx_jax.reports.results_json import head, older_results
+from advx_jax.runs.eta import Estimate, Phase
+from advx_jax.runs.progress import progress
+from advx_jax.runs.store import Record, Rules, Store
+from advx_jax.runs.work import complete
 
 FORMAT = 1
-IMAGES_FILE = "images.json"
-# Images on the [0,1] scale at a time: four times the size of their pixels, so never all of them.
-_BLOCK = 1024
-
-Record = dict[str, Any]
+STORE_FILE = "images.jsonl"
 """Of an image: the fields of `FirstLook`; `runs`, how many runs it went through; `broken_by`, `predicted`
 and `distance` once it is broken; `not_finite_under`, the last attack that met an infinite or NaN logit."""
+# What earlier releases kept instead.
+_OLDER_FILE = "images.json"
 
 
 class Plan(NamedTuple):
@@ -66,9 +70,8 @@ class Plan(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """One run of one attack, and where it is in the order of all."""
+    """One run of one attack; `number` is the attack's place among all."""
 
-    position: int
     number: int
     stage: Stage
     run: int
@@ -86,26 +89,45 @@ class Measured(NamedTuple):
     seconds: dict[str, float]
 
 
-def measure(
+@contextlib.contextmanager
+def measured(
     network: ResolvedNetwork, data: ImageSet, plan: Plan, output: Path, files: BrokenImages, overwrite: bool
-) -> Measured:
+) -> Iterator[Measured]:
     """Attack the first test images, each attack only those still standing.
 
-    What became of each image is written to `images.json`, and broken images to their files, as chunks
-    are finished; a later call goes on from there, for fewer or more images too.
+    What became of each image is kept in `images.jsonl`, and broken images in their files, as chunks are
+    finished; a later call goes on from there, for fewer or more images too, and several at once share the work.
+
+    Yields:
+        What came out; other processes write no results in the meantime.
 
     Raises:
         UserError: `output` holds results of other settings and must not be overwritten.
     """
-    kept = head("robustness", FORMAT, plan.depends_on(network, data)) | {"seconds": {}, "images": {}}
-    earlier = earlier_results(output / IMAGES_FILE, kept, overwrite)
-    if earlier is None:
-        # In this order: a record must never be of an image that is gone.
-        write_json(output / IMAGES_FILE, kept)
+    stages, n_classes = plan.stages, network.classifier.architecture.n_classes
+    runs = [_Run(number, stage, run) for number, stage in enumerate(stages) for run in range(n_runs(stage, n_classes))]
+    names, older = {stage.name for stage in stages}, output / _OLDER_FILE
+
+    def forget(records: Mapping[str, Record]) -> None:  # noqa: ARG001 (orphans of a killed call go too)
+        older.unlink(missing_ok=True)
         files.forget()
-    else:
-        kept |= {"seconds": earlier["seconds"], "images": earlier["images"]}
-    return _Measurement(network, data, plan, output / IMAGES_FILE, files, kept).measure()
+
+    def accepts(key: str, record: Record) -> bool:
+        sound = key.isdecimal() and all(type(record.get(name)) is bool for name in FirstLook._fields)
+        if not (sound and type(record.get("runs")) is int and 0 <= record["runs"] <= len(runs)):
+            return False
+        if "broken_by" not in record:
+            return record.get("not_finite_under") in {None, *names}
+        sound = record["broken_by"] in names and type(record.get("predicted")) is int
+        distance = record.get("distance")
+        return sound and 0 <= record["predicted"] < n_classes and isinstance(distance, float) and files.holds(int(key))
+
+    rules = Rules(accepts, forget, lambda: older_results(older, lambda results: results["images"]))
+    kept = head("robustness", FORMAT, plan.depends_on(network, data))
+    with Store(output / STORE_FILE, kept, overwrite, rules) as store:
+        _Measurement(network, data, plan, runs, store, files).measure()
+        with store.final():
+            yield Measured([store.records[str(index)] for index in range(plan.n_images)], store.seconds)
 
 
 class _Measurement:
@@ -114,34 +136,52 @@ class _Measurement:
         network: ResolvedNetwork,
         data: ImageSet,
         plan: Plan,
-        path: Path,
+        runs: Sequence[_Run],
+        store: Store,
         files: BrokenImages,
-        kept: dict[str, Any],
     ) -> None:
         self._classifier, self._data, self._plan = network.classifier, data, plan
-        self._path, self._files, self._kept = path, files, kept
-        self._records: dict[str, Record] = kept["images"]
-        n_classes = network.classifier.architecture.n_classes
-        each = [
-            (number, stage, run) for number, stage in enumerate(plan.stages) for run in range(n_runs(stage, n_classes))
-        ]
-        self._runs = [_Run(position, *fields) for position, fields in enumerate(each)]
-        costs = np.array([run.stage.steps * run.stage.cost for run in self._runs], float)
+        self._runs, self._store, self._files = runs, store, files
+        self._keys = [str(index) for index in range(plan.n_images)]
+        costs = np.array([run.stage.steps * run.stage.cost for run in runs], float)
         # Of an image's work, the part that is done before each run.
         self._before = np.concatenate([[0], np.cumsum(costs / costs.sum())])
+        phases = []
+        for run in runs:
+            segments = len(segment_lengths(run.stage.steps))
+            phases.append(Phase(run.stage.name, segments, run.stage.steps * run.stage.cost / segments))
+        self._estimate = Estimate(phases, self._rows, len(lanes()))
+        self._shown = 0.0
 
-    def measure(self) -> Measured:
-        indices = range(self._plan.n_images)
-        done = sum(self._share(self._records.get(str(index))) for index in indices)
-        with progress(self._plan.n_images, "image", "robustness", done) as update:
-            for block in _blocks([index for index in indices if str(index) not in self._records]):
-                self._look(block, update)
-            for run in self._runs:
-                due = [index for index in indices if self._is_due(index, run)]
-                rows = good_rows(len(due), self._plan.n_images)
-                for block in _blocks(due):
-                    self._attack(block, run, rows, update)
-        return Measured([self._records[str(index)] for index in indices], self._kept["seconds"])
+    def measure(self) -> None:
+        plan, records, told = self._plan, self._store.records, self._told_elsewhere
+        known = [record for record in map(records.get, self._keys) if record is not None]
+        for record in known:
+            if record["correct"]:
+                for position in range(record["runs"]):
+                    self._estimate.learn(position, 1, int(stands(record) or position + 1 < record["runs"]))
+        self._shown = sum(map(self._share, known))
+        left = self._estimate.seconds_left
+        with progress(plan.n_images, "image", "robustness", self._shown, seconds_left=left) as self._update:
+            rows = chunk_rows(plan.n_images)
+            complete(self._store, self._keys, records.__contains__, functools.partial(self._look, rows), rows, told)
+            for position, run in enumerate(self._runs):
+                told([])
+                rows = self._rows(sum(self._has_reached(records[key], position) for key in self._keys))
+                is_done = functools.partial(self._is_done, position)
+                attack = functools.partial(self._attack, position, rows)
+                complete(self._store, self._keys, is_done, attack, rows, told, run.stage.name)
+
+    def _show(self, amount: float, spared: bool = False) -> None:
+        self._shown += amount
+        self._update(amount, spared=spared)
+
+    def _told_elsewhere(self, keys: list[str]) -> None:  # noqa: ARG002 (what is there tells all)
+        """Show what other processes have done, and count anew what is still to be done."""
+        known = [record for record in map(self._store.records.get, self._keys) if record is not None]
+        self._show(sum(map(self._share, known)) - self._shown, spared=True)
+        waiting = collections.Counter(record["runs"] for record in known if stands(record))
+        self._estimate.wait([waiting[position] for position in range(len(self._runs))])
 
     def _share(self, record: Record | None) -> float:
         """The part of an image's work that is done."""
@@ -149,28 +189,46 @@ class _Measurement:
             return 0.0
         return float(self._before[record["runs"]]) if stands(record) else 1.0
 
-    def _is_due(self, index: int, run: _Run) -> bool:
-        record = self._records[str(index)]
-        return stands(record) and record["runs"] == run.position
+    def _rows(self, n: int) -> int:
+        return good_rows(n, self._plan.n_images)
+
+    def _has_reached(self, record: Record, position: int) -> bool:
+        """Whether an image stood before a run, be it that it went through it already."""
+        return record["correct"] and (record["runs"] > position or stands(record))
+
+    def _is_done(self, position: int, key: str) -> bool:
+        record = self._store.records[key]
+        return record["runs"] > position or not stands(record)
 
     def _load(self, block: list[int]) -> tuple[np.ndarray, np.ndarray]:
         return unit_images(self._data.images[block]), self._data.labels[block].astype(np.int32)
 
-    def _look(self, block: list[int], update: Update) -> None:
-        seen = first_look(self._classifier, *self._load(block))
-        for index, *fields in zip(block, *seen, strict=True):
-            record = {name: bool(value) for name, value in zip(seen._fields, fields, strict=True)} | {"runs": 0}
-            self._records[str(index)] = record
-            update(self._share(record), spared=True)
-        write_json(self._path, self._kept)
+    def _look(self, rows: int, keys: list[str]) -> Iterator[dict[str, Record]]:
+        seen = first_look(self._classifier, *self._load([int(key) for key in keys]), rows)
+        found = {}
+        for key, *fields in zip(keys, *seen, strict=True):
+            found[key] = {name: bool(value) for name, value in zip(seen._fields, fields, strict=True)} | {"runs": 0}
+            self._show(self._share(found[key]), spared=True)
+        yield found
 
-    def _attack(self, block: list[int], run: _Run, rows: int, update: Update) -> None:
-        plan, stage, seconds = self._plan, run.stage, self._kept["seconds"]
+    def _attack(self, position: int, rows: int, keys: list[str]) -> Iterator[dict[str, Record]]:
+        plan, run = self._plan, self._runs[position]
+        stage, records, estimate = run.stage, self._store.records, self._estimate
         budget = Budget(plan.eps, plan.norm, stage.steps, plan.stay_in_range)
-        cost = float(self._before[run.position + 1] - self._before[run.position])
-        rest = float(1 - self._before[run.position + 1])
+        cost = float(self._before[position + 1] - self._before[position])
+        rest = float(1 - self._before[position + 1])
+
+        def advanced(images_done: float) -> None:
+            estimate.segment()
+            self._show(cost * images_done)
+
+        def spared(images_spared: float) -> None:
+            estimate.skip()
+            self._show(cost * images_spared, spared=True)
+
+        block = [int(key) for key in keys]
         images, labels = self._load(block)
-        since = time.monotonic()
+        estimate.begin(position, len(block), rows)
         for places, attacked in attack_standing(
             self._classifier,
             images,
@@ -182,29 +240,24 @@ class _Measurement:
             budget,
             plan.seed,
             rows,
-            lambda images_done: update(cost * images_done),
-            lambda images_spared: update(cost * images_spared, spared=True),
+            advanced,
+            spared,
         ):
+            found = {}
             for place, broken, predicted, distance, adversarial, finite in zip(places, *attacked, strict=True):
-                index = block[place]
-                record = self._records[str(index)]
-                record["runs"] = run.position + 1
+                record = records[keys[place]] | {"runs": position + 1}
                 if not finite:
                     record["not_finite_under"] = stage.name
                 if broken:
-                    self._files.keep(index, adversarial)
+                    # Before its record, which must never be of an image that is not there.
+                    self._files.keep(block[place], adversarial)
                     record |= {"broken_by": stage.name, "predicted": int(predicted), "distance": float(distance)}
-                    update(rest, spared=True)
-            now = time.monotonic()
-            seconds[stage.name] = seconds.get(stage.name, 0.0) + now - since
-            since = now
-            write_json(self._path, self._kept)
+                    self._show(rest, spared=True)
+                found[keys[place]] = record
+            estimate.go_on(position, len(found), sum(map(stands, found.values())))
+            yield found
 
 
 def stands(record: Record) -> bool:
     """Whether an image is classified correctly and no attack broke it so far."""
     return record["correct"] and "broken_by" not in record
-
-
-def _blocks(indices: list[int]) -> Iterator[list[int]]:
-    return (indices[begin : begin + _BLOCK] for begin in range(0, len(indices), _BLOCK))

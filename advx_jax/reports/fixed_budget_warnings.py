@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from advx_jax.attacks.autoattack import Stage
-from advx_jax.reports.fixed_budget_run import Record, stands
+from advx_jax.reports.fixed_budget_run import stands
+from advx_jax.runs.store import Record
 
 # Of all images; AutoAttack's own figure.
 _SQUARE_BREAKS_TOO_MANY = 0.002

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -105,6 +105,30 @@ def read_json(path: Path, results_format: int | None = None) -> dict[str, Any]:
     if results_format is not None and results.get("format") != results_format:
         raise UserError(f"expected results of format {results_format} in {path}, got {results.get('format')!r}")
     return results
+
+
+def older_results(path: Path, records_of: Callable[[dict[str, Any]], Any]) -> dict[str, Any] | None:
+    """Read what an earlier release kept of unfinished work, for a store to go on from.
+
+    Args:
+        path: the file.
+        records_of: gives the records in it, by key.
+
+    Returns:
+        A head with the records as `records`; None if there is no such file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if not path.exists():
+        return None
+    results = read_json(path)
+    try:
+        return results | {"records": records_of(results)}
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise UserError(
+            f"expected results of an earlier release in {path}, got others: --overwrite, or remove it"
+        ) from error
 
 
 def _plain(value: Any, *, non_finite_as_null: bool) -> Any:

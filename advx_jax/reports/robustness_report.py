@@ -14,8 +14,8 @@ from advx_jax.networks.registry import ResolvedNetwork
 from advx_jax.reports.ara_curve import write_ara_curve
 from advx_jax.reports.console import table
 from advx_jax.reports.kept_work import attack_record, earlier_results
-from advx_jax.reports.progress import progress
 from advx_jax.reports.results_json import head, write_json
+from advx_jax.runs.progress import progress
 
 _FORMAT = 1
 RESULTS_FILE = "ara.json"

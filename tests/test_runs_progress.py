@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from advx_jax.reports.progress import progress
+from advx_jax.runs.progress import progress
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def logged(tmp_path):
 def test_a_log_gets_whole_lines_with_what_is_done_and_left(logged):
     lines = logged(0.0, [4, 6], pause=0.01)
     assert len(lines) == 2
-    assert lines[0].startswith("explain:  40% 4/10 [00:00<00:00")
+    assert lines[0].startswith("explain:  40% 4/10 [00:00<?,")
     assert "10/10" in lines[1]
     assert not any("\r" in line for line in lines)
 
@@ -108,7 +108,7 @@ def test_what_was_spared_does_not_make_a_bar_faster():
 
 def test_it_goes_to_standard_error_and_leaves_standard_output_alone():
     program = (
-        "from advx_jax.reports.progress import progress\n"
+        "from advx_jax.runs.progress import progress\n"
         "with progress(2, 'image', 'explain', log_interval=0.0) as update:\n"
         "    update(2)\n"
     )

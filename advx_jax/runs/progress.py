@@ -3,13 +3,14 @@
 import contextlib
 import os
 import sys
+import threading
 import time
-from collections.abc import Iterator
-from typing import Protocol, TextIO, runtime_checkable
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TextIO, runtime_checkable
 
 from tqdm import tqdm
 
-_COUNT_AND_TIME = "{n:g}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
+_COUNT_AND_TIME = "{n:g}/{total_fmt} [{elapsed}<{left}, {rate_fmt}]"
 
 
 @runtime_checkable
@@ -31,6 +32,7 @@ def progress(
     done: int | float = 0,
     stream: TextIO | None = None,
     log_interval: float = 10.0,
+    seconds_left: Callable[[], float | None] | None = None,
 ) -> Iterator[Update]:
     """Show how far the work inside the block has come and how long it will still take.
 
@@ -41,26 +43,79 @@ def progress(
         done: how much of it was finished by an earlier run; it does not enter the speed.
         stream: where to show it; standard error by default.
         log_interval: on anything but a terminal, the least number of seconds between two lines.
+        seconds_left: estimates how long the rest will take, None while nothing is known; by default what was done
+            since the first of it, which includes compilation, tells the speed of the rest.
 
     Yields:
         A function to be called with the amount of work just finished, and a note if there is one.
     """
     stream = sys.stderr if stream is None else stream
+    pace = _Pace(total, done)
+    left = pace.seconds_left if seconds_left is None else seconds_left
     if _tenths(done) >= total:
         yield lambda amount, note="", spared=False: None  # noqa: ARG005 (nobody is shown anything)
-    elif stream.isatty():
-        with _bar(total, unit, description, done, stream) as update:
-            yield update
-    else:
-        yield _Log(total, unit, description, done, stream, log_interval).update
+        return
+    with contextlib.ExitStack() as context:
+        if stream.isatty():
+            show = context.enter_context(_bar(total, unit, description, done, stream, left))
+        else:
+            show = _Log(total, unit, description, done, stream, log_interval, left).update
+
+        def update(amount: int | float, note: str = "", spared: bool = False) -> None:
+            pace.update(amount, spared)
+            show(amount, note, spared)
+
+        yield update
+
+
+class _Pace:
+    """How long the rest takes if it goes on like this."""
+
+    def __init__(self, total: int, done: int | float) -> None:
+        self._left = total - done
+        self._begun: set[int] = set()
+        self._since: float | None = None
+        self._last = 0.0
+        self._amount = 0.0
+
+    def update(self, amount: int | float, spared: bool) -> None:
+        self._left -= amount
+        if spared or not amount:
+            return
+        self._last = time.monotonic()
+        if self._since is None:
+            self._since = self._last
+        # The first piece of each thread: it may have had to wait for compilation.
+        if threading.get_ident() in self._begun:
+            self._amount += amount
+        self._begun.add(threading.get_ident())
+
+    def seconds_left(self) -> float | None:
+        if self._since is None or not self._amount:
+            return None
+        seconds = max(0.0, self._left) * (self._last - self._since) / self._amount
+        return max(0.0, seconds - (time.monotonic() - self._last))
 
 
 @contextlib.contextmanager
-def _bar(total: int, unit: str, description: str, done: int | float, stream: TextIO) -> Iterator[Update]:
+def _bar(
+    total: int,
+    unit: str,
+    description: str,
+    done: int | float,
+    stream: TextIO,
+    seconds_left: Callable[[], float | None],
+) -> Iterator[Update]:
     # Some terminals (in containers, say) do not know their width; tqdm would show nothing there.
     knows_width = os.get_terminal_size(stream.fileno()).columns > 0
     finished: float = done
-    with tqdm(
+
+    class Bar(tqdm):
+        @property
+        def format_dict(self) -> dict[str, Any]:
+            return super().format_dict | {"left": _interval(seconds_left())}
+
+    with Bar(
         total=total,
         initial=_tenths(done),
         unit=unit,
@@ -90,11 +145,18 @@ class _Log:
     """Lines for a file or a pipe, where a bar that redraws itself would only be noise."""
 
     def __init__(
-        self, total: int, unit: str, description: str, done: int | float, stream: TextIO, interval: float
+        self,
+        total: int,
+        unit: str,
+        description: str,
+        done: int | float,
+        stream: TextIO,
+        interval: float,
+        seconds_left: Callable[[], float | None],
     ) -> None:
         self._total, self._unit, self._description, self._stream = total, unit, description, stream
         self._without_time = self._finished = done
-        self._interval = interval
+        self._interval, self._seconds_left = interval, seconds_left
         self._start = self._last = time.monotonic()
         self._note = ""
         self._ended = False
@@ -118,6 +180,7 @@ class _Log:
                 initial=_tenths(self._without_time),
                 prefix=self._description,
                 unit=self._unit,
+                left=_interval(self._seconds_left()),
                 bar_format="{desc}: {percentage:3.0f}% " + _COUNT_AND_TIME,
             )
             self._stream.write(f"{line}{self._note and ', '}{self._note}\n")
@@ -127,3 +190,7 @@ class _Log:
 def _tenths(amount: int | float) -> int | float:
     """Fractions add up to 9.999999 at the end, and nobody wants to read 3.4600000000000004 images."""
     return round(amount, 1)
+
+
+def _interval(seconds: float | None) -> str:
+    return "?" if seconds is None else tqdm.format_interval(seconds)

@@ -1,0 +1,308 @@
+"""Records in a folder that several processes may share: appended as they come, never rewritten.
+
+A store is a file of JSON lines or several of them, `NAME.jsonl`, `NAME-2.jsonl`, …: each is locked by the one process
+that appends to it, so that there are as many as processes ever worked at once. The first line is a head (format,
+settings, fingerprint), every other is what was finished in one go. A line that a killed process left unfinished is
+dropped. Every line has a serial number, higher than all that its writer had read: of two records with one key, the
+higher one holds.
+"""
+
+import contextlib
+import json
+import math
+import os
+import re
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from advx_jax.errors import UserError
+from advx_jax.files import locked, try_lock
+
+Record = dict[str, Any]
+
+LOCK_FILE = ".lock"
+"""Held for moments only: while a store is opened, work is divided or final results are written."""
+
+_SECONDS_BETWEEN_SYNCS = 5.0
+# Of work on the [0,1] scale in memory, four times the size of its pixels: never all of a data set.
+_LARGEST_CLAIM = 1024
+
+
+class Rules(NamedTuple):
+    """What a store has to know of what it keeps.
+
+    Attributes:
+        accepts: whether a record is what it should be, and what it tells of is still there; one that is not is as if
+            it had never been, so its work is done again.
+        forget: removes what belongs to records that are to be replaced, which it is given; also called before the
+            first record, for what a killed call may have left.
+        older: reads what an earlier release left: a head, with `records` in it; None if there is nothing.
+    """
+
+    accepts: Callable[[str, Record], bool] = lambda key, record: True  # noqa: ARG005
+    forget: Callable[[Mapping[str, Record]], None] = lambda records: None  # noqa: ARG005
+    older: Callable[[], Mapping[str, Any] | None] = lambda: None
+
+
+class _Part:
+    """A file of the store as far as it has been read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.head: Record | None = None
+        self.claims: set[str] = set()
+        self.offset = 0
+
+    def new_lines(self) -> list[Record]:
+        """What was added since the last call; half a line at the end and lines that are damaged are left out."""
+        with self.path.open("rb") as stream:
+            stream.seek(self.offset)
+            text = stream.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self.offset += len(whole)
+        lines = [_parsed(line) for line in whole.split(b"\n")[:-1]]
+        if lines and self.head is None:
+            self.head = lines.pop(0) or {}
+        return [line for line in lines if line is not None]
+
+    def is_held(self) -> bool:
+        """Whether a running process appends to it."""
+        with self.path.open("r+b") as stream:
+            try:
+                return not try_lock(stream.fileno())
+            except OSError:
+                return False
+
+
+class Store:
+    """Records by key, on disk and here; use as a context manager.
+
+    Args:
+        path: `FOLDER/NAME.jsonl`; the folder is there.
+        head: of the results, with `format`, `settings` and `fingerprint`.
+        overwrite: replace what was made with other settings.
+        rules: see there.
+
+    Attributes:
+        records: what is there, by key, the newest of each; as of the last claim, append or refresh.
+        seconds: spent on what was named, over all processes.
+
+    Raises:
+        UserError: the folder holds results of other settings which must not be replaced, or another process is making
+            such ones right now.
+    """
+
+    def __init__(
+        self, path: Path, head: Mapping[str, Any], overwrite: bool = False, rules: Rules | None = None
+    ) -> None:
+        self.records: dict[str, Record] = {}
+        self.seconds: dict[str, float] = {}
+        self._path, self._head, self._rules = path, dict(head), rules or Rules()
+        self._name = re.compile(re.escape(path.stem) + r"(-[\w.-]+)?" + re.escape(path.suffix))
+        self._parts: dict[Path, _Part] = {}
+        self._serials: dict[str, int] = {}
+        self._serial = 0
+        self._synced = time.monotonic()
+        with self._locked():
+            older = self._begin(overwrite)
+            self._mine, self._descriptor = self._take_part()
+            try:
+                self.refresh()
+                if self._mine.head is None:
+                    self._mine.head = self._head
+                    self._write(self._head)
+                # What its last writer, now dead, was at.
+                self.release()
+                self.append(self._accepted(older.get("records")), _finite(older.get("seconds")))
+            except BaseException:
+                os.close(self._descriptor)
+                raise
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give the file up, and with it all claims."""
+        os.fsync(self._descriptor)
+        os.close(self._descriptor)
+
+    def append(self, records: Mapping[str, Record], seconds: Mapping[str, float] | None = None) -> None:
+        """Keep what was finished, all of it or nothing; numbers are finite."""
+        if not records and not seconds:
+            return
+        line = {"serial": self._serial + 1, "records": dict(records), "seconds": dict(seconds or {})}
+        self._write(line)
+        self._take_in(line)
+        if time.monotonic() - self._synced > _SECONDS_BETWEEN_SYNCS:
+            # Against a power failure; a process that dies loses nothing either way.
+            os.fsync(self._descriptor)
+            self._synced = time.monotonic()
+
+    def claim(self, keys: Sequence[str], is_done: Callable[[str], bool], rows: int = 1) -> list[str]:
+        """Choose, of what is missing, what this process does next; others leave it alone until the next claim.
+
+        Args:
+            keys: of what is wanted.
+            is_done: whether nothing is missing of it, by what is in the store now.
+            rows: work is best divided in multiples of this.
+
+        Returns:
+            Some of the keys, in their order; nothing if all that is missing is claimed by others that still run.
+        """
+        with self._locked():
+            self.refresh()
+            others = [part for part in self._parts.values() if part is not self._mine and part.is_held()]
+            taken = {key for part in others for key in part.claims}
+            missing = [key for key in keys if not is_done(key)]
+            free = [key for key in missing if key not in taken]
+            share = -(-len(missing) // (len(others) + 1))
+            chosen = free[: min(-(-share // rows) * rows, _LARGEST_CLAIM)]
+            if chosen or self._mine.claims:
+                self._write({"serial": self._serial, "claims": chosen})
+                self._mine.claims = set(chosen)
+        return chosen
+
+    def release(self) -> None:
+        """Leave to others what was claimed and is not done."""
+        if self._mine.claims:
+            self._write({"serial": self._serial, "claims": []})
+            self._mine.claims = set()
+
+    def refresh(self) -> None:
+        """Read what other processes have finished since the last time."""
+        for part in self._found_parts():
+            for line in part.new_lines():
+                self._take_in(line)
+                if isinstance(claims := line.get("claims"), list):
+                    part.claims = {key for key in claims if isinstance(key, str)}
+
+    @contextlib.contextmanager
+    def final(self) -> Iterator[None]:
+        """Keep others from writing final results for as long as the block lasts; knows all that is there."""
+        with self._locked():
+            self.refresh()
+            yield
+
+    def _locked(self) -> Any:
+        return locked(self._path.with_name(LOCK_FILE))
+
+    def _found_parts(self) -> list[_Part]:
+        for path in sorted(self._path.parent.iterdir()):
+            if self._name.fullmatch(path.name) and path not in self._parts:
+                self._parts[path] = _Part(path)
+        return list(self._parts.values())
+
+    def _begin(self, overwrite: bool) -> Mapping[str, Any]:
+        """Read what is there, or make room for something else; returns what an earlier release left to go on from."""
+        older: Mapping[str, Any] = {}
+        try:
+            self.refresh()
+            heads = [(part.path, part.head) for part in self._parts.values() if part.head is not None]
+            if not heads and (older := self._rules.older() or {}):
+                heads = [(self._path.parent, dict(older))]
+            for path, there in heads:
+                self._compare(path, there)
+        except UserError:
+            if not overwrite:
+                raise
+            if any(part.is_held() for part in self._parts.values()):
+                raise UserError(
+                    f"another process makes results of other settings in {self._path.parent}: choose another --output"
+                ) from None
+            self._replace(self._accepted(older.get("records")))
+            return {}
+        if not heads:
+            self._rules.forget({})
+        return older
+
+    def _replace(self, older: Mapping[str, Record]) -> None:
+        self._rules.forget({**older, **self.records})
+        for part in self._parts.values():
+            part.path.unlink()
+        self.records, self.seconds, self._parts, self._serials = {}, {}, {}, {}
+
+    def _compare(self, path: Path, there: Mapping[str, Any]) -> None:
+        if there.get("format") != self._head["format"]:
+            raise UserError(f"expected results of format {self._head['format']} in {path}, got {there.get('format')!r}")
+        if there.get("fingerprint") == self._head["fingerprint"]:
+            return
+        before = there.get("settings")
+        before = before if isinstance(before, dict) else {}
+        differing = [
+            f"{name}={before.get(name)} there, {value} now"
+            for name, value in self._head["settings"].items()
+            if before.get(name) != value
+        ]
+        raise UserError(
+            f"{path} holds results of other settings ({'; '.join(differing)}): choose another --output, or --overwrite"
+        )
+
+    def _take_part(self) -> tuple[_Part, int]:
+        """The first file that nobody appends to, locked; what a killed process left of a line is cut off."""
+        number = 1
+        while True:
+            path = self._path if number == 1 else self._path.with_stem(f"{self._path.stem}-{number}")
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            try:
+                if try_lock(descriptor):
+                    break
+            except OSError:
+                # No locks here: a file of its own for each call, so that nobody cuts off another's line.
+                os.close(descriptor)
+                path = self._path.with_stem(f"{self._path.stem}-{socket.gethostname()}-{secrets.token_hex(4)}")
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+                break
+            os.close(descriptor)
+            number += 1
+        text = path.read_bytes()
+        os.ftruncate(descriptor, text.rfind(b"\n") + 1)
+        self._found_parts()
+        return self._parts[path], descriptor
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        data = (json.dumps(line, allow_nan=False) + "\n").encode()
+        self._mine.offset += len(data)
+        while data:
+            data = data[os.write(self._descriptor, data) :]
+
+    def _take_in(self, line: Record) -> None:
+        serial = line.get("serial")
+        if not isinstance(serial, int):
+            return
+        self._serial = max(self._serial, serial)
+        for key, record in self._accepted(line.get("records")).items():
+            if serial >= self._serials.get(key, serial):
+                self.records[key], self._serials[key] = record, serial
+        for name, amount in _finite(line.get("seconds")).items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + amount
+
+    def _accepted(self, records: object) -> dict[str, Record]:
+        if not isinstance(records, dict):
+            return {}
+        return {
+            key: record
+            for key, record in records.items()
+            if isinstance(record, dict) and self._rules.accepts(key, record)
+        }
+
+
+def _parsed(line: bytes) -> Record | None:
+    """A line's object; None if it is none, as after a disk that filled up."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _finite(numbers: object) -> dict[str, float]:
+    if not isinstance(numbers, dict):
+        return {}
+    return {name: n for name, n in numbers.items() if isinstance(n, int | float) and math.isfinite(n)}
