@@ -1,0 +1,167 @@
+"""What the documents say must be so: links lead somewhere, flags exist, code runs, fields of results are explained."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "advx_jax"
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = ROOT / "docs" / "commands.md"
+# Beside the modules that are commands by themselves.
+COMMAND_FILES = {"convert": ROOT / "convert" / "__main__.py", "data.cifar10": PACKAGE / "data" / "cifar10.py"}
+each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+
+
+def without_code(text: str) -> str:
+    """The text without fenced blocks and code in lines, in which nothing is a link or a heading."""
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+
+
+def headings(text: str) -> list[str]:
+    return re.findall(
+        r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE), flags=re.MULTILINE
+    )
+
+
+def anchors(path: Path) -> set[str]:
+    """What can stand behind `#`: the document's own anchors, and those that GitHub makes of headings."""
+    text = path.read_text(encoding="utf-8")
+    made = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings(text)}
+    return made | set(re.findall(r'<a id="([^"]+)">', text))
+
+
+def flags_in(path: Path) -> set[str]:
+    """Names of the flags that a source file defines, by whatever function."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            function = ast.unparse(node.func).rpartition(".")[2].lower()
+            if function.startswith("define") and isinstance(node.args[0].value, str):
+                names.add(node.args[0].value)
+    return names
+
+
+def flags_of(command: str) -> set[str]:
+    """Names of a command's flags, those of the modules that it shares with others too."""
+    path = COMMAND_FILES.get(command, PACKAGE / f"{command}.py")
+    source = path.read_text(encoding="utf-8")
+    shared = [PACKAGE / f"{name}.py" for name in re.findall(r"\b(\w+_flags|commands)\b", source)]
+    names = set().union(*map(flags_in, [path, *(module for module in shared if module.exists())]))
+    return names | {f"no{name}" for name in names}
+
+
+def named_flags(text: str) -> Iterator[tuple[str, str]]:
+    """Flags in a text: name, and what follows behind a dot."""
+    for name, field in re.findall(r"(?<![\w-])--([a-z]\w*)((?:\.\w+)*)", text):
+        yield name, field.removeprefix(".")
+
+
+@each_document
+def test_links_lead_somewhere(document):
+    links = re.findall(r"\]\(([^)\s]+)\)", without_code(document.read_text(encoding="utf-8")))
+    assert links
+    for link in links:
+        if link.startswith(("http:", "https:")):
+            continue
+        name, _, anchor = link.partition("#")
+        target = document.parent / name if name else document
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@each_document
+def test_anchors_are_there_once(document):
+    made = re.findall(r'<a id="([^"]+)">', document.read_text(encoding="utf-8"))
+    assert len(made) == len(set(made))
+
+
+def test_the_readme_leads_to_every_document():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for document in DOCUMENTS[1:]:
+        assert f"(docs/{document.name}" in text, document.name
+
+
+def sections(text: str) -> dict[str, str]:
+    """The sections of the second level, by their headings."""
+    parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_flags_of_each_command_are_its_own():
+    text = COMMANDS.read_text(encoding="utf-8")
+    commands = [name for name in sections(text) if name != "What all share"]
+    assert len(commands) == 7
+    for command in commands:
+        named = {name for name, _ in named_flags(sections(text)[command])}
+        assert len(named) >= 1
+        assert named <= flags_of(command), command
+    for name, _ in named_flags(sections(text)["What all share"]):
+        assert any(name in flags_of(command) for command in commands), name
+
+
+@each_document
+def test_flags_in_examples_exist(document):
+    for command, rest in re.findall(r"python -m advx_jax\.([a-z0-9.]+)(.*)", document.read_text(encoding="utf-8")):
+        assert {name for name, _ in named_flags(rest)} <= flags_of(command), (command, rest)
+
+
+@each_document
+def test_fields_of_recipes_exist(document):
+    from advx_jax.configs.robust import get_config
+
+    for name, field in named_flags(document.read_text(encoding="utf-8")):
+        if name == "config" and field and not field.isupper():
+            value = get_config().to_dict()
+            for part in field.split("."):
+                assert part in value, field
+                value = value[part]
+
+
+def fields_of(value: object) -> set[str]:
+    """Names of all fields in what JSON holds."""
+    if isinstance(value, list):
+        return set().union(*map(fields_of, value))
+    if isinstance(value, dict):
+        return set(value).union(*map(fields_of, value.values()))
+    return set()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "accuracy.json", "ara/ara.json", "ara-best/ara.json", "explain/explanations.json",
+        "robustness-L2-0.5/robustness.json",
+    ],
+)  # fmt: skip
+def test_every_field_of_results_is_explained(name):
+    results = json.loads((ROOT / "prebuilt/measured/resnet44-all" / name).read_text(encoding="utf-8"))
+    explained = set(re.findall(r"`(\w+)`", COMMANDS.read_text(encoding="utf-8")))
+    # Of a part of `best`, and what is called like an attack.
+    fields = {field.rpartition(".")[2] for field in fields_of(results)} - {"apgd-ce", "apgd-t", "fab-t"}
+    assert len(fields) > 15
+    assert fields <= explained
+
+
+PYTHON_BLOCKS = [
+    pytest.param(block, id=f"{document.name}-{place}")
+    for document in DOCUMENTS[1:]
+    for place, block in enumerate(
+        re.findall(r"^```python\n(.*?)^```", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    )
+]
+
+
+@pytest.mark.parametrize("block", PYTHON_BLOCKS)
+def test_code_runs(block, tmp_path):
+    """Each block is a program; that of the README has a test of its own."""
+    command = [sys.executable, "-W", "error", "-c", block]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout
