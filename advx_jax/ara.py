@@ -20,21 +20,26 @@ from advx_jax.analysis.robustness_area import PUBLISHED_ATTACK, PUBLISHED_SETTIN
 from advx_jax.attacks.chain import MinimumNormAttack
 from advx_jax.attacks.minimum_norm import Published
 from advx_jax.commands import no_arguments, run
+from advx_jax.flag_types import define_length, define_momentum, define_whole
 from advx_jax.reports.robustness_report import report_robustness
 
-_N_IMAGES = flags.DEFINE_integer("n_images", None, "How many images of the published subset (1000 if not given).")
+_N_IMAGES = define_whole("n_images", None, "How many images of the published subset (1000 if not given).")
 _ATTACK = flags.DEFINE_enum(
-    "attack", "published", ["published", *SEARCHES], "How distances are looked for: the paper's attack, or another."
+    "attack",
+    "published",
+    ["published", *SEARCHES],
+    case_sensitive=False,
+    help="How distances are looked for: the paper's attack, or another.",
 )
-_EPS = flags.DEFINE_float("eps", PUBLISHED_SETTINGS.eps, "Length of the published attack's path, as RMS.")
-_STEPS = flags.DEFINE_integer(
+_EPS = define_length("eps", PUBLISHED_SETTINGS.eps, "Length of the published attack's path, as RMS.")
+_STEPS = define_whole(
     "steps",
     None,
     "Number of attack steps, a gradient each. If not given: "
     + ", ".join(f"{attack.steps} for {name}" for name, attack in (("published", PUBLISHED_ATTACK), *SEARCHES.items()))
     + ".",
 )
-_MOMENTUM = flags.DEFINE_float("momentum", PUBLISHED_SETTINGS.momentum, "Momentum of the published attack.")
+_MOMENTUM = define_momentum("momentum", PUBLISHED_SETTINGS.momentum, "Momentum of the published attack.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the results. If not given, ara/NAME, or ara/NAME-ATTACK.")
 flags.adopt_module_key_flags(inference_flags)
 flags.adopt_module_key_flags(attack_flags)
@@ -44,8 +49,7 @@ def main(arguments: list[str]) -> None:
     """Parse the flags, measure, print."""
     no_arguments(arguments)
     attack = _attack()
-    network, data = inference_flags.load_network_and_images()
-    n_images = inference_flags.check_n_images(_N_IMAGES.value, len(data), 1000)
+    network, data, n_images = inference_flags.load_network_and_images(_N_IMAGES.value, 1000)
     suffix = "" if _ATTACK.value == "published" else f"-{_ATTACK.value}"
     output = Path(_OUTPUT.value or f"ara/{network.provenance.name}{suffix}")
     print(report_robustness(network, data, n_images, attack, output, attack_flags.OVERWRITE.value))

@@ -11,9 +11,10 @@ from absl import flags
 
 from advx_jax import inference_flags
 from advx_jax.commands import no_arguments, run
+from advx_jax.flag_types import define_whole
 from advx_jax.reports.accuracy_report import report_accuracy
 
-_N_IMAGES = flags.DEFINE_integer("n_images", None, "How many test images, from the first; all if not given.")
+_N_IMAGES = define_whole("n_images", None, "How many test images, from the first; all if not given.")
 _OUTPUT = flags.DEFINE_string("output", None, "Write the result to this JSON file too.")
 flags.adopt_module_key_flags(inference_flags)
 
@@ -21,8 +22,7 @@ flags.adopt_module_key_flags(inference_flags)
 def main(arguments: list[str]) -> None:
     """Parse the flags, measure, print."""
     no_arguments(arguments)
-    network, data = inference_flags.load_network_and_images()
-    n_images = inference_flags.check_n_images(_N_IMAGES.value, len(data), len(data))
+    network, data, n_images = inference_flags.load_network_and_images(_N_IMAGES.value, None)
     output = Path(_OUTPUT.value) if _OUTPUT.value else None
     results = report_accuracy(network, data, n_images, output)
     print(

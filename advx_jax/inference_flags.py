@@ -22,13 +22,29 @@ _DATA = flags.DEFINE_string(
 )
 
 
-def load_network_and_images() -> tuple[ResolvedNetwork, ImageSet]:
-    """The network of --model and the test images of --data.
+def load_network_and_images(n_images: int | None, default: int | None) -> tuple[ResolvedNetwork, ImageSet, int]:
+    """The network of --model, the test images of --data, and how many of them to work on.
+
+    Args:
+        n_images: as asked for; None if it was not.
+        default: how many if nothing was asked for and there are enough; None for all.
 
     Raises:
-        UserError: either is missing or cannot be read.
+        UserError: network or images are missing or cannot be read, or more images are asked for than there are.
     """
-    return load_network(), load_cifar10(_DATA.value, "test")
+    # The images first: they are read faster, and a wrong number of them is found before any other work.
+    data = load_images()
+    n_images = check_n_images(n_images, len(data), len(data) if default is None else default)
+    return load_network(), data, n_images
+
+
+def load_images() -> ImageSet:
+    """The test images of --data.
+
+    Raises:
+        UserError: they are missing or cannot be read.
+    """
+    return load_cifar10(_DATA.value, "test")
 
 
 def load_network() -> ResolvedNetwork:
@@ -69,10 +85,10 @@ def check_n_images(n_images: int | None, available: int, default: int) -> int:
         default: how many if nothing was asked for and there are enough.
 
     Raises:
-        UserError: more are asked for than there are, or none.
+        UserError: more are asked for than there are.
     """
     if n_images is None:
         return min(default, available)
-    if not 1 <= n_images <= available:
+    if n_images > available:
         raise UserError(f"expected --n_images from 1 to {available}, got {n_images}")
     return n_images

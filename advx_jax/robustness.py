@@ -1,7 +1,7 @@
 """Measure how much accuracy attacks leave a network within a ball around each image, as RobustBench does.
 
     python -m advx_jax.robustness --model=resnet44-all --norm=L2 --eps=0.5
-    python -m advx_jax.robustness --model=resnet44-all --norm=Linf --eps=0.0157 --attack=apgd-ce --n_images=200
+    python -m advx_jax.robustness --model=resnet44-all --norm=Linf --eps=4/255 --attack=apgd-ce --n_images=200
     python -m advx_jax.robustness --model=network.pt --norm=L2 --eps=0.5 --attack=square --steps=500 --pictures
 
 The images are the first of the test set, in its order. --eps is a usual norm on the [0,1] scale: an L2
@@ -18,19 +18,23 @@ from absl import flags
 from advx_jax import inference_flags
 from advx_jax.attacks.autoattack import STAGES, STANDARD
 from advx_jax.commands import no_arguments, run
+from advx_jax.data.image_set import CIFAR10_SIDE
 from advx_jax.errors import UserError
+from advx_jax.flag_types import check_eps_within_box, define_length, define_norm, define_whole
 from advx_jax.reports.fixed_budget_report import report_fixed_budget
 from advx_jax.reports.fixed_budget_run import Plan
 
-_NORM = flags.DEFINE_enum("norm", "L2", ["L2", "Linf"], "Norm of the ball.")
-_EPS = flags.DEFINE_float("eps", None, "Radius of the ball in that norm, for instance 0.5 for L2 or 0.0314 for Linf.")
-_ATTACK = flags.DEFINE_enum("attack", "autoattack", ["autoattack", *STAGES], "Attack, or all of AutoAttack's.")
-_N_IMAGES = flags.DEFINE_integer("n_images", None, "How many test images, from the first (1000 if not given).")
-_STEPS = flags.DEFINE_integer("steps", None, "Steps of each run of each attack; the field's usual ones if not given.")
-_RESTARTS = flags.DEFINE_integer(
+_NORM = define_norm("norm", "L2", "Norm of the ball.")
+_EPS = define_length("eps", None, "Radius of the ball in that norm, for instance 0.5 for L2 or 8/255 for Linf.")
+_ATTACK = flags.DEFINE_enum(
+    "attack", "autoattack", ["autoattack", *STAGES], case_sensitive=False, help="Attack, or all of AutoAttack's."
+)
+_N_IMAGES = define_whole("n_images", None, "How many test images, from the first (1000 if not given).")
+_STEPS = define_whole("steps", None, "Steps of each run of each attack; the field's usual ones if not given.")
+_RESTARTS = define_whole(
     "restarts", 1, "Runs of each attack from other random points (towards each target); fab-t draws none, and has one."
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of all random draws.", lower_bound=0, upper_bound=2**32 - 1)
+_SEED = define_whole("seed", 0, "Of all random draws.", least=0, most=2**32 - 1)
 _CLIP = flags.DEFINE_boolean("stay_in_range", True, "Keep perturbed images in [0,1].")
 _PICTURES = flags.DEFINE_boolean("pictures", False, "Write a picture of each broken image.")
 _OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Replace results made with other settings.")
@@ -44,20 +48,16 @@ def main(arguments: list[str]) -> None:
     """Parse the flags, measure, print."""
     no_arguments(arguments)
     eps, steps, attack, norm = _EPS.value, _STEPS.value, _ATTACK.value, _NORM.value
-    if eps is None or not 0 < eps < math.inf:
-        raise UserError(f"expected --eps above 0, for instance --norm=L2 --eps=0.5, got {eps}")
-    if steps is not None and steps < 1:
-        raise UserError(f"expected --steps of at least 1, got {steps}")
-    if _RESTARTS.value < 1:
-        raise UserError(f"expected --restarts of at least 1, got {_RESTARTS.value}")
+    if eps is None:
+        raise UserError("expected --eps, for instance --norm=L2 --eps=0.5 or --norm=Linf --eps=8/255, got none")
+    check_eps_within_box(eps, math.sqrt(3) * CIFAR10_SIDE if norm == "L2" else 1.0, norm)
     stages = STANDARD if attack == "autoattack" else (STAGES[attack],)
     if steps is not None:
         stages = tuple(stage._replace(steps=steps) for stage in stages)
     stages = tuple(stage.restarted(_RESTARTS.value) for stage in stages)
     if _RESTARTS.value > 1 and not any(stage.random for stage in stages):
         raise UserError(f"expected --restarts=1 for {attack}, which draws nothing at random, got {_RESTARTS.value}")
-    network, data = inference_flags.load_network_and_images()
-    n_images = inference_flags.check_n_images(_N_IMAGES.value, len(data), 1000)
+    network, data, n_images = inference_flags.load_network_and_images(_N_IMAGES.value, 1000)
     suffix = "" if attack == "autoattack" else f"-{attack}"
     output = Path(_OUTPUT.value or f"robustness/{network.provenance.name}-{norm}-{eps:g}{suffix}")
     plan = Plan(attack, stages, eps, norm, _SEED.value, _CLIP.value, n_images)

@@ -85,7 +85,7 @@ def test_evaluate(folder):
 
 def test_explain_writes_the_published_tree_and_goes_on_from_it(folder):
     flags = ("--model=tiny.safetensors", "--output=explained", "--steps=5")
-    out = succeed(folder, "explain", *flags, "--n_images=2")
+    out = succeed(folder, "explain", *flags, "--n_images=2", "--eps=25.5/255")
     assert "explained/index.html" in out
     # The first two test images: a cat and a ship.
     tree = folder / "explained"
@@ -100,7 +100,8 @@ def test_explain_writes_the_published_tree_and_goes_on_from_it(folder):
         assert sum(bool(re.fullmatch(rf"{index}_{name}_was_\d\.\d{{3}}\.png", found)) for found in names) == 1
     before = {path: path.stat().st_mtime_ns for path in tree.glob("*-*/*.png")}
 
-    succeed(folder, "explain", *flags, "--indices=1,5")
+    out = succeed(folder, "explain", *flags, "--indices=0-1,5,1")
+    assert "explained once each, though named more often: 1\n" in out
     after = {path: path.stat().st_mtime_ns for path in tree.glob("*-*/*.png")}
     assert len(after) == len(before) + 13
     assert before.items() <= after.items()
@@ -122,9 +123,11 @@ def test_explanations_short_of_eps_are_flagged_and_fatal_only_if_strict(folder):
     flags = ("--model=tiny.safetensors", "--n_images=1", "--steps=1", "--eps=0.1")
     # A single step can only be judged after it, so none of the ten is seen to reach ρ.
     out = succeed(folder, "explain", *flags, "--output=short")
-    assert "10 of 10 explanations did not reach RMS 0.1" in out
+    *_, made, _, note = out.splitlines()
+    assert made == "1 image explained towards each of 10 classes by tiny"
+    assert note.startswith("note: 10 of 10 explanations by tiny end before RMS 0.1, at ")
     message = fail(folder, "explain", *flags, "--output=strict", "--strict")
-    assert "10 of 10 explanations did not reach" in message
+    assert "10 of 10 explanations by tiny end before RMS 0.1" in message
     assert (folder / "strict" / "index.html").is_file()
 
 
@@ -132,13 +135,32 @@ def test_explain_takes_own_images(folder):
     rng = np.random.default_rng(0)
     for name, size in (("wide.png", (40, 64, 3)), ("small.png", (32, 32, 3))):
         Image.fromarray(rng.integers(0, 256, size, np.uint8)).save(folder / name)
+    (folder / "broken.png").write_text("no image")
     out = succeed(folder, "explain", "--model=tiny.safetensors", "--images=*.png", "--steps=2", "--output=own")
+    assert out.splitlines()[-1].startswith("left out: broken.png: expected an image (PNG, ")
     assert "wide.png: 64x40, centre-cropped to 40x40 and resized to 32x32" in out
     assert "small.png" not in out
     results = json.loads((folder / "own" / "explanations.json").read_text())
     assert [entry["name"] for entry in results["images"]] == ["small", "wide"]
     assert not any(entry["label_is_given"] for entry in results["images"])
     assert all(entry["label"] == entry["predicted"] for entry in results["images"])
+
+
+def test_explain_takes_the_classes_of_own_images(folder):
+    rng = np.random.default_rng(1)
+    for name in ("zoo/dog/1.png", "zoo/frog/1.png"):
+        (folder / name).parent.mkdir(parents=True)
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / name)
+    flags = ("--model=tiny.safetensors", "--steps=2", "--output=zoo-explained")
+    succeed(folder, "explain", *flags, "--images=zoo")
+    (folder / "zoo" / "labels.csv").write_text("file,label\nfrog/1.png,cat\n")
+    out = succeed(folder, "explain", *flags, "--labels=zoo/labels.csv")
+    # Of the three images in the folder, only the one that was asked for.
+    assert [line.split()[:2] for line in out.splitlines()[:2]] == [["image", "class"], ["1", "cat"]]
+    assert "1 image explained" in out
+    results = json.loads((folder / "zoo-explained" / "explanations.json").read_text())
+    assert {entry["folder"]: entry["label"] for entry in results["images"]} == {"1-dog": 5, "1-2-frog": 6, "1-cat": 3}
+    assert all(entry["label_is_given"] for entry in results["images"])
 
 
 def test_ara_measures_the_subset_and_goes_on_from_what_is_there(folder):
@@ -234,7 +256,7 @@ def test_explain_shows_a_second_network_beside_the_first(folder):
     save_network(folder / "other.safetensors", random_classifier(seed=4), Provenance(name="other"))
     flags = ("--model=tiny.safetensors", "--output=two", "--steps=5", "--n_images=2")
     out = succeed(folder, "explain", *flags, "--beside=other.safetensors")
-    assert "beside it, other:" in out
+    assert out.splitlines()[0].split() == ["image", "class", "tiny", "says", "other", "says"]
     for tree in (folder / "two", folder / "two" / "beside" / "other"):
         assert {"0-cat", "1-ship", "explanations.json", "index.html"} <= {path.name for path in tree.iterdir()}
     assert "other" in (folder / "two" / "index.html").read_text()
@@ -247,7 +269,11 @@ def test_explain_without_anything_shows_the_shipped_networks(folder):
     chosen = first_choice()
     page = (folder / "first" / "index.html").read_text()
     assert f"{chosen.robust} beside {chosen.ordinary}" in page
-    assert f"beside it, {chosen.ordinary}:" in out
+    by = f"by {chosen.robust}, beside {chosen.ordinary}"
+    assert out.splitlines()[11:13] == [
+        f"10 images explained towards each of 10 classes {by}",
+        "look at them: first/index.html (numbers: first/explanations.json)",
+    ]
     assert len(list((folder / "first").glob("*-*/_input.png"))) == 10
 
 
@@ -278,16 +304,26 @@ def test_memory_of_ara_grows_neither_with_images_nor_with_steps(folder):
         ("evaluate", ["--model="], "expected a network by name"),
         ("explain", ["--model=tiny.safetensors", "--beside=tinier"], "got 'tinier'"),
         ("evaluate", ["--model=resnet45"], "resnet44-"),
-        ("evaluate", ["--model=tiny.safetensors", "--n_images=257"], "expected --n_images from 1 to 256, got 257"),
+        ("evaluate", ["--model=gone.pt", "--n_images=257"], "expected --n_images from 1 to 256, got 257"),
         ("evaluate", ["--model=tiny.safetensors", "--data=nowhere"], "nowhere"),
         ("evaluate", ["--model=gone.safetensors"], "gone.safetensors"),
-        ("explain", ["--model=tiny.safetensors", "--indices=3,x"], "expected --indices as whole numbers"),
-        ("explain", ["--model=tiny.safetensors", "--indices=256"], "expected --indices from 0 to 255, got 256"),
-        ("explain", ["--model=tiny.safetensors", "--eps=-1"], "expected --eps above 0, got -1.0"),
-        ("explain", ["--model=tiny.safetensors", "--steps=0"], "expected --steps of at least 1, got 0"),
-        ("explain", ["--model=tiny.safetensors", "--images=*.gif"], "got no match"),
+        ("explain", ["--model=gone.pt", "--indices=3,x"], "flag --indices=3,x: expected whole numbers or ranges"),
+        ("explain", ["--model=gone.pt", "--indices=256"], "expected --indices from 0 to 255, got 256"),
+        ("explain", ["--model=gone.pt", "--eps=-1"], "flag --eps=-1: expected a number"),
+        ("explain", ["--model=gone.pt", "--eps=8"], "got 8; did you mean --eps=8/255?"),
+        ("explain", ["--model=gone.pt", "--steps=0"], "flag --steps=0: expected a whole number of at least 1, got 0"),
+        ("explain", ["--model=gone.pt", "--images=*.gif"], "*.gif: no file matches this pattern"),
+        ("explain", ["--model=gone.pt", "--images="], "expected a name after --images=, got nothing"),
+        ("explain", ["--model=gone.pt", "--images=a", "--data=sample"], "expected either --images or --data, got both"),
+        (
+            "explain",
+            ["--model=gone.pt", "--labels=a", "--indices=1"],
+            "expected either --labels or --indices, got both",
+        ),
+        ("explain", ["--model=gone.pt", "--n_images=1", "--indices=1"], "expected either --n_images or --indices"),
+        ("explain", ["--model=gone.pt", "--images", "a.png", "b.png"], "got 'b.png' too: put a pattern in quotes"),
         ("explain", ["--model=tiny.safetensors", "--colour=red"], "Unknown command line flag 'colour'"),
-        ("ara", ["--model=tiny.safetensors", "--momentum=1"], "expected --momentum of at least 0 and below 1"),
+        ("ara", ["--model=gone.pt", "--momentum=1"], "flag --momentum=1: expected a number of at least 0 and below 1"),
         ("ara", ["tiny.safetensors"], "expected flags only"),
         (
             "ara",

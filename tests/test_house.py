@@ -20,7 +20,7 @@ PACKAGE = Path(advx_jax.__file__).parent
 CONFIGS = Path(advx_jax.configs.__path__[0])
 DOORS = ("evaluate", "explain", "ara", "robustness", "train")
 # Beside the doors, on their floor: flags that a command has, or that several share.
-FLAGS = ("attack_flags", "inference_flags", "training_flags")
+FLAGS = ("attack_flags", "flag_types", "inference_flags", "own_image_flags", "training_flags")
 # From top to bottom; a room may import from itself and from those below it.
 FLOORS = ["reports", "training", "runs", "analysis", "attacks", "networks", "data"]
 # Folders at the top of the repository that are part of the package: links in a clone, folders in a wheel.

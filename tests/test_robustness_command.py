@@ -79,7 +79,7 @@ def test_robustness_measures_the_first_images_and_goes_on_from_what_is_there(fol
     assert second["stands"][1:60] == first["stands"][1:]
     assert len(second["stands"]) == 64
 
-    message = fail(folder, "robustness", *flags, "--n_images=60", "--norm=Linf")
+    message = fail(folder, "robustness", *flags, "--n_images=60", "--norm=Linf", "--eps=0.5")
     assert "norm=L2 there, Linf now" in message
     assert "--overwrite" in message
     succeed(folder, "robustness", *flags[:3], "--eps=1e-6", "--output=pgd", "--n_images=8", "--overwrite")
@@ -88,14 +88,15 @@ def test_robustness_measures_the_first_images_and_goes_on_from_what_is_there(fol
 
 
 def test_autoattack_runs_its_attacks_one_after_another(folder):
-    flags = ("--model=tiny.safetensors", "--norm=Linf", "--eps=0.002", "--steps=2", "--n_images=16")
+    flags = ("--model=tiny.safetensors", "--norm=inf", "--eps=0.5/255", "--steps=2", "--n_images=16")
     out = succeed(folder, "robustness", *flags)
-    results = read(folder / "robustness" / "tiny-Linf-0.002" / "robustness.json")
+    results = read(folder / "robustness" / "tiny-Linf-0.00196078" / "robustness.json")
+    assert results["settings"]["eps"] == 0.5 / 255
     assert [attack["name"] for attack in results["attacks"]] == ["apgd-ce", "apgd-t", "fab-t", "square"]
     left = [results["accuracy"], *(attack["accuracy_left"] for attack in results["attacks"])]
     assert left == sorted(left, reverse=True)
     assert left[-1] == results["robust_accuracy"]
-    assert "L∞ 0.002 (RMS ≤ 0.00200)" in out
+    assert "L∞ 0.5/255 (RMS ≤ 0.00196)" in out
 
 
 def runs_made(path):
@@ -142,12 +143,14 @@ def test_restarts_go_on_with_what_stands(folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "expected --eps above 0, for instance --norm=L2 --eps=0.5, got None"),
-        (["--eps=-1"], "expected --eps above 0"),
-        (["--eps=1", "--steps=0"], "expected --steps of at least 1, got 0"),
-        (["--eps=1", "--restarts=0"], "expected --restarts of at least 1, got 0"),
+        ([], "expected --eps, for instance --norm=L2 --eps=0.5 or --norm=Linf --eps=8/255, got none"),
+        (["--eps=-1"], "flag --eps=-1: expected a number"),
+        (["--eps=8", "--norm=linf"], "got 8; did you mean --eps=8/255?"),
+        (["--eps=56"], "expected --eps below 55.43, which as L2 spans all of [0,1]"),
+        (["--eps=1", "--steps=0"], "flag --steps=0: expected a whole number of at least 1, got 0"),
+        (["--eps=1", "--restarts=0"], "flag --restarts=0: expected a whole number of at least 1, got 0"),
         (["--eps=1", "--attack=fab-t", "--restarts=2"], "expected --restarts=1 for fab-t"),
-        (["--eps=1", "--norm=L1"], "value should be one of <L2|Linf>"),
+        (["--eps=1", "--norm=L1"], "flag --norm=L1: expected L2 or Linf as the norm, got 'L1'"),
         (["--eps=1", "--attack=fgsm"], "value should be one of <autoattack|"),
         (["--eps=1", "--n_images=257"], "expected --n_images from 1 to 256, got 257"),
         (["--eps=1", "--seed=-1"], "--seed"),

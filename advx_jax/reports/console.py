@@ -1,6 +1,12 @@
-"""Text tables for the terminal."""
+"""Numbers and tables of text for the terminal."""
 
 from collections.abc import Sequence
+
+
+def length(value: float) -> str:
+    """A length on the [0,1] scale as people write it: `8/255` where it is that exactly, else a short decimal."""
+    levels = f"{value * 255:g}"
+    return f"{levels}/255" if float(f"{value:g}") != value and float(levels) / 255 == value else f"{value:g}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +16,12 @@ from advx_jax.analysis.accuracy import predict
 from advx_jax.analysis.explanations import Explanation, explain, second_class
 from advx_jax.attacks import AttackSettings
 from advx_jax.data.image_set import CIFAR10_CLASSES, ImageSet, unit_images
+from advx_jax.data.own_files import natural_order
 from advx_jax.data.own_images import OwnImage
 from advx_jax.errors import UserError
 from advx_jax.names import safe_name, unique_names
 from advx_jax.networks.classifier import Classifier
 from advx_jax.networks.registry import ResolvedNetwork
-from advx_jax.reports.console import table
 from advx_jax.reports.explanation_tree import (
     FORMAT,
     ExplainedImage,
@@ -30,6 +30,7 @@ from advx_jax.reports.explanation_tree import (
     summary,
     write_explanation,
 )
+from advx_jax.reports.explanation_words import closing_words, shortfall
 from advx_jax.reports.gallery import Beside, write_gallery
 from advx_jax.reports.kept_work import attack_record, earlier_results
 from advx_jax.reports.results_json import head, read_json, write_json
@@ -69,30 +70,20 @@ class ImagesToExplain(NamedTuple):
     source: str
 
 
-def given_images(data: ImageSet, indices: Sequence[str] | None, n_images: int) -> ImagesToExplain:
-    """Images of a data set: those with the given indices, else the first `n_images`.
-
-    Raises:
-        UserError: an index is no whole number, or there is no such image.
-    """
-    try:
-        places = range(n_images) if indices is None else dict.fromkeys(int(index) for index in indices)
-    except ValueError as error:
-        raise UserError(f"expected --indices as whole numbers (3,5), got {','.join(indices or ())!r}") from error
-    wrong = [place for place in places if not 0 <= place < len(data)]
-    if wrong or not places:
-        raise UserError(f"expected --indices from 0 to {len(data) - 1}, got {wrong[0] if wrong else 'none'}")
-    images = [NamedImage(str(place), data.images[place], int(data.labels[place]), True) for place in places]
+def given_images(data: ImageSet, indices: Sequence[int]) -> ImagesToExplain:
+    """Images of a data set by their indices, which must be there."""
+    images = [NamedImage(str(place), data.images[place], int(data.labels[place]), True) for place in indices]
     return ImagesToExplain(images, data.source)
 
 
 def own_images(classifier: Classifier, own: Sequence[OwnImage]) -> ImagesToExplain:
-    """A person's own images; the network's top class stands in for the real one."""
+    """A person's own images; where nobody says what an image is, the network's top class stands in for the real one."""
     pixels = np.stack([image.pixels for image in own])
     tops = predict(classifier, unit_images(pixels), np.zeros(len(own), np.int32)).classes
     names = unique_names([image.path.stem for image in own])
     images = [
-        NamedImage(name, image.pixels, int(top), False) for name, image, top in zip(names, own, tops, strict=True)
+        NamedImage(name, image.pixels, int(top) if image.label is None else image.label, image.label is not None)
+        for name, image, top in zip(names, own, tops, strict=True)
     ]
     return ImagesToExplain(images, "own image files")
 
@@ -135,11 +126,11 @@ def report_explanations(
         other = Beside(folder, _explain_into(folder, beside, wanted, settings, overwrite))
         write_gallery(*other)
     write_gallery(output, results, other)
-    lines = [_verdict(results, wanted.images, settings, strict)]
-    if other is not None and beside is not None:
-        # Shown for comparison: it may miss ρ even where the first network must not.
-        lines += [f"beside it, {beside.provenance.name}:", _verdict(other.results, wanted.images, settings, False)]
-    return "\n".join([*lines, f"pictures: {output / 'index.html'}"])
+    folders = {_folder(image) for image in wanted.images}
+    # The second network is shown for comparison: it may miss ρ even where the first must not.
+    if strict and (message := shortfall(results, folders)):
+        raise UserError(message)
+    return closing_words(output, results, None if other is None else other.results, folders)
 
 
 def _explain_into(
@@ -192,8 +183,12 @@ def _record(image: NamedImage, pixels: Float[np.ndarray, "32 32 3"], explanation
     )
 
 
+def _folder(image: NamedImage) -> str:
+    return folder_name(image.name, CIFAR10_CLASSES[image.label])
+
+
 def _is_done(output: Path, done: Sequence[dict[str, Any]], image: NamedImage, overwrite: bool) -> bool:
-    folder = folder_name(image.name, CIFAR10_CLASSES[image.label])
+    folder = _folder(image)
     entry = next((entry for entry in done if entry["folder"] == folder), None)
     if entry is None or not (output / folder).is_dir() or not difference_folder(output, folder).is_dir():
         return False
@@ -217,38 +212,6 @@ def _remove_pictures(output: Path, path: Path) -> None:
 
 
 def _write_results(path: Path, results: dict[str, Any], entries: dict[str, dict[str, Any]]) -> None:
-    results["images"] = sorted(entries.values(), key=_natural_order)
+    results["images"] = sorted(entries.values(), key=lambda entry: natural_order(entry["name"]))
     if entries:
         write_json(path, results)
-
-
-def _natural_order(entry: dict[str, Any]) -> tuple[int, str]:
-    name = entry["name"]
-    return (int(name), "") if name.isdecimal() else (-1, name)
-
-
-def _verdict(results: Mapping[str, Any], wanted: Sequence[NamedImage], settings: AttackSettings, strict: bool) -> str:
-    names = {image.name for image in wanted}
-    entries = [entry for entry in results["images"] if entry["name"] in names]
-    rows = []
-    short: list[float] = []
-    for entry in entries:
-        missed = [r for r, ok in zip(entry["rms"], entry["reached"], strict=True) if not ok]
-        short += [float("nan") if r is None else float(r) for r in missed]
-        real = CIFAR10_CLASSES[entry["label"]] if entry["label_is_given"] else "?"
-        predicted = entry["predicted"]
-        confidence = entry["confidences"][predicted]
-        rows.append((entry["name"], real, f"{CIFAR10_CLASSES[predicted]} {confidence:.3f}", len(missed) or ""))
-    lines = [table(("image", "class", "network says", "short of ρ"), rows)]
-    if short:
-        total = sum(len(entry["rms"]) for entry in entries)
-        finite = [value for value in short if np.isfinite(value)]
-        ends = f"they end at {min(finite):.4f} to {max(finite):.4f}" if finite else "none has a finite end"
-        message = (
-            f"{len(short)} of {total} explanations did not reach RMS {settings.eps:g}: {ends} "
-            f"(flagged in the gallery and in {RESULTS_FILE})"
-        )
-        if strict:
-            raise UserError(message)
-        lines.append(message)
-    return "\n".join(lines)

@@ -8,7 +8,7 @@ from advx_jax.analysis.fixed_budget import check_stages
 from advx_jax.data.image_set import ImageSet
 from advx_jax.files import check_output_folder
 from advx_jax.networks.registry import ResolvedNetwork
-from advx_jax.reports.console import table
+from advx_jax.reports.console import length, table
 from advx_jax.reports.fixed_budget_files import PICTURES_FOLDER, RESULTS_FILE, BrokenImages
 from advx_jax.reports.fixed_budget_run import FORMAT, Measured, Plan, measured, stands
 from advx_jax.reports.fixed_budget_warnings import warnings
@@ -72,7 +72,7 @@ def _results(plan: Plan, data: ImageSet, found: Measured) -> dict[str, Any]:
 def _verdict(name: str, plan: Plan, results: dict[str, Any], written: str) -> str:
     n, norm = plan.n_images, "L∞" if plan.norm == "Linf" else plan.norm
     relation = "=" if plan.norm == "L2" else "≤"
-    ball = f"{norm} {plan.eps:g} (RMS {relation} {results['eps_rms']:.5f})"
+    ball = f"{norm} {length(plan.eps)} (RMS {relation} {results['eps_rms']:.5f})"
     title = f"{name}: accuracy within {ball} of the first {n} test images, seed {plan.seed}\ndata: {results['data']}"
     rows: list[tuple[object, ...]] = [("none", "", f"{results['accuracy']:.4f}", "")]
     rows += [

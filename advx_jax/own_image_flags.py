@@ -1,0 +1,80 @@
+"""Flags for a person's own images in place of a data set, and what they mean."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from advx_jax.data.own_images import OwnImages, load_own_images
+from advx_jax.errors import UserError
+from advx_jax.inference_flags import data_was_given
+
+_IMAGES = flags.DEFINE_multi_string(
+    "images",
+    None,
+    "Your own images instead: a file, a pattern ('photos/*.jpg'), a folder, or several with commas between them. A "
+    "folder without images that holds folders called like classes (cat, dog, …) says what each image is. Files that "
+    "cannot be read are left out and named at the end.",
+)
+_LABELS = flags.DEFINE_string(
+    "labels",
+    None,
+    "CSV file with the columns file and label (a class by name or number) that says what own images are; without "
+    "--images, all its files are taken.",
+)
+_MOST_LINES = 20
+
+
+def check(arguments: Sequence[str], instead: Sequence[Any]) -> None:
+    """Refuse what contradicts own images.
+
+    Args:
+        arguments: what stands on the command line beside flags.
+        instead: flags that choose images of a data set.
+
+    Raises:
+        UserError: they are given too; or a flag is empty, or an unquoted pattern became many arguments.
+    """
+    for own in (_IMAGES, _LABELS):
+        if not own.present:
+            continue
+        if not all([own.value] if own is _LABELS else own.value):
+            raise UserError(f"expected a name after --{own.name}=, got nothing")
+        other = [flag.name for flag in instead if flag.present] + (["data"] if data_was_given() else [])
+        if other:
+            raise UserError(f"expected either --{own.name} or --{other[0]}, got both")
+    if arguments and _IMAGES.present:
+        raise UserError(
+            f"expected one value for --images, got {arguments[0]!r} too: put a pattern in quotes (--images='*.jpg') "
+            "or name the folder"
+        )
+
+
+def load(strict: bool) -> OwnImages | None:
+    """The images of --images and --labels; None if neither is given. Says what was done to them.
+
+    Args:
+        strict: whether a file that cannot be used is an error.
+
+    Raises:
+        UserError: none can be used, or `strict` and one cannot, or labels are wrong.
+    """
+    if not (_IMAGES.present or _LABELS.present):
+        return None
+    own = load_own_images(_IMAGES.value or [], Path(_LABELS.value) if _LABELS.value else None, strict=strict)
+    for line in _shortened([*own.notes, *(image.treatment for image in own.images if image.treatment)]):
+        print(line)
+    return own
+
+
+def left_out(own: OwnImages | None) -> list[str]:
+    """A line for each file that could not be used, for the end."""
+    if own is None:
+        return []
+    return _shortened([f"left out: {name}: {reason}" for name, reason in own.left_out])
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    more = len(lines) - _MOST_LINES
+    return [*lines[:_MOST_LINES], f"… and {more} more"] if more > 0 else lines
