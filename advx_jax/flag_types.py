@@ -43,13 +43,13 @@ class _Parser(flags.ArgumentParser):
 def define_length(name: str, default: Number | None, text: str) -> Any:
     """A flag for a length above 0: `0.0314`, `1e-3`, or `8/255`; its value is a float."""
     kind = "a number or fraction (0.03, 8/255)"
-    parser = _Parser(kind, _number, lambda value: "" if 0 < value < math.inf else "above 0")
+    parser = _Parser(kind, read_number, lambda value: "" if 0 < value < math.inf else "above 0")
     return flags.DEFINE(parser, name, default, text, serializer=flags.ArgumentSerializer())
 
 
 def define_momentum(name: str, default: Number, text: str) -> Any:
     """A flag for a float of at least 0 and below 1."""
-    parser = _Parser("a number", _number, lambda value: "" if 0 <= value < 1 else "of at least 0 and below 1")
+    parser = _Parser("a number", read_number, lambda value: "" if 0 <= value < 1 else "of at least 0 and below 1")
     return flags.DEFINE(parser, name, default, text, serializer=flags.ArgumentSerializer())
 
 
@@ -118,7 +118,13 @@ def check_eps_within_box(eps: float, largest: float, norm: str) -> None:
         )
 
 
-def _number(text: str) -> float:
+def read_number(text: str) -> float:
+    """Read a decimal or a fraction.
+
+    Raises:
+        ValueError: it is neither.
+        ArithmeticError: the denominator is 0.
+    """
     numerator, slash, denominator = text.partition("/")
     return float(numerator) / float(denominator) if slash else float(text)
 

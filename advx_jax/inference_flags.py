@@ -58,7 +58,7 @@ def load_network() -> ResolvedNetwork:
 
 
 def load_network_beside(model: str | None) -> ResolvedNetwork | None:
-    """The network to show beside that of --model.
+    """The network to show beside that of --model, which must be another one.
 
     Args:
         model: what the command line asks for; if None, there is one only where --model is not given either.
@@ -66,6 +66,8 @@ def load_network_beside(model: str | None) -> ResolvedNetwork | None:
     Raises:
         UserError: it cannot be found or read.
     """
+    if model is not None and model == _MODEL.value:
+        raise UserError(f"expected another network beside that of --model, got {model!r} for both")
     if model is None and _MODEL.value is None:
         model = first_choice().ordinary
     return None if model is None else resolve_network(model)

@@ -9,6 +9,7 @@ from absl import flags
 from advx_jax.data.own_images import OwnImages, load_own_images
 from advx_jax.errors import UserError
 from advx_jax.inference_flags import data_was_given
+from advx_jax.wording import one_line
 
 _IMAGES = flags.DEFINE_multi_string(
     "images",
@@ -77,4 +78,5 @@ def left_out(own: OwnImages | None) -> list[str]:
 
 def _shortened(lines: list[str]) -> list[str]:
     more = len(lines) - _MOST_LINES
-    return [*lines[:_MOST_LINES], f"… and {more} more"] if more > 0 else lines
+    # Names of files may hold anything.
+    return [*map(one_line, lines[:_MOST_LINES]), *([f"… and {more} more"] if more > 0 else [])]

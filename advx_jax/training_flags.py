@@ -14,6 +14,7 @@ from advx_jax.data.image_set import ImageSet
 from advx_jax.data.sample import load_sample
 from advx_jax.data.sources import load_cifar10
 from advx_jax.errors import UserError
+from advx_jax.flag_types import read_number
 from advx_jax.training.loop import Data
 from advx_jax.training.recipe import Recipe, nearest, recipe_from_config
 
@@ -46,7 +47,7 @@ def parse(argv: list[str]) -> list[str]:
         UserError: the config cannot be loaded, or a field is overridden that it does not have.
     """
     argv = _joined(argv)
-    argv = [_packaged_if_missing(argument) for argument in argv]
+    argv = [_decimal(_packaged_if_missing(argument)) for argument in argv]
     try:
         return list(flags.FLAGS(argv)[1:])
     except flags.Error:
@@ -119,6 +120,17 @@ def _joined(argv: list[str]) -> list[str]:
         return argv
     place = argv.index("--config")
     return [*argv[:place], _PREFIX + argv[place + 1], *argv[place + 2 :]]
+
+
+def _decimal(argument: str) -> str:
+    """Write `--config.attack.eps=8/255` as a decimal, which ml_collections reads."""
+    name, _, value = argument.partition("=")
+    if not (name.startswith("--config.") and name.endswith("eps") and "/" in value):
+        return argument
+    try:
+        return f"{name}={read_number(value)!r}"
+    except (ValueError, ArithmeticError) as error:
+        raise UserError(f"flag {argument}: expected a number or fraction (0.03, 8/255), got {value!r}") from error
 
 
 def _packaged_if_missing(argument: str) -> str:

@@ -303,6 +303,7 @@ def test_memory_of_ara_grows_neither_with_images_nor_with_steps(folder):
     [
         ("evaluate", ["--model="], "expected a network by name"),
         ("explain", ["--model=tiny.safetensors", "--beside=tinier"], "got 'tinier'"),
+        ("explain", ["--model=tiny.safetensors", "--beside=tiny.safetensors"], "expected another network beside"),
         ("evaluate", ["--model=resnet45"], "resnet44-"),
         ("evaluate", ["--model=gone.pt", "--n_images=257"], "expected --n_images from 1 to 256, got 257"),
         ("evaluate", ["--model=tiny.safetensors", "--data=nowhere"], "nowhere"),

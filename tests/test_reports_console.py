@@ -17,3 +17,7 @@ def test_a_column_of_words_and_numbers_is_one_of_words():
 
 def test_no_rows_leave_the_header():
     assert table(("name", "n"), []) == "name  n"
+
+
+def test_nothing_in_a_cell_makes_a_terminal_do_anything():
+    assert table(("name",), [("a\x1b[31m\nb",), ("caf\udce9",)]).splitlines()[1:] == ["a\\x1b[31m b", "caf\\udce9"]

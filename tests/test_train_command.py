@@ -63,6 +63,8 @@ def test_help_shows_examples_and_flags(folder):
         ([SMOKE, "--config.epochs=many"], "--config.epochs=many"),
         ([SMOKE, "--config.optimizer.momentum=high"], "--config.optimizer.momentum=high"),
         ([SMOKE, "--config.epochs=0"], "config.epochs: expected at least 1, got 0"),
+        ([SMOKE, "--config.attack.eps=-8/255"], f"config.attack.eps: expected a number above 0, got {-8 / 255}"),
+        ([SMOKE, "--config.attack.eps=8/0"], "flag --config.attack.eps=8/0: expected a number or fraction"),
         ([SMOKE, "--config.attack.kind=linf"], "config.attack.kind: expected one of none, l2, l2_min, got 'linf'"),
         ([SMOKE, "--process=1"], "expected all three of --coordinator, --n_processes and --process"),
     ],

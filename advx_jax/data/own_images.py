@@ -15,6 +15,7 @@ from advx_jax.data.image_set import CIFAR10_CLASSES, CIFAR10_SIDE
 from advx_jax.data.own_files import FoundFiles, LeftOut, OwnFile, find_files
 from advx_jax.data.own_labels import read_label_table
 from advx_jax.errors import UserError
+from advx_jax.wording import listed
 
 # No more than these: Pillow would hand some others (EPS) to programs outside.
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
@@ -27,7 +28,6 @@ _UPRIGHT = 1
 _MODE_NAMES = {"1": "black and white", "L": "grey", "P": "palette"}
 # Pillow reads 16 bits of grey into 32 here, and scales them to the full 16 where the file has fewer.
 _SIXTEEN_BITS_IN_32 = ("PNG", "PPM")
-_MOST_NAMED = 3
 
 
 class OwnImage(NamedTuple):
@@ -102,13 +102,10 @@ def _find_labelled(names: Sequence[str], source: Path, class_names: Sequence[str
 
 
 def _refuse(left_out: Sequence[LeftOut], n_good: int) -> None:
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out[:_MOST_NAMED])
-    more = f"; and {len(left_out) - _MOST_NAMED} more" if len(left_out) > _MOST_NAMED else ""
+    reasons = listed([f"{name}: {reason}" for name, reason in left_out])
     if n_good:
-        raise UserError(
-            f"expected nothing but images that can be read (strict), got {len(left_out)} other: {reasons}{more}"
-        )
-    raise UserError(f"expected image files, got none that can be read: {reasons}{more}")
+        raise UserError(f"expected nothing but images that can be read (strict), got {len(left_out)} other: {reasons}")
+    raise UserError(f"expected image files, got none that can be read: {reasons}")
 
 
 def _load(file: OwnFile) -> OwnImage:

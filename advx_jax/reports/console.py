@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from advx_jax.wording import one_line
+
 
 def length(value: float) -> str:
     """A length on the [0,1] scale as people write it: `8/255` where it is that exactly, else a short decimal."""
@@ -14,12 +16,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
     Args:
         header: names of the columns.
-        rows: cells, as many a row as there are columns; format floats before.
+        rows: cells, as many a row as there are columns; format floats before. What a terminal would act on is escaped.
 
     Returns:
         The lines, without a final line break.
     """
-    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    cells = [[one_line(str(cell)) for cell in row] for row in (header, *rows)]
     columns = list(zip(*cells, strict=True))
     widths = [max(map(len, column)) for column in columns]
     numeric = [all(map(_is_number, column[1:])) for column in columns]
