@@ -11,16 +11,21 @@ from advx_jax.cache import cache_dir
 _FUSION_FLAG = "--xla_cpu_experimental_ynn_fusion_type="
 
 
-def avoid_miscompiled_reductions() -> None:
-    """Switch off the CPU fusion that silently miscompiles reductions in some jaxlib releases.
+# Releases of jaxlib, by their first two numbers, that are better off without it. 0.10 and 0.11 silently miscompile
+# reductions with it (jax issue 39103); 0.12 is right, but slower: see `benchmarks`. 0.9 has no use for it, and an
+# unknown flag ends the process, so later releases have their own way until they are measured.
+_WITHOUT_FUSION = {(0, 10), (0, 11), (0, 12)}
 
-    jax issue 39103: 0.10.2 and the 0.11 series are affected, 0.10.1 and 0.12 are not. The flag
-    is read when the CPU backend starts, so it comes too late for a process that has already
-    used JAX; a value set by the user is left alone.
+
+def switch_off_fusion() -> None:
+    """Switch off XLA's YNNPACK fusion on the CPU where a release of jaxlib is wrong or slower with it.
+
+    The flag is read when the CPU backend starts, so it comes too late for a process that has already used
+    JAX; a value set by the user is left alone.
     """
     version = tuple(int(part) for part in importlib.metadata.version("jaxlib").split(".")[:2])
     present = os.environ.get("XLA_FLAGS", "")
-    if version in {(0, 10), (0, 11)} and _FUSION_FLAG not in present:
+    if version in _WITHOUT_FUSION and _FUSION_FLAG not in present:
         os.environ["XLA_FLAGS"] = f"{present} {_FUSION_FLAG}".strip()
 
 
@@ -39,9 +44,13 @@ def keep_compiled_code() -> None:
     import jax
 
     # Code compiled for one processor may not run on another that shares the home directory.
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else [platform.processor()]
-    features = next((line for line in lines if line.startswith(("flags", "Features"))), lines[0])
-    folder = cache_dir() / "compiled" / hashlib.sha256(features.encode()).hexdigest()[:16]
+    folder = cache_dir() / "compiled" / hashlib.sha256(processor_features().encode()).hexdigest()[:16]
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def processor_features() -> str:
+    """What tells this machine's kind of processor from others, as the system puts it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else [platform.processor()]
+    return next((line for line in lines if line.startswith(("flags", "Features"))), lines[0])

@@ -140,5 +140,6 @@ def test_chunks_of_few_images_left_are_smaller_but_of_few_sizes(total, monkeypat
     monkeypatch.setattr(fixed_budget, "lanes", lambda: jax.devices()[:1] * 2)
     sizes = [good_rows(standing, total) for standing in range(1, total + 1)]
     assert sizes == sorted(sizes)
-    assert sizes[0] == 1
+    # Never one image alone, which is rounded in another way.
+    assert sizes[0] == 2
     assert len(set(sizes)) <= 4

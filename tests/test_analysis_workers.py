@@ -21,14 +21,16 @@ def logits_fn(images):
 @pytest.mark.parametrize("row_factor", [1, 10, 1000])
 def test_chunks_are_of_good_size_and_end_together(total, row_factor):
     rows = chunk_rows(total, row_factor)
-    assert 1 <= rows <= max(1, 16 // row_factor)
+    most = max(1, 16 // row_factor)
+    # A row alone is rounded in another way than several: where there may be several, there is never one.
+    assert min(2, most) <= rows <= most
     chunks = -(-total // rows)
     # No lane waits for another's last, nearly empty chunk: padding is less than one row a chunk, on average.
-    assert chunks * rows - total < chunks
+    assert chunks * rows - total < chunks or total == 1
 
 
 def test_no_items_still_have_a_chunk_size():
-    assert chunk_rows(0) == 1
+    assert chunk_rows(0) == 2
 
 
 def test_padding_repeats_the_first_row():

@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import jax
@@ -122,15 +123,25 @@ def test_doors_are_short(door):
     assert len((PACKAGE / f"{door}.py").read_text().splitlines()) < 80
 
 
-def test_bad_jaxlib_is_kept_out():
-    """jaxlib 0.10.2 silently miscompiles reductions on the CPU (jax issue 39103)."""
-    requirements = [Requirement(line) for line in importlib.metadata.requires("advx-jax") or []]
-    for name in ("jax", "jaxlib"):
-        (specifier,) = [r.specifier for r in requirements if r.name == name and r.marker is None]
-        assert "0.10.2" not in specifier
-        assert "0.10.1" in specifier
-        assert "0.11.2" in specifier
-    assert importlib.metadata.version("jaxlib") != "0.10.2"
+@pytest.mark.parametrize(
+    ("python", "right", "wrong"),
+    [
+        ("3.11", ["0.9.2"], ["0.8.3", "0.10.0", "0.10.1", "0.10.2"]),
+        ("3.12", ["0.12.0.1"], ["0.9.2", "0.10.2", "0.11.2", "0.12.0"]),
+        ("3.13", ["0.12.0.1", "0.12.1", "0.13.0"], ["0.8.3", "0.10.1", "0.11.2"]),
+    ],
+)
+@pytest.mark.parametrize("name", ["jax", "jaxlib"])
+def test_releases_that_compute_wrong_gradients_in_two_lanes_are_kept_out(name, python, right, wrong):
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    requirements = [Requirement(line) for line in project["dependencies"]]
+    (specifier,) = [
+        r.specifier
+        for r in requirements
+        if r.name == name and (r.marker is None or r.marker.evaluate({"python_version": python}))
+    ]
+    assert all(version in specifier for version in right)
+    assert not any(version in specifier for version in wrong)
 
 
 @pytest.mark.parametrize(("dtype", "n"), [("float32", 32_769), ("float64", 16_385)])
@@ -149,11 +160,14 @@ def test_symptom_of_the_bad_jaxlib_does_not_show(dtype, n):
         ("0.10.1", "", "--xla_cpu_experimental_ynn_fusion_type="),
         ("0.11.2", "--xla_a=1", "--xla_a=1 --xla_cpu_experimental_ynn_fusion_type="),
         ("0.11.2", "--xla_cpu_experimental_ynn_fusion_type=x", "--xla_cpu_experimental_ynn_fusion_type=x"),
-        ("0.12.0", "--xla_a=1", "--xla_a=1"),
+        ("0.12.0.1", "", "--xla_cpu_experimental_ynn_fusion_type="),
+        ("0.12.0.1", "--xla_cpu_experimental_ynn_fusion_type=dot", "--xla_cpu_experimental_ynn_fusion_type=dot"),
+        ("0.9.2", "--xla_a=1", "--xla_a=1"),
+        ("0.13.0", "--xla_a=1", "--xla_a=1"),
     ],
 )
-def test_miscompiling_fusion_is_switched_off_where_it_exists(version, before, after, monkeypatch):
+def test_fusion_that_is_wrong_or_slow_is_switched_off_where_it_exists(version, before, after, monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
     monkeypatch.setenv("XLA_FLAGS", before)
-    advx_jax._runtime.avoid_miscompiled_reductions()
+    advx_jax._runtime.switch_off_fusion()
     assert os.environ["XLA_FLAGS"] == after

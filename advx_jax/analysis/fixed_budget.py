@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from advx_jax.analysis.segments import segment_lengths
-from advx_jax.analysis.workers import Worker, chunk_rows, lanes, pad, spread
+from advx_jax.analysis.workers import Worker, chunk_rows, lanes, least_rows, pad, spread
 from advx_jax.attacks.autoattack import Stage, stage_targets
 from advx_jax.attacks.budget import Budget, example_keys
 from advx_jax.attacks.loop import LogitsFn
@@ -185,8 +185,8 @@ def good_rows(standing: int, total: int) -> int:
     Few sizes, because the attacks are compiled for each.
     """
     rows = chunk_rows(total)
-    while rows > 1 and -(-rows // 4) * len(lanes()) >= standing:
-        rows = -(-rows // 4)
+    while (smaller := max(-(-rows // 4), least_rows())) < rows and smaller * len(lanes()) >= standing:
+        rows = smaller
     return rows
 
 

@@ -1,11 +1,14 @@
 """Spread independent chunks of work over the devices of this machine.
 
-Results are per example and each chunk is padded to one size, so neither the number of devices nor
-the order in which chunks finish changes them.
+Results are per example, and a chunk never has a single row, which XLA's CPU backend alone computes in another
+order: so neither the number of lanes nor the order in which chunks finish changes them. Where a CPU computes
+wrong numbers in several lanes at once (`lane_check`), there is one.
 """
 
+import functools
 import os
 import queue
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +17,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import jax
 import numpy as np
 
+from advx_jax.analysis.lane_check import lanes_agree, what_is_wrong
 from advx_jax.attacks.loop import LogitsFn
+from advx_jax.errors import UserError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -22,6 +27,8 @@ Result = TypeVar("Result")
 # Measured on CPUs (benchmarks/input_gradient.py): the input gradient costs least per image at 8 to
 # 32 images a thread, and two threads with a chunk each beat one thread with both.
 _CPU_ROWS = 16
+# One row alone is a matrix product of another shape to XLA, and rounds in another way.
+_CPU_LEAST_ROWS = 2
 # An accelerator wants many images at once; ResNet-44's activations for 512 take about 3 GB.
 _ACCELERATOR_ROWS = 512
 
@@ -75,12 +82,43 @@ def as_pytree(logits_fn: LogitsFn) -> LogitsFn:
 
 
 def lanes() -> list[jax.Device]:
-    """One entry for each line of work: every local accelerator once, or the CPU once for each core."""
+    """One entry for each line of work: every local accelerator once, or the CPU once for each core.
+
+    `$ADVX_LANES` gives another number for the CPU. Several lanes are used only where they compute the same
+    as one; where not, a line on standard error says so once.
+
+    Raises:
+        UserError: `$ADVX_LANES` is not a positive number.
+    """
     devices = jax.local_devices()
     if devices[0].platform != "cpu":
         return devices
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return [devices[index % len(devices)] for index in range(max(cores, len(devices)))]
+    wanted = _wanted_lanes(len(devices))
+    several = tuple(devices[index % len(devices)] for index in range(wanted))
+    if wanted == 1 or lanes_agree(several):
+        return list(several)
+    _say_once(f"warning: {what_is_wrong(several)}; one lane computes instead, with the right numbers but slower")
+    return devices[:1]
+
+
+def _wanted_lanes(n_devices: int) -> int:
+    asked = os.environ.get("ADVX_LANES")
+    if not asked:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(cores, n_devices)
+    if not asked.isdecimal() or int(asked) < 1:
+        raise UserError(f"expected ADVX_LANES to be a whole number from 1, got {asked!r}")
+    return int(asked)
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+def least_rows() -> int:
+    """The fewest images of a chunk with which an image's result does not depend on how many there are."""
+    return _CPU_LEAST_ROWS if jax.local_devices()[0].platform == "cpu" else 1
 
 
 def chunk_rows(total: int, row_factor: int = 1) -> int:
@@ -92,8 +130,10 @@ def chunk_rows(total: int, row_factor: int = 1) -> int:
     """
     workers = lanes()
     best = max(1, (_CPU_ROWS if workers[0].platform == "cpu" else _ACCELERATOR_ROWS) // row_factor)
+    # Never one here and several on another number of lanes.
+    least = min(least_rows(), best)
     rounds = -(-total // (best * len(workers)))
-    return max(1, -(-total // (rounds * len(workers)))) if total else 1
+    return max(least, -(-total // (rounds * len(workers)))) if total else least
 
 
 def pad(array: np.ndarray, rows: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsFloat
 
 from advx_jax.errors import UserError
 from advx_jax.files import written_whole
@@ -207,7 +207,7 @@ def _data_uri(path: Path) -> str:
         ) from error
 
 
-def _number(value: float | None) -> float:
+def _number(value: SupportsFloat | None) -> float:
     """A number from JSON, where null stands for what is not finite."""
     return math.nan if value is None else float(value)
 

@@ -62,6 +62,8 @@ def report_robustness(
                 ):
                     for place, fields in zip(places, zip(*part, strict=True), strict=True):
                         measured[kind][str(block[place])] = [field.item() for field in fields]
+                    # Lanes finish in any order; the file is the same all the same.
+                    measured[kind] = dict(sorted(measured[kind].items(), key=lambda entry: int(entry[0])))
                     write_json(output / DISTANCES_FILE, kept)
 
     results = head("ara", _FORMAT, kept["settings"] | {"n_images": len(indices)}) | {"data": data.source}

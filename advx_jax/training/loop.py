@@ -16,7 +16,7 @@ from advx_jax.training.bookkeeping import Books, StepListener
 from advx_jax.training.checkpoints import Checkpoints, Progress, check_room
 from advx_jax.training.evaluation import Evaluation, evaluate
 from advx_jax.training.export import export_network
-from advx_jax.training.parallel import on_all_devices, replicated
+from advx_jax.training.parallel import check_devices, on_all_devices, replicated
 from advx_jax.training.recipe import Recipe
 from advx_jax.training.state import classifier_of, initial_state, make_optimizer
 from advx_jax.training.step import TrainingSet, make_step
@@ -78,6 +78,7 @@ def check_fit(recipe: Recipe, data: Data) -> None:
     Raises:
         UserError: it does not.
     """
+    check_devices()
     training, _ = hold_out(data.train, recipe.held_out, recipe.seed)
     make_plan(recipe, len(training))
     n_classes, largest = recipe.architecture.n_classes, int(max(data.train.labels.max(), data.test.labels.max()))

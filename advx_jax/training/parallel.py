@@ -9,12 +9,28 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool
 
+from advx_jax.analysis.lane_check import lanes_agree, what_is_wrong
+from advx_jax.errors import UserError
 from advx_jax.training.step import AXIS, Batch, Metrics, Step, TrainingSet, TrainState
 
 ParallelStep = Callable[
     [TrainState, TrainingSet, Batch, Bool[np.ndarray, " devices"]],
     tuple[TrainState, Metrics, Bool[Array, ""]],
 ]
+
+
+def check_devices() -> None:
+    """Make sure that all devices of this process may compute at once.
+
+    Raises:
+        UserError: they are of a CPU that then computes wrong numbers.
+    """
+    devices = tuple(jax.local_devices())
+    if devices[0].platform == "cpu" and not lanes_agree(devices):
+        raise UserError(
+            f"expected one CPU device in a process, got {len(devices)}: {what_is_wrong(devices)}; "
+            "unset JAX_NUM_CPU_DEVICES (and --xla_force_host_platform_device_count), or install a jaxlib of the README"
+        )
 
 
 def on_all_devices(step: Step) -> ParallelStep:
@@ -25,7 +41,11 @@ def on_all_devices(step: Step) -> ParallelStep:
         away), this process's rows of the global batch (a leading axis of local devices) and, for each
         local device, whether this process wants to stop. It gives the new state, the metrics, and
         whether any process wants to stop: all get the same answer at the same step.
+
+    Raises:
+        UserError: see `check_devices`.
     """
+    check_devices()
 
     def whole(
         state: TrainState, data: TrainingSet, batch: Batch, stop: Bool[Array, ""]

@@ -1,0 +1,73 @@
+"""The same work twice, and in any number of lanes, gives the same files, byte for byte."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from networks import random_classifier
+
+from advx_jax.analysis.accuracy import predict
+from advx_jax.analysis.explanations import PUBLISHED_SETTINGS
+from advx_jax.analysis.robustness_area import SEARCHES
+from advx_jax.attacks.autoattack import STAGES
+from advx_jax.data.image_set import ImageSet, unit_images
+from advx_jax.data.sample import load_sample
+from advx_jax.networks.classifier import Provenance
+from advx_jax.networks.files import save_network
+from advx_jax.networks.registry import resolve_network
+from advx_jax.networks.resnet import Architecture
+from advx_jax.reports.explanation_report import given_images, report_explanations
+from advx_jax.reports.fixed_budget_report import report_fixed_budget
+from advx_jax.reports.fixed_budget_run import Plan
+from advx_jax.reports.robustness_report import report_robustness
+
+# Widths as the published networks have them, and so their convolutions.
+ARCHITECTURE = Architecture((1, 1, 1), (16, 32, 64), activation="half_huber")
+# In one lane and in several, chunks of so many images are of other sizes.
+N_IMAGES = 4
+# The same two lanes twice, one, and more than there may be cores.
+RUNS = {"first": 2, "second": 2, "one": 1, "four": 4}
+# Of robustness: what a clock says is never the same twice.
+SECONDS = re.compile(rb'"seconds": (\{[^}]*\}|[0-9.e-]+)')
+
+
+def explain(network, images, output):
+    settings = PUBLISHED_SETTINGS.replace(steps=6)
+    report_explanations(network, given_images(images, range(N_IMAGES)), settings, output, False, False)
+
+
+def ara(network, images, output):
+    report_robustness(network, images, N_IMAGES, SEARCHES["fmn"].replace(steps=12), output, False)
+
+
+def robustness(network, images, output):
+    stages = (STAGES["apgd-ce"]._replace(steps=6),)
+    report_fixed_budget(network, images, Plan("apgd-ce", stages, 0.3, "L2", 0, True, N_IMAGES), output, False, False)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """All but the logs, in which chunks stand as they were finished."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".jsonl"]
+    return {str(path.relative_to(folder)): SECONDS.sub(b"", path.read_bytes()) for path in paths}
+
+
+@pytest.mark.parametrize("work", [explain, ara, robustness])
+def test_files_are_the_same_twice_and_in_any_number_of_lanes(work, tmp_path, monkeypatch):
+    save_network(tmp_path / "small.safetensors", random_classifier(architecture=ARCHITECTURE), Provenance(name="small"))
+    network = resolve_network(str(tmp_path / "small.safetensors"))
+    sample = load_sample()
+    pixels = sample.images[:N_IMAGES]
+    # Classified correctly, so that all are attacked.
+    labels = predict(network.classifier, unit_images(pixels), np.zeros(N_IMAGES, np.int32)).classes
+    images = ImageSet(pixels, labels, sample.class_names, sample.source)
+    found = {}
+    for name, lanes in RUNS.items():
+        monkeypatch.setenv("ADVX_LANES", str(lanes))
+        work(network, images, tmp_path / name)
+        found[name] = files(tmp_path / name)
+    assert len(found["first"]) > 1
+    for name in ("second", "one", "four"):
+        assert found[name].keys() == found["first"].keys()
+        differ = [path for path, content in found["first"].items() if found[name][path] != content]
+        assert not differ, name
