@@ -1,4 +1,4 @@
-"""The constants that all published recipes share, under the paper's names (arXiv 1906.02896; spec section 6)."""
+"""The constants that all published recipes share, under the paper's names (docs/method.md, Training)."""
 
 from ml_collections import ConfigDict
 

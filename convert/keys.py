@@ -48,7 +48,7 @@ class TensorKey:
 
 
 def tensor_keys(architecture: Architecture) -> list[TensorKey]:
-    """All tensors of a network, in the order of PyTorch's state dict (spec section 2)."""
+    """All tensors of a network, in the order of PyTorch's state dict (docs/method.md, Published networks)."""
     return list(_network_keys(architecture))
 
 

@@ -1,4 +1,4 @@
-"""The `training_options` that the published files carry beside their tensors (spec section 2)."""
+"""The `training_options` that the published files carry beside their tensors (docs/method.md, Published networks)."""
 
 import math
 from dataclasses import dataclass

@@ -33,7 +33,7 @@ def read_pt(path: Path) -> tuple[Classifier, Provenance]:
     Both of PyTorch's formats are read, the zip archive and the legacy one, without PyTorch.
 
     Args:
-        path: of a file with `model_params` and `training_options` (spec section 2).
+        path: of a file with `model_params` and `training_options` (docs/method.md, Published networks).
 
     Returns:
         The network and its provenance, named after the file.

@@ -10,7 +10,7 @@ from advx_jax.data.image_set import unit_images
 
 
 def expected(images, flip, offsets, padding):
-    """One image after the other: replicate edges, flip, crop (spec section 6)."""
+    """One image after the other: replicate edges, flip, crop (docs/method.md, Augmentation)."""
     height, width = images.shape[1:3]
     out = []
     for image, flipped, (row, column) in zip(images, flip, offsets, strict=True):

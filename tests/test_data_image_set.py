@@ -4,7 +4,7 @@ import numpy as np
 
 from advx_jax.data.image_set import CIFAR10_CLASSES, ImageSet, unit_images
 
-# Spec, notation: so many of the 256 values come out otherwise if one multiplies by 1/255.
+# docs/method.md, Images and units: so many of the 256 values come out otherwise if one multiplies by 1/255.
 VALUES_WHERE_A_PRODUCT_DIFFERS = 126
 
 

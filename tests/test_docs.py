@@ -13,9 +13,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "advx_jax"
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = ROOT / "docs" / "commands.md"
+COMMANDS, METHOD = ROOT / "docs" / "commands.md", ROOT / "docs" / "method.md"
 # Beside the modules that are commands by themselves.
 COMMAND_FILES = {"convert": ROOT / "convert" / "__main__.py", "data.cifar10": PACKAGE / "data" / "cifar10.py"}
+SHIPPED = ("advx_jax", "benchmarks", "configs", "convert")
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 
 
@@ -165,3 +166,21 @@ def test_code_runs(block, tmp_path):
     run = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert run.stdout
+
+
+def shipped_files() -> list[Path]:
+    folders = [path for name in SHIPPED for path in (ROOT / name).rglob("*")]
+    return [path for path in [*folders, *DOCUMENTS] if path.suffix in {".py", ".md", ".j2"}]
+
+
+def test_shipped_files_refer_to_documents_that_are_shipped():
+    """Nobody outside has a specification; what explains the method is docs/method.md, and its sections exist."""
+    titles = {re.sub(r"^[\d.]+ ", "", heading) for heading in headings(METHOD.read_text(encoding="utf-8"))}
+    referring = 0
+    for path in shipped_files():
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"\bspec(?:ification)? section|\bspec(?:\.md|\s*§|, notation)", text), path
+        for title in re.findall(r"docs/method\.md, ([^).:;\n]+)", text):
+            assert title in titles, (path, title)
+            referring += 1
+    assert referring >= 10

@@ -59,7 +59,7 @@ def train(variables, x, real=None, axis_name=None):
 
 
 def by_hand(variables, x):
-    """Output and running statistics of a training pass, in float64 (spec section 1)."""
+    """Output and running statistics of a training pass, in float64 (docs/method.md, Network)."""
     x = np.asarray(x, np.float64)
     params, before = (jax.tree.map(np.float64, variables[name]) for name in ("params", "batch_stats"))
     flat = x.reshape(-1, x.shape[-1])

@@ -189,7 +189,7 @@ def test_another_key_or_step_gives_other_draws(draws, seed, step):
 
 
 def sgd(weights, slopes, offsets, rates, momentum, decay):
-    """v ← momentum·v + (g + decay·w), w ← w - rate·v, with g = slope·w + offset (spec section 6)."""
+    """v ← momentum·v + (g + decay·w), w ← w - rate·v, with g = slope·w + offset (docs/method.md, Optimiser)."""
     velocity, path = np.zeros_like(weights), []
     for rate, offset in zip(rates, offsets, strict=True):
         gradient = slopes * weights + offset

@@ -1,4 +1,4 @@
-"""Adversarial explanations: what would make an image look more like each class (spec section 4)."""
+"""Adversarial explanations: what would make an image look more like each class (docs/method.md, Explanations)."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple

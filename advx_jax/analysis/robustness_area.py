@@ -1,4 +1,4 @@
-"""Accuracy-robustness area, ARA: one number for accuracy and robustness together (spec section 5)."""
+"""ARA: one number for accuracy and robustness together (docs/method.md, Accuracy-robustness area)."""
 
 import functools
 from collections.abc import Callable, Iterator

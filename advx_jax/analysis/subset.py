@@ -1,4 +1,4 @@
-"""The published choice of test images for the accuracy-robustness area (spec section 5)."""
+"""The published choice of test images for the accuracy-robustness area (docs/method.md, Subset)."""
 
 import functools
 

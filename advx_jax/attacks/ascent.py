@@ -20,7 +20,7 @@ def negative_log_odds(logits: Float[Array, "batch classes"], labels: Int[Array, 
     """M = logsumexp of the other logits - z_y, so that CE = log(1 + eᵐ) and ∇CE = σ(m)·∇m.
 
     Its gradient has the direction of the cross-entropy's, but does not vanish, nor lose its
-    ∂z_y term, where p_y rounds to 1 (spec section 3, known trouble).
+    ∂z_y term, where p_y rounds to 1 (docs/method.md, Saturated networks).
     """
     own = jnp.arange(logits.shape[-1]) == labels[:, None]
     others = jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), axis=-1)

@@ -42,7 +42,7 @@ def targeted_attack(
     targets: Int[Array, " batch"],
     settings: AttackSettings,
 ) -> AttackResult:
-    """Make the target classes likely with a perturbation of about RMS eps: an explanation (spec section 4).
+    """Make the target classes likely with a perturbation of about RMS eps (docs/method.md, Explanations).
 
     Args:
         logits_fn: images to logits.

@@ -1,4 +1,4 @@
-"""The one attack loop (spec section 3): training attacks, explanations and ARA all run on it.
+"""The one attack loop (docs/method.md, Attack loop): training attacks, explanations and ARA all run on it.
 
 A step evaluates the network at x + δ, decides for each example whether to FOLLOW the gradient or
 to shrink δ, and moves δ by a step of falling length. The loop can be run in segments:

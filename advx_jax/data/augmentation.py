@@ -36,5 +36,5 @@ def augment(
 def unit_scale(pixels: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Pixels as float32 on the [0,1] scale, the same values as `unit_images` gives on the host."""
     # Looked up, because compilers turn a division by a constant into a product with its inverse,
-    # which differs in the last bit for 126 of the 256 values (spec, notation).
+    # which differs in the last bit for 126 of the 256 values (docs/method.md, Images and units).
     return jnp.asarray(unit_images(np.arange(256, dtype=np.uint8)))[pixels]

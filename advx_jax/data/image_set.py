@@ -46,7 +46,7 @@ class ImageSet:
 def unit_images(pixels: UInt8[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """Pixels as float32 on the [0,1] scale.
 
-    A true division, as the published networks were trained with (spec, notation): multiplying by
+    A true division, as the published networks were trained with (docs/method.md, Images and units): multiplying by
     1/255 differs in the last bit for 126 of the 256 values.
     """
     return pixels.astype(np.float32) / np.float32(255)

@@ -17,7 +17,8 @@ class PublishedSplit(NamedTuple):
     fingerprint: str
 
 
-# On the test set with this fingerprint the published networks have exactly their published accuracies (spec section 2).
+# On the test set with this fingerprint the published networks have exactly their published accuracies
+# (docs/method.md, Published networks).
 PUBLISHED: dict[Split, PublishedSplit] = {
     "train": PublishedSplit(50_000, "67e12c2a5906880a4fe5595fe6d768185ad7ca587f35d3a7ece3c3b8b85035d2"),
     "test": PublishedSplit(10_000, "e54a434ec35094516eacbaac0f2f9550358d985e9d1f71b47d41d333c15ba304"),

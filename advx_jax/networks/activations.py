@@ -1,4 +1,4 @@
-"""Activation functions: ReLU and the paper's Half-Huber ReLU (spec section 1)."""
+"""Activation functions: ReLU and the paper's Half-Huber ReLU (docs/method.md, Network)."""
 
 import functools
 

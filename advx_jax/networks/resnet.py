@@ -1,4 +1,4 @@
-"""Pre-activation ResNet for small images (spec section 1; He et al., arXiv 1603.05027)."""
+"""Pre-activation ResNet for small images (docs/method.md, Network; He et al., arXiv 1603.05027)."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""The picture tree of explanations, with the published file names (spec §4), and its record in JSON."""
+"""The picture tree of explanations, under the published names (docs/method.md, Explanations), and its JSON record."""
 
 import contextlib
 import re

@@ -16,7 +16,7 @@ _UNSATURATED_PERCENT = 99.0
 
 
 def to_pixels(images: Float[np.ndarray, "*shape 3"]) -> UInt8[np.ndarray, "*shape 3"]:
-    """Round images to pixels: uint8(clip(255·v + 0.5, 0, 255)), as in spec §4.
+    """Round images to pixels: uint8(clip(255·v + 0.5, 0, 255)), as published (docs/method.md, Explanations).
 
     Args:
         images: values on the [0, 1] scale; those outside of it (attacks do not clip) are clipped.

@@ -1,1 +1,1 @@
-"""Training (spec section 6): recipe, state, one pure step, its one pmap, loop, checkpoints."""
+"""Training (docs/method.md, Training): recipe, state, one pure step, its one pmap, loop, checkpoints."""

@@ -1,4 +1,4 @@
-"""The Lipschitz penalty: the squared input gradient of one logit an example (spec section 6)."""
+"""The Lipschitz penalty: the squared input gradient of one logit an example (docs/method.md, Lipschitz penalty)."""
 
 import jax
 import jax.numpy as jnp

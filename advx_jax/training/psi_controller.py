@@ -7,7 +7,9 @@ from advx_jax.training.recipe import Penalty
 
 
 def next_integrator(penalty: Penalty, integrator: Float[Array, ""], mean_loss: Float[Array, ""]) -> Float[Array, ""]:
-    """Move the integrator by a batch: r ← max(0, r + clip(-ln(CE/target), least, greatest)) (spec section 6).
+    """Move the integrator by a batch (docs/method.md, ψ controller).
+
+    r ← max(0, r + clip(-ln(CE/target), least, greatest)).
 
     Args:
         penalty: constants of the controller.

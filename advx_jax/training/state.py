@@ -37,7 +37,7 @@ class TrainState(NamedTuple):
 
 
 def make_optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformation:
-    """SGD as PyTorch's: v ← momentum·v + (g + decay·w), w ← w - rate·v (spec section 6).
+    """SGD as PyTorch's: v ← momentum·v + (g + decay·w), w ← w - rate·v (docs/method.md, Optimiser).
 
     Args:
         recipe: gives the constants.

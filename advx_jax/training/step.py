@@ -1,4 +1,4 @@
-"""One step of training as a pure function (spec section 6); it runs inside a mapped axis.
+"""One step of training as a pure function (docs/method.md, Training); it runs inside a mapped axis.
 
 Each device holds its rows of the global batch. Sums over the batch are summed over the axis, and
 the gradients with them, so that the result is that of the global batch on one device.

@@ -1,4 +1,4 @@
-"""The accuracy-robustness area (spec section 5)."""
+"""The accuracy-robustness area (docs/method.md, Accuracy-robustness area)."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""The attack loop (spec section 3).
+"""The attack loop (docs/method.md, Attack loop).
 
 The network runs in the mode it is in: in training mode the gradient goes through the batch statistics, and every pass
 moves the running ones. Late examples are recorded in `first_ok`, where the public code raises an error.

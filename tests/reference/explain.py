@@ -1,4 +1,4 @@
-"""Explanations, computed the way the public code does (spec section 4)."""
+"""Explanations, computed the way the public code does (docs/method.md, Explanations)."""
 
 from typing import NamedTuple
 

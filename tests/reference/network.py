@@ -1,4 +1,4 @@
-"""The pre-activation ResNet in PyTorch, under the published parameter names (spec section 1)."""
+"""The pre-activation ResNet in PyTorch, under the published parameter names (docs/method.md, Network)."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""One step of training, standard or with the Lipschitz penalty (spec section 6); random draws are arguments."""
+"""One training step, standard or with the Lipschitz penalty (docs/method.md, Training); random draws are arguments."""
 
 import math
 from typing import NamedTuple
