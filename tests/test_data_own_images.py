@@ -151,6 +151,27 @@ def test_sixteen_bit_tiff_keeps_its_range_in_either_byte_order(tmp_path):
         np.testing.assert_array_equal(_load(tmp_path / name).pixels[..., 1], np.round(ramp / 257).astype(np.uint8))
 
 
+def _tiff(values: np.ndarray, bits: int, photometric: int) -> bytes:
+    """A grey TIFF; 12 bits are packed, 16 are little-endian."""
+    packed = np.unpackbits(values.astype(">u2")[..., None].view(np.uint8), axis=-1)[..., -bits:]
+    data = values.astype("<u2").tobytes() if bits == 16 else np.packbits(packed.ravel()).tobytes()
+    (height, width), (long, n_tags) = values.shape, (4, 9)
+    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1), (278, height)]
+    directory = b"".join(struct.pack("<HHII", tag, long, 1, value) for tag, value in [*tags, (279, len(data))])
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", n_tags) + directory + bytes(4)
+
+
+@pytest.mark.parametrize(("bits", "photometric"), [(16, 1), (16, 0), (12, 1)])
+def test_deep_grey_tiff_is_scaled_and_turned_round_as_it_says(tmp_path, bits, photometric):
+    largest = 2**bits - 1
+    ramp = np.linspace(0, largest, 32 * 32).reshape(32, 32).astype(np.uint16)
+    (tmp_path / "deep.tiff").write_bytes(_tiff(ramp, bits, photometric))
+    own = _load(tmp_path / "deep.tiff")
+    brightness = ramp / largest if photometric else 1 - ramp / largest
+    np.testing.assert_array_equal(own.pixels[..., 0], np.round(brightness * 255))
+    assert f"{bits}-bit grey turned into RGB" in own.treatment
+
+
 def test_print_colours_become_rgb(tmp_path):
     Image.new("CMYK", (32, 32), (0, 255, 255, 0)).save(tmp_path / "print.tiff")
     own = _load(tmp_path / "print.tiff")

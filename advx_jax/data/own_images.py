@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps, features
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, features
 
 from advx_jax.data.image_set import CIFAR10_CLASSES, CIFAR10_SIDE
 from advx_jax.data.own_files import FoundFiles, LeftOut, OwnFile, find_files
@@ -25,6 +25,7 @@ _AVIF_BRANDS, _HEIF_BRANDS = (
 )
 _SIZE = (CIFAR10_SIDE, CIFAR10_SIDE)
 _UPRIGHT = 1
+_WHITE_IS_ZERO = 0
 _MODE_NAMES = {"1": "black and white", "L": "grey", "P": "palette"}
 # Pillow reads 16 bits of grey into 32 here, and scales them to the full 16 where the file has fewer.
 _SIXTEEN_BITS_IN_32 = ("PNG", "PPM")
@@ -184,7 +185,7 @@ def _to_network_size(image: Image.Image) -> tuple[UInt8[np.ndarray, "32 32 3"], 
         steps.append("turned upright as its EXIF data says")
     upright = ImageOps.exif_transpose(image)
     size = upright.size
-    colour, step = _to_rgb(upright, image.format)
+    colour, step = _to_rgb(upright, _deep_grey(image))
     if step:
         steps.append(step)
     square = _centre_square(colour)
@@ -203,12 +204,26 @@ def _times(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def _to_rgb(image: Image.Image, file_format: str | None) -> tuple[Image.Image, str]:
+def _deep_grey(image: Image.Image) -> tuple[int, int] | None:
+    """What black and white are in a grey image of more than 8 bits; None for all others."""
+    if image.mode == "I" and image.format in _SIXTEEN_BITS_IN_32:
+        return 0, 2**16 - 1
+    if not image.mode.startswith("I;16"):
+        return None
+    # Pillow reads 12 bits into 16 without scaling them, and does not turn the numbers round where 0 is white.
+    tags = getattr(image, "tag_v2", {})
+    largest = 2 ** tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0] - 1
+    return (largest, 0) if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO else (0, largest)
+
+
+def _to_rgb(image: Image.Image, deep_grey: tuple[int, int] | None) -> tuple[Image.Image, str]:
     """Convert to 8-bit RGB, transparent parts over white."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and file_format in _SIXTEEN_BITS_IN_32):
+    if deep_grey is not None:
         # Pillow's own conversion cuts off what is above 255.
-        grey = np.asarray(image, np.float32) / 257
-        return Image.fromarray(np.round(grey).astype(np.uint8)).convert("RGB"), "16-bit grey turned into RGB"
+        darkest, brightest = deep_grey
+        grey = np.round((np.asarray(image, np.float64) - darkest) * (255 / (brightest - darkest)))
+        bits = max(deep_grey).bit_length()
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB"), f"{bits}-bit grey turned into RGB"
     if image.mode in ("I", "F"):
         raise UserError("expected 8 or 16 bits a channel, got 32")
     if image.has_transparency_data:
