@@ -52,7 +52,8 @@ def test_other_chunks_give_the_same_results(name, data):
     np.testing.assert_array_equal(predicted != labels, broken)
     np.testing.assert_array_equal(np.asarray(linear(jnp.asarray(adversarial)).argmax(-1)), predicted)
     size = np.sqrt(np.square(adversarial - images).sum((1, 2, 3)))
-    np.testing.assert_allclose(distance, size, atol=ROUNDING)
+    np.testing.assert_allclose(distance[broken], size[broken], atol=ROUNDING)
+    assert np.isinf(distance[~broken]).all()
     assert (size <= 0.08 + ROUNDING).all()
 
 
@@ -110,9 +111,7 @@ def test_first_look_sees_what_misleads_attacks(data):
     softmax = first_look(lambda x: jax.nn.softmax(linear(x)), images, labels)
     assert softmax.normalised.all()
     assert not softmax.random.any()
-    broken = images.copy()
-    broken[2, 0, 0, 0] = np.nan
-    seen = first_look(linear, broken, labels)
+    seen = first_look(lambda x: linear(x) / (x[:, 0, 0, :1] != images[2, 0, 0, 0]), images, labels)
     np.testing.assert_array_equal(seen.finite, np.arange(N) != 2)
     np.testing.assert_array_equal(seen.correct, np.arange(N) != 2)
 

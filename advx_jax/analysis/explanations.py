@@ -8,9 +8,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from advx_jax.analysis.segments import attack_in_segments
+from advx_jax.analysis.soundness import prepared
 from advx_jax.analysis.workers import Worker, chunk_rows, pad, spread
 from advx_jax.attacks import AttackSettings
 from advx_jax.attacks.bounded import TARGETED
+from advx_jax.attacks.checks import ImagesLike
 from advx_jax.attacks.loop import LogitsFn, LoopAttack
 
 PUBLISHED_SETTINGS = AttackSettings(eps=0.1, steps=35, overshoot=5.0)
@@ -46,24 +48,27 @@ def second_class(logits: Float[np.ndarray, " classes"], label: int) -> int:
 
 def explain(
     logits_fn: LogitsFn,
-    images: Float[np.ndarray, "n *shape"],
+    images: ImagesLike,
     settings: AttackSettings = PUBLISHED_SETTINGS,
     on_progress: Callable[[float], None] = lambda _: None,
 ) -> Iterator[tuple[int, Explanation]]:
     """Explain images towards every class, on all devices of this machine.
 
     Args:
-        logits_fn: images to logits, for instance a `Classifier`.
-        images: on the scale that `logits_fn` takes.
+        logits_fn: images to logits, for instance a `Classifier`; in evaluation mode.
+        images: on the [0,1] scale. Where there are none, nothing is yielded.
         settings: of the targeted attack.
         on_progress: called with how many images' worth of work was just done; fractions add up.
 
     Yields:
         The place of an image and its explanation, as they are finished.
+
+    Raises:
+        UserError: see `prepared`; when the first explanation is asked for.
     """
+    images, _, n_classes = prepared(logits_fn, images)
     if len(images) == 0:
         return
-    n_classes = jax.eval_shape(logits_fn, jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)).shape[-1]
     rows = chunk_rows(len(images), row_factor=n_classes)
     attack = LoopAttack(TARGETED, settings)
     targets = np.repeat(np.arange(n_classes, dtype=np.int32)[:, None], rows, axis=1)

@@ -10,15 +10,17 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from advx_jax.analysis.segments import segment_lengths
+from advx_jax.analysis.soundness import differing_rows, leading_scale, prepared
 from advx_jax.analysis.workers import Worker, chunk_rows, lanes, least_rows, pad, spread
 from advx_jax.attacks.autoattack import Stage, stage_targets
 from advx_jax.attacks.budget import Budget, example_keys
+from advx_jax.attacks.checks import ImagesLike, LabelsLike, checked_indices
 from advx_jax.attacks.loop import LogitsFn
 from advx_jax.attacks.losses import LossName, climb
 from advx_jax.attacks.projections import size
 from advx_jax.errors import UserError
 
-# As in AutoAttack's own checks: how much normalised logits of two passes may differ, and how near to 1
+# As in AutoAttack's own checks: how much logits of two passes may differ, relative to their size, and how near to 1
 # the outputs of a softmax sum up.
 _RANDOM_ABOVE, _SUMS_TO_ONE = 1e-4, 1e-5
 # DLR needs three classes, its targeted form four.
@@ -49,7 +51,7 @@ class Attacked(NamedTuple):
     Attributes:
         broken: a misclassified image within the budget was found, and is misclassified when looked at again.
         predicted: the class that it is taken for; of the unperturbed image where there is none.
-        distance: how far it is from the unperturbed one, in the budget's norm.
+        distance: how far it is from the unperturbed one, in the budget's norm; infinite where there is none.
         adversarial: it itself.
         finite: no logit was infinite or NaN on the way; otherwise the attack may have lost its way.
     """
@@ -78,20 +80,20 @@ def n_runs(stage: Stage, n_classes: int) -> int:
     return stage.restarts * (min(stage.n_targets, n_classes - 1) if stage.n_targets else 1)
 
 
-def first_look(
-    logits_fn: LogitsFn,
-    images: Float[np.ndarray, "n *shape"],
-    labels: Int[np.ndarray, " n"],
-    rows: int | None = None,
-) -> FirstLook:
+def first_look(logits_fn: LogitsFn, images: ImagesLike, labels: LabelsLike, rows: int | None = None) -> FirstLook:
     """Classify unperturbed images and make AutoAttack's checks on them, on all devices of this machine.
 
     Args:
-        logits_fn: images to logits, for instance a `Classifier`.
-        images: on the [0,1] scale.
+        logits_fn: images to logits, for instance a `Classifier`; in evaluation mode. It may be random, which is
+            told for each image.
+        images: on the [0,1] scale; there may be none.
         labels: true classes.
         rows: images a chunk; by how many there are if None.
+
+    Raises:
+        UserError: see `prepared`.
     """
+    images, labels, _ = prepared(logits_fn, images, labels, may_be_random=True)
     rows = chunk_rows(len(images)) if rows is None else rows
     fields = [np.zeros(len(images), bool) for _ in FirstLook._fields]
 
@@ -100,8 +102,9 @@ def first_look(
         x, y = worker.put(pad(images[part], rows)), worker.put(pad(labels[part], rows))
         logits, flat = jax.device_get(worker.call(_look, worker.logits_fn, x, y))
         again = jax.device_get(worker.call(_logits, worker.logits_fn, x))
-        length = np.linalg.norm(logits, axis=-1) + 1e-10
-        differs = np.linalg.norm(logits - again, axis=-1) > _RANDOM_ABOVE * length
+        # What bfloat16 has no sums for, float64 holds exactly.
+        logits, again = logits.astype(np.float64), again.astype(np.float64)
+        differs = differing_rows(logits, again, leading_scale(logits), _RANDOM_ABOVE)
         in_range = (logits > -_SUMS_TO_ONE).all(-1) & (logits < 1 + _SUMS_TO_ONE).all(-1)
         finite = np.isfinite(logits).all(-1)
         return FirstLook(
@@ -109,7 +112,7 @@ def first_look(
             finite=finite,
             flat=flat & finite,
             random=differs,
-            normalised=in_range & (np.abs(logits.sum(-1) - 1) < _SUMS_TO_ONE),
+            normalised=in_range & (np.abs(np.where(in_range[:, None], logits, 0).sum(-1) - 1) < _SUMS_TO_ONE),
         )
 
     for begin, found in spread(logits_fn, range(0, len(images), rows), work):
@@ -121,9 +124,9 @@ def first_look(
 
 def attack_standing(
     logits_fn: LogitsFn,
-    images: Float[np.ndarray, "n *shape"],
-    labels: Int[np.ndarray, " n"],
-    indices: Int[np.ndarray, " n"],
+    images: ImagesLike,
+    labels: LabelsLike,
+    indices: LabelsLike,
     stage: Stage,
     number: int,
     run: int,
@@ -151,7 +154,20 @@ def attack_standing(
 
     Yields:
         Places of images and what became of them, as chunks are finished.
+
+    Raises:
+        UserError: see `prepared`; the attack needs more classes or has no such run; when the first images are
+            asked for.
     """
+    images, labels, n_classes = prepared(logits_fn, images, labels, may_be_random=True)
+    if len(images) == 0:
+        return
+    check_stages((stage,), n_classes)
+    if not 0 <= run < n_runs(stage, n_classes):
+        raise UserError(f"expected a run from 0 to {n_runs(stage, n_classes) - 1} of {stage.name}, got {run}")
+    if rows < 1:
+        raise UserError(f"expected at least 1 row a chunk, got {rows}")
+    indices = np.asarray(checked_indices(indices, len(images)))
 
     def work(worker: Worker, begin: int) -> Attacked:
         part = slice(begin, begin + rows)
@@ -171,7 +187,7 @@ def attack_standing(
         found = state.found
         predicted = jax.device_get(worker.call(_logits, worker.logits_fn, found.adversarial)).argmax(-1)
         broken = np.asarray(found.broken) & (predicted != np.asarray(y))
-        distance = worker.call(_distance, budget, x, found.adversarial)
+        distance = np.where(broken, worker.call(_distance, budget, x, found.adversarial), np.inf)
         fields = (broken, predicted, distance, found.adversarial, found.finite)
         return Attacked(*(np.asarray(field)[:count] for field in fields))
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from advx_jax.analysis.accuracy import predict
+from advx_jax.analysis.soundness import check_fit
 from advx_jax.data.image_set import ImageSet, unit_images
 from advx_jax.networks.registry import ResolvedNetwork
 from advx_jax.reports.results_json import head, write_json
@@ -19,7 +20,11 @@ def report_accuracy(network: ResolvedNetwork, data: ImageSet, n_images: int, out
 
     Returns:
         The results: a head and `accuracy`, `loss` (mean cross-entropy), `correct`, `n_images`.
+
+    Raises:
+        UserError: network and images do not fit.
     """
+    check_fit(network.classifier, data)
     images, labels = unit_images(data.images[:n_images]), data.labels[:n_images]
     with progress(n_images, "image", "evaluate") as update:
         predictions = predict(network.classifier, images, labels.astype(np.int32), update)

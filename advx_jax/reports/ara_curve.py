@@ -21,13 +21,14 @@ def write_ara_curve(
     path: Path,
     curves: Mapping[str, RobustnessCurve],
     title: str,
-    n_classes: int = 10,
-    n_values: int = 3 * 32 * 32,
+    n_classes: int,
+    n_values: int,
 ) -> None:
     """Draw curves and the areas under them as a PNG, whole or not at all.
 
     Curves are drawn as the steps that they are, so that the shaded area is the ARA. The axis ends
-    where the last curve has fallen to half of chance level; what lies beyond adds nothing to an ARA.
+    where the last curve has fallen to half of chance level; what lies beyond adds nothing to an ARA. A curve
+    that does not fall so far goes on to the end of the axis, at the share that was never crossed.
 
     Args:
         path: the PNG file.
@@ -52,17 +53,20 @@ def write_ara_curve(
                 f"got {len(curve.accuracies)} and {len(curve.perturbations)}"
             )
     chance, root = 1 / n_classes, math.sqrt(n_values)
+    end = _right_end(curves, chance)
     figure = Figure(figsize=(7.2, 4.6), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     for place, (kind, curve) in enumerate(curves.items()):
         colour, line = _STYLES[place % len(_STYLES)]
         sizes = np.concatenate([[0.0], curve.perturbations])
         accuracies = np.concatenate([curve.accuracies[:1], curve.accuracies])
+        if accuracies[-1] > 0:
+            sizes, accuracies = np.append(sizes, max(end, sizes[-1])), np.append(accuracies, accuracies[-1])
         axes.fill_between(sizes, chance, np.maximum(accuracies, chance), step="pre", color=colour, alpha=0.13, lw=0)
-        label = f"until {_LABELS.get(kind, kind)}: ARA {curve.area:.4f}"
+        label = f"until {_LABELS.get(kind, kind)}: ARA {area_in_words(curve)}"
         axes.plot(sizes, accuracies, color=colour, linestyle=line, drawstyle="steps-pre", lw=1.8, label=label)
     axes.axhline(chance, color="#777777", lw=1, linestyle=(0, (1, 2)), label=f"chance, 1/{n_classes}")
-    axes.set_xlim(0, _right_end(curves, chance))
+    axes.set_xlim(0, end)
     axes.set_ylim(0, 1)
     axes.set_xlabel("perturbation allowed, RMS on the [0, 1] scale")
     axes.set_ylabel("accuracy (BTR: share better than random)")
@@ -78,6 +82,11 @@ def write_ara_curve(
         # A letter in the title that the font lacks becomes a box; that is no reason to fail.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(temporary, format="png")
+
+
+def area_in_words(curve: RobustnessCurve) -> str:
+    """The area to four digits; a lower bound where so many images were never crossed that it has no end."""
+    return f"≥ {curve.at_least:.4f}" if math.isinf(curve.area) else f"{curve.area:.4f}"
 
 
 def _right_end(curves: Mapping[str, RobustnessCurve], chance: float) -> float:

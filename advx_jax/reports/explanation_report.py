@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 
 from advx_jax.analysis.accuracy import predict
 from advx_jax.analysis.explanations import Explanation, explain, second_class
+from advx_jax.analysis.soundness import check_classes
 from advx_jax.attacks import AttackSettings
 from advx_jax.data.image_set import CIFAR10_CLASSES, ImageSet, unit_images
 from advx_jax.data.own_files import natural_order
@@ -64,28 +65,39 @@ class NamedImage(NamedTuple):
 
 
 class ImagesToExplain(NamedTuple):
-    """Images and, in words, where they come from."""
+    """Images, in words where they come from, and what their classes are called."""
 
     images: list[NamedImage]
     source: str
+    class_names: tuple[str, ...]
 
 
 def given_images(data: ImageSet, indices: Sequence[int]) -> ImagesToExplain:
     """Images of a data set by their indices, which must be there."""
     images = [NamedImage(str(place), data.images[place], int(data.labels[place]), True) for place in indices]
-    return ImagesToExplain(images, data.source)
+    return ImagesToExplain(images, data.source, data.class_names)
 
 
 def own_images(classifier: Classifier, own: Sequence[OwnImage]) -> ImagesToExplain:
-    """A person's own images; where nobody says what an image is, the network's top class stands in for the real one."""
+    """A person's own images; where nobody says what an image is, the network's top class stands in for the real one.
+
+    Classes have CIFAR-10's names if they are as many, or if a person gave labels by these names.
+    """
+    n_classes = classifier.architecture.n_classes
+    named = n_classes == len(CIFAR10_CLASSES) or any(image.label is not None for image in own)
+    class_names = CIFAR10_CLASSES if named else tuple(f"class_{number}" for number in range(n_classes))
+    check_classes(classifier, class_names)
     pixels = np.stack([image.pixels for image in own])
     tops = predict(classifier, unit_images(pixels), np.zeros(len(own), np.int32)).classes
     names = unique_names([image.path.stem for image in own])
     images = [
-        NamedImage(name, image.pixels, int(top) if image.label is None else image.label, image.label is not None)
+        # Where there is no top class the picture tree needs one all the same; the record shows what the network says.
+        NamedImage(
+            name, image.pixels, max(int(top), 0) if image.label is None else image.label, image.label is not None
+        )
         for name, image, top in zip(names, own, tops, strict=True)
     ]
-    return ImagesToExplain(images, "own image files")
+    return ImagesToExplain(images, "own image files", class_names)
 
 
 def report_explanations(
@@ -116,9 +128,11 @@ def report_explanations(
         A text that says what came out.
 
     Raises:
-        UserError: `output` holds explanations of other settings or images and must not be
-            overwritten; or `strict`, and an explanation did not reach ρ.
+        UserError: a network does not have the images' classes; `output` holds explanations of other settings
+            or images and must not be overwritten; or `strict`, and an explanation did not reach ρ.
     """
+    for resolved in (network, *([] if beside is None else [beside])):
+        check_classes(resolved.classifier, wanted.class_names)
     results = _explain_into(output, network, wanted, settings, overwrite)
     other = None
     if beside is not None:
@@ -126,7 +140,7 @@ def report_explanations(
         other = Beside(folder, _explain_into(folder, beside, wanted, settings, overwrite))
         write_gallery(*other)
     write_gallery(output, results, other)
-    folders = {_folder(image) for image in wanted.images}
+    folders = {_folder(image, wanted.class_names) for image in wanted.images}
     # The second network is shown for comparison: it may miss ρ even where the first must not.
     if strict and (message := shortfall(results, folders)):
         raise UserError(message)
@@ -138,14 +152,15 @@ def _explain_into(
 ) -> dict[str, Any]:
     """Explain what is missing in `output`; returns what its results file holds then."""
     results = head("explain", FORMAT, attack_record(network, dataclasses.asdict(settings)))
-    results |= {"data": wanted.source, "class_names": CIFAR10_CLASSES, "images": []}
+    results |= {"data": wanted.source, "class_names": wanted.class_names, "images": []}
     path = output / RESULTS_FILE
     earlier = earlier_results(path, results, overwrite)
     if earlier is not None:
         results["images"] = earlier["images"]
     elif path.exists():
         _remove_pictures(output, path)
-    todo = [image for image in wanted.images if not _is_done(output, results["images"], image, overwrite)]
+    names = wanted.class_names
+    todo = [image for image in wanted.images if not _is_done(output, results["images"], image, names, overwrite)]
 
     images = unit_images(np.stack([image.pixels for image in todo])) if todo else np.zeros((0, 32, 32, 3), "f4")
     entries = {entry["folder"]: entry for entry in results["images"]}
@@ -153,7 +168,7 @@ def _explain_into(
     try:
         with progress(len(todo), "image", "explain") as update:
             for place, explanation in explain(network.classifier, images, settings, update):
-                record = _record(todo[place], images[place], explanation)
+                record = _record(todo[place], names, images[place], explanation)
                 write_explanation(output, record)
                 entry = summary(record) | {"input_sha256": todo[place].sha256()}
                 entries[entry["folder"]] = entry
@@ -166,12 +181,14 @@ def _explain_into(
     return results
 
 
-def _record(image: NamedImage, pixels: Float[np.ndarray, "32 32 3"], explanation: Explanation) -> ExplainedImage:
+def _record(
+    image: NamedImage, class_names: tuple[str, ...], pixels: Float[np.ndarray, "32 32 3"], explanation: Explanation
+) -> ExplainedImage:
     return ExplainedImage(
         name=image.name,
         label=image.label,
         label_is_given=image.label_is_given,
-        class_names=CIFAR10_CLASSES,
+        class_names=class_names,
         input=pixels,
         explanations=pixels + explanation.perturbations,
         confidences=explanation.confidences,
@@ -183,12 +200,14 @@ def _record(image: NamedImage, pixels: Float[np.ndarray, "32 32 3"], explanation
     )
 
 
-def _folder(image: NamedImage) -> str:
-    return folder_name(image.name, CIFAR10_CLASSES[image.label])
+def _folder(image: NamedImage, class_names: Sequence[str]) -> str:
+    return folder_name(image.name, class_names[image.label])
 
 
-def _is_done(output: Path, done: Sequence[dict[str, Any]], image: NamedImage, overwrite: bool) -> bool:
-    folder = _folder(image)
+def _is_done(
+    output: Path, done: Sequence[dict[str, Any]], image: NamedImage, class_names: Sequence[str], overwrite: bool
+) -> bool:
+    folder = _folder(image, class_names)
     entry = next((entry for entry in done if entry["folder"] == folder), None)
     if entry is None or not (output / folder).is_dir() or not difference_folder(output, folder).is_dir():
         return False
@@ -205,7 +224,7 @@ def _remove_pictures(output: Path, path: Path) -> None:
         earlier = read_json(path)
         for entry in earlier["images"]:
             # Made anew, not read from the file: a path in it must not lead out of `output`.
-            folder = folder_name(str(entry["name"]), CIFAR10_CLASSES[entry["label"]])
+            folder = folder_name(str(entry["name"]), str(earlier["class_names"][entry["label"]]))
             shutil.rmtree(difference_folder(output, folder), ignore_errors=True)
             shutil.rmtree(output / folder, ignore_errors=True)
     path.unlink()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from advx_jax.analysis.fixed_budget import check_stages
+from advx_jax.analysis.soundness import check_fit
 from advx_jax.data.image_set import ImageSet
 from advx_jax.files import check_output_folder
 from advx_jax.networks.registry import ResolvedNetwork
@@ -24,9 +25,10 @@ def report_fixed_budget(
         A table by attack, and warnings.
 
     Raises:
-        UserError: `output` holds results of other settings and must not be overwritten, or the network
-            has too few classes for an attack.
+        UserError: network and images do not fit, `output` holds results of other settings and must not be
+            overwritten, or the network has too few classes for an attack.
     """
+    check_fit(network.classifier, data)
     n_classes = network.classifier.architecture.n_classes
     check_stages(plan.stages, n_classes)
     check_output_folder(output)

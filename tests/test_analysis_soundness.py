@@ -1,0 +1,315 @@
+"""Classifiers that answer for more than the image alone, or for less, and inputs that fit no classifier."""
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import nnx
+from networks import TINY, random_classifier
+
+from advx_jax.analysis.accuracy import predict
+from advx_jax.analysis.explanations import PUBLISHED_SETTINGS, explain
+from advx_jax.analysis.fixed_budget import attack_standing, first_look
+from advx_jax.analysis.robustness_area import minimum_norm_distances
+from advx_jax.analysis.soundness import check_answers, check_fit
+from advx_jax.attacks import FMN, Budget
+from advx_jax.attacks.autoattack import STAGES
+from advx_jax.data.image_set import CIFAR10_CLASSES, ImageSet
+from advx_jax.errors import UserError
+from advx_jax.networks.classifier import Classifier
+
+SHAPE, N, K = (8, 8, 3), 5, 4
+IMAGES = np.random.default_rng(0).uniform(size=(N, *SHAPE)).astype(np.float32)
+LABELS = np.arange(N, dtype=np.int32) % K
+
+
+class Linen(nn.Module):
+    dtype: str | None = None
+    layers: int = 1
+
+    @nn.compact
+    def __call__(self, x, train: bool = True):
+        for _ in range(self.layers):
+            x = nn.Conv(6, (3, 3), dtype=self.dtype)(x)
+            x = nn.BatchNorm(use_running_average=not train, dtype=self.dtype)(x)
+            x = nn.relu(x)
+        x = nn.Dropout(0.1, deterministic=not train)(x.reshape(len(x), -1))
+        return nn.Dense(K)(x)
+
+
+class Nnx(nnx.Module):
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(3, 6, (3, 3), rngs=rngs)
+        self.norm = nnx.BatchNorm(6, rngs=rngs)
+        self.drop = nnx.Dropout(0.1, rngs=rngs)
+        self.head = nnx.Linear(6, K, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(self.drop(nnx.relu(self.norm(self.conv(x))).mean((1, 2))))
+
+
+def linen(**fields):
+    network = Linen(**fields)
+    return network, network.init(jax.random.key(0), IMAGES, train=False)
+
+
+def linear(images):
+    weights = jax.random.normal(jax.random.key(0), (int(np.prod(SHAPE)), K)) / 4
+    return (images - 0.5).reshape(len(images), -1) @ weights
+
+
+def norm_in_training_mode():
+    network, variables = linen()
+
+    def logits_fn(images):
+        apply = jax.tree_util.Partial(network.apply, variables, mutable=["batch_stats"])
+        return apply(images, rngs={"dropout": jax.random.key(1)})[0]
+
+    return logits_fn
+
+
+def dropout_with_one_key():
+    weights = jax.random.normal(jax.random.key(0), (int(np.prod(SHAPE)), K))
+
+    def logits_fn(images):
+        dropped = nn.Dropout(0.1, deterministic=False).apply(
+            {}, images.reshape(len(images), -1), rngs={"dropout": jax.random.key(1)}
+        )
+        return dropped @ weights
+
+    return logits_fn
+
+
+def softmax_over_the_batch():
+    return lambda images: jax.nn.softmax(linear(images), axis=0)
+
+
+def shrinking_with_the_batch():
+    return lambda images: linear(images) / len(images)
+
+
+def drawn_when_compiled():
+    rng = np.random.default_rng(0)
+    return lambda images: linear(images + 0.1 * rng.normal(size=SHAPE))
+
+
+def counting():
+    calls = itertools.count()
+    return lambda images: linear(images) * (1 + next(calls))
+
+
+def with_other_weights_since():
+    weights = {"now": jnp.eye(int(np.prod(SHAPE)), K)}
+
+    def logits_fn(images):
+        return images.reshape(len(images), -1) @ weights["now"]
+
+    predict(logits_fn, IMAGES, LABELS)
+    weights["now"] = -weights["now"]
+    return logits_fn
+
+
+def drawing_anew():
+    rng = np.random.default_rng(0)
+    shape = jax.ShapeDtypeStruct((), np.float32)
+
+    def logits_fn(images):
+        # Of no input, so that it has no gradient that could be missing.
+        noise = jax.pure_callback(lambda: np.float32(rng.normal()), shape)
+        return linear(images + 0.1 * noise)
+
+    return logits_fn
+
+
+EVALUATION = "expected logits that depend on their own image only.*evaluation mode.*model.eval()"
+IMPURE = "expected a function of the images alone.*jax.tree_util.Partial"
+CASES = {
+    norm_in_training_mode: EVALUATION,
+    dropout_with_one_key: EVALUATION,
+    softmax_over_the_batch: EVALUATION,
+    shrinking_with_the_batch: EVALUATION,
+    drawn_when_compiled: IMPURE,
+    counting: IMPURE,
+    with_other_weights_since: IMPURE,
+    drawing_anew: "expected equal logits for equal images, got other ones when asked again",
+}
+
+
+def measure(logits_fn, images, labels):
+    return list(minimum_norm_distances(logits_fn, images, labels, FMN(steps=2)))
+
+
+def stand(logits_fn, images, labels):
+    stage = STAGES["apgd-ce"]._replace(steps=2)
+    indices = np.arange(len(images))
+    return list(attack_standing(logits_fn, images, labels, indices, stage, 0, 0, Budget(0.1, "L2", 2), 0, 3))
+
+
+ANALYSES = {
+    "explain": lambda f, x, y: list(explain(f, x, PUBLISHED_SETTINGS.replace(steps=2))),
+    "predict": predict,
+    "minimum_norm_distances": measure,
+    "first_look": first_look,
+    "attack_standing": stand,
+}
+
+
+@pytest.mark.parametrize("make", CASES, ids=lambda make: make.__name__)
+def test_a_classifier_that_does_not_answer_for_the_image_alone_is_found(make):
+    with pytest.raises(UserError, match=CASES[make]) as caught:
+        check_answers(make(), IMAGES)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_single_image_has_company_too():
+    with pytest.raises(UserError, match=EVALUATION):
+        check_answers(softmax_over_the_batch(), IMAGES[:1])
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_every_analysis_looks_first(name):
+    with pytest.raises(UserError, match=EVALUATION):
+        ANALYSES[name](softmax_over_the_batch(), IMAGES, LABELS)
+
+
+def test_a_random_classifier_is_told_of_where_that_is_what_is_asked():
+    assert first_look(drawing_anew(), IMAGES, LABELS).random.all()
+    for name in ("explain", "predict", "minimum_norm_distances"):
+        with pytest.raises(UserError, match="when asked again"):
+            ANALYSES[name](drawing_anew(), IMAGES, LABELS)
+
+
+def test_an_nnx_module_needs_eval_and_is_left_as_it_was():
+    model = Nnx(nnx.Rngs(0))
+    before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
+    for logits_fn in (model, lambda images: model(images)):
+        with pytest.raises(UserError, match=r"eval\(\)"):
+            predict(logits_fn, IMAGES, LABELS)
+    with pytest.raises(UserError, match=EVALUATION):
+        check_answers(jax.jit(lambda images: nnx.clone(model)(images)), IMAGES)
+    after = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+    model.eval()
+    expected = np.asarray(model(jnp.asarray(IMAGES))).argmax(-1)
+    np.testing.assert_array_equal(predict(model, IMAGES, LABELS).classes, expected)
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16", "float16"])
+def test_rounding_in_a_deep_network_is_no_dependence(dtype):
+    """Seen, of the two largest logits: 1e-6 in float32, 2e-2 in bfloat16."""
+    network, variables = linen(dtype=dtype, layers=12)
+    check_answers(jax.tree_util.Partial(functools.partial(network.apply, train=False), variables), IMAGES)
+    training = jax.tree_util.Partial(network.apply, variables, mutable=["batch_stats"])
+    with pytest.raises(UserError, match=EVALUATION):
+        check_answers(lambda images: training(images, rngs={"dropout": jax.random.key(1)})[0], IMAGES)
+
+
+@pytest.mark.parametrize("dead", [-1e9, -np.inf, float(np.finfo(np.float32).min)])
+def test_dead_classes_hide_no_dependence_and_are_none(dead):
+    classes = jnp.arange(2 * K) % 2 == 0
+
+    def masked(logits_fn):
+        return lambda images: jnp.where(classes, jnp.repeat(logits_fn(images), 2, axis=1), dead)
+
+    check_answers(masked(linear), IMAGES)
+    with pytest.raises(UserError, match=EVALUATION):
+        check_answers(masked(softmax_over_the_batch()), IMAGES)
+
+
+def test_a_flag_among_the_arguments_is_told_of():
+    network, variables = linen()
+    with pytest.raises(UserError, match=r"functools\.partial\(network\.apply, train=False\)"):
+        check_answers(jax.tree_util.Partial(network.apply, variables, train=False), IMAGES)
+
+
+def test_logits_that_are_nan_are_nan_in_every_batch():
+    check_answers(lambda images: linear(images) * jnp.nan, IMAGES)
+
+
+BAD = {
+    "one-hot": (IMAGES, np.eye(K)[LABELS], "expected labels|expected one label"),
+    "beyond": (IMAGES, LABELS + 1, f"expected labels from 0 to {K - 1}, got {K}"),
+    "negative": (IMAGES, LABELS - 1, f"expected labels from 0 to {K - 1}, got -1"),
+    "float": (IMAGES, LABELS.astype(float), "expected labels as integers, got float64"),
+    "too few": (IMAGES, LABELS[:-1], f"expected one label for each of {N} images"),
+    "none for some": (IMAGES, LABELS[:0], f"expected one label for each of {N} images"),
+    "for none": (IMAGES[:0], LABELS, "expected at least 1 image"),
+    "bytes": ((255 * IMAGES).astype(np.uint8), LABELS, "expected images as floating-point numbers"),
+    "out of range": (255 * IMAGES, LABELS, r"expected images in \[0,1\]"),
+    "a pixel": (np.where(np.arange(N)[:, None, None, None] == 3, 1.5, IMAGES), LABELS, r"expected images in \[0,1\]"),
+    "channels first": (
+        np.random.default_rng(0).uniform(size=(N, 3, 32, 32)).astype("f4"),
+        LABELS,
+        "transpose",
+    ),
+    "one image": (IMAGES[0], LABELS[:1], "expected"),
+    "text": ("cat.png", LABELS, "expected images"),
+}
+
+
+@pytest.mark.parametrize("analysis", ANALYSES)
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gives_one_clear_line(case, analysis):
+    images, labels, message = BAD[case]
+    if analysis == "explain" and (labels is not LABELS or case == "for none"):
+        pytest.skip("takes no labels")
+    with pytest.raises(UserError, match=message) as caught:
+        ANALYSES[analysis](linear, images, labels)
+    assert "\n" not in str(caught.value)
+
+
+def in_order(answers):
+    return sorted(answers, key=lambda part: np.min(part[0])) if isinstance(answers, list) else answers
+
+
+@pytest.mark.parametrize("analysis", ANALYSES)
+def test_other_forms_of_good_input_give_the_same(analysis):
+    expected = ANALYSES[analysis](linear, IMAGES, LABELS)
+    forms = {
+        "lists": (IMAGES.tolist(), LABELS.tolist()),
+        "JAX and NumPy numbers": (jnp.asarray(IMAGES), list(LABELS)),
+    }
+    for name, (images, labels) in forms.items():
+        found = ANALYSES[analysis](linear, images, labels)
+        jax.tree.map(np.testing.assert_array_equal, in_order(expected), in_order(found)), name
+
+
+def test_no_images_give_no_answers():
+    images, labels = IMAGES[:0], LABELS[:0]
+    for name in ("explain", "minimum_norm_distances", "attack_standing"):
+        assert ANALYSES[name](linear, images, labels) == []
+        assert ANALYSES[name](linear, [], []) == []
+    predicted = predict(linear, images, labels)
+    assert len(predicted.classes) == 0
+    assert np.isnan([predicted.accuracy([]), predicted.loss()]).all()
+    assert all(len(field) == 0 for field in first_look(linear, images, labels))
+
+
+def test_attack_standing_refuses_runs_that_there_are_not():
+    stage = STAGES["apgd-t"]._replace(steps=2)
+    arguments = (linear, IMAGES, LABELS, np.arange(N), stage, 0)
+    with pytest.raises(UserError, match="expected a run from 0 to 2 of apgd-t, got 3"):
+        next(attack_standing(*arguments, 3, Budget(0.1, "L2", 2), 0, 3))
+    with pytest.raises(UserError, match="expected at least 1 row a chunk, got 0"):
+        next(attack_standing(*arguments, 0, Budget(0.1, "L2", 2), 0, 0))
+
+
+def image_set(class_names):
+    return ImageSet(np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, np.int64), class_names, "a test")
+
+
+def test_network_and_data_must_fit():
+    classifier = random_classifier()
+    check_fit(classifier, image_set(CIFAR10_CLASSES))
+    with pytest.raises(UserError, match=r"expected a network for the data's 2 classes \(cat to dog\), got one of 10"):
+        check_fit(classifier, image_set(("cat", "dog")))
+    fewer = Classifier({}, dataclasses.replace(TINY, n_classes=3))
+    with pytest.raises(
+        UserError, match=r"expected a network for the data's 10 classes \(airplane to truck\), got one of 3"
+    ):
+        check_fit(fewer, image_set(CIFAR10_CLASSES))
