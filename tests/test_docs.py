@@ -125,6 +125,13 @@ def test_fields_of_recipes_exist(document):
                 value = value[part]
 
 
+def test_every_environment_variable_is_explained():
+    sources = "".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
+    read = set(re.findall(r"""environ(?:\.get\(|\.setdefault\(|\[)"([A-Z_]+)\"""", sources))
+    assert len(read) >= 5
+    assert read <= set(re.findall(r"`([A-Z_0-9]+)`", COMMANDS.read_text(encoding="utf-8")))
+
+
 def fields_of(value: object) -> set[str]:
     """Names of all fields in what JSON holds."""
     if isinstance(value, list):
