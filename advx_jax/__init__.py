@@ -18,4 +18,3 @@ from advx_jax import _runtime
 __version__ = "0.1.0"
 
 _runtime.switch_off_fusion()
-_runtime.quieten_loading_of_compiled_code()

@@ -4,10 +4,16 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import sys
 from pathlib import Path
 
 from advx_jax.cache import cache_dir
 
+# The last two change no numbers, but refuse what other packages do.
+_CHANGES_NUMBERS = (
+    *("JAX_ENABLE_X64", "JAX_DEFAULT_DTYPE_BITS", "JAX_DEFAULT_PRNG_IMPL", "JAX_THREEFRY_PARTITIONABLE"),
+    *("JAX_RANDOM_SEED_OFFSET", "JAX_NUMPY_DTYPE_PROMOTION", "JAX_NUMPY_RANK_PROMOTION"),
+)
 _FUSION_FLAG = "--xla_cpu_experimental_ynn_fusion_type="
 
 
@@ -38,6 +44,16 @@ def quieten_loading_of_compiled_code() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
+def compute_as_documented() -> None:
+    """Keep settings of the environment from changing what the commands compute; JAX must not be imported yet.
+
+    In double precision or with another generator of random numbers, results would be others, and comparable with
+    none that are published.
+    """
+    for name in _CHANGES_NUMBERS:
+        os.environ.pop(name, None)
+
+
 def keep_compiled_code() -> None:
     """Let JAX keep compiled code in the user's cache, so that a second call starts at once."""
     # JAX must not be imported before the other settings are made.
@@ -45,6 +61,11 @@ def keep_compiled_code() -> None:
 
     # Code compiled for one processor may not run on another that shares the home directory.
     folder = cache_dir() / "compiled" / hashlib.sha256(processor_features().encode()).hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.stderr.write(f"compiled code is not kept for the next call: {error}; $ADVX_CACHE names another folder\n")
+        return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 

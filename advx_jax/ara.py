@@ -15,11 +15,11 @@ from pathlib import Path
 
 from absl import flags
 
+from advx_jax.commands import no_arguments, run
 from advx_jax import attack_flags, inference_flags
 from advx_jax.analysis.robustness_area import PUBLISHED_ATTACK, PUBLISHED_SETTINGS, SEARCHES
 from advx_jax.attacks.chain import MinimumNormAttack
 from advx_jax.attacks.minimum_norm import Published
-from advx_jax.commands import no_arguments, run
 from advx_jax.flag_types import define_length, define_momentum, define_whole
 from advx_jax.reports.robustness_report import report_robustness
 

@@ -1,19 +1,58 @@
-"""What all commands have in common: flags, help, one-line errors, exit statuses."""
+"""What all commands have in common: settings of JAX, flags, help, one-line errors, exit statuses.
 
+Commands import this module before any other of the package (the linter's settings see to that), because JAX reads its
+settings when it is imported, and because Ctrl-C must be answered from the start.
+"""
+
+import ast
 import os
+import re
+import signal
 import sys
+import threading
+import types
 from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
 
 from absl import flags
 
+from advx_jax import _runtime
 from advx_jax.errors import UserError
+from advx_jax.terminal import spell_out_what_cannot_be_shown
 from advx_jax.wording import one_line
 
 _HELP = flags.DEFINE_boolean("help", False, "Show this help.", short_name="h")
+_INTERRUPTED = "\ninterrupted; what was finished is kept\n"
+
+
+def _leave(_: int, __: types.FrameType | None) -> NoReturn:
+    """End the process: an exception could be lost where JAX calls back, and takes a traceback through the imports."""
+    os.write(2, _INTERRUPTED.encode())
+    os._exit(130)
+
+
+def _begin() -> None:
+    if "jax" in sys.modules:
+        # Somebody imports a command into a process of their own: JAX has its settings there, and Ctrl-C its answer.
+        return
+    _runtime.quieten_loading_of_compiled_code()
+    _runtime.compute_as_documented()
+    # Ctrl-C stays ignored where it is (`nohup`, a background job of a script).
+    mine = threading.current_thread() is threading.main_thread()
+    if mine and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
+
+
+_begin()
 
 
 def run(
-    main: Callable[[list[str]], None], doc: str | None, parse: Callable[[list[str]], list[str]] | None = None
+    main: Callable[[list[str]], None],
+    doc: str | None,
+    parse: Callable[[list[str]], list[str]] | None = None,
+    *,
+    leave_at_once: bool = False,
 ) -> None:
     """Run a command and end the process with the status that a shell expects.
 
@@ -21,16 +60,22 @@ def run(
         main: gets the positional arguments, after the flags were parsed.
         doc: the command's description and examples, shown by --help.
         parse: turns the command line into positional arguments; absl's own parser if None.
+        leave_at_once: Ctrl-C ends the process where it stands, unless `main` has an answer of its own; otherwise it
+            raises KeyboardInterrupt.
 
     Raises:
         SystemExit: always; status 0 if `main` returned or help was asked for, 1 for bad input,
             130 if interrupted.
     """
+    spell_out_what_cannot_be_shown()
     try:
-        arguments = parse(sys.argv) if parse else flags.FLAGS(sys.argv)[1:]
+        argv = [_at_home(argument) for argument in sys.argv]
+        arguments = parse(argv) if parse else flags.FLAGS(argv)[1:]
         if _HELP.value:
-            print(f"{(doc or '').strip()}\n\nFlags:{flags.FLAGS.main_module_help()}")
+            print(f"{(doc or _doc_in_source()).strip()}\n\nFlags:{flags.FLAGS.main_module_help()}")
             sys.exit(0)
+        if not leave_at_once and signal.getsignal(signal.SIGINT) is _leave:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         main(arguments)
     except (UserError, flags.Error) as error:
         sys.exit(f"error: {one_line(str(error))}")
@@ -41,10 +86,40 @@ def run(
     except OSError as error:
         # A full disk or a folder that must not be written: the system says what, a traceback adds nothing.
         sys.exit(f"error: {one_line(str(error))}")
+    except Exception:
+        if not (reason := _why_jax_cannot_start()):
+            raise
+        sys.exit(f"error: {one_line(reason)}")
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; what was finished is kept\n")
+        sys.stderr.write(_INTERRUPTED)
         sys.exit(130)
     sys.exit(0)
+
+
+def _why_jax_cannot_start() -> str:
+    """Tell why JAX has nothing to compute on; empty if it has. Its errors are of all kinds, some without a word."""
+    asked = os.environ.get("JAX_PLATFORMS")
+    jax = sys.modules.get("jax")
+    if not asked or jax is None:
+        return ""
+    try:
+        jax.devices()
+    except Exception as error:
+        said = str(error) or "there is no such device, or the jaxlib installed does not know it"
+        return f"cannot compute on JAX_PLATFORMS={asked}: {said}; unset it to compute on what there is"
+    return ""
+
+
+def _at_home(argument: str) -> str:
+    """Give `--flag=~/x` the home folder, which the shell puts in only where a word begins."""
+    flag, folder = re.fullmatch(r"(-[^=]*=)?(.*)", argument, re.DOTALL).groups("")  # type: ignore[union-attr]
+    return flag + os.path.expanduser(folder) if folder.startswith("~") else argument  # noqa: PTH111 (not only paths)
+
+
+def _doc_in_source() -> str:
+    """The description and the examples of a command whose docstrings Python was told to leave out (-OO)."""
+    source = getattr(sys.modules["__main__"], "__file__", None)
+    return ast.get_docstring(ast.parse(Path(source).read_text(encoding="utf-8"))) or "" if source else ""
 
 
 def no_arguments(arguments: list[str]) -> None:

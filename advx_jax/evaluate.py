@@ -9,8 +9,8 @@ from pathlib import Path
 
 from absl import flags
 
-from advx_jax import inference_flags
 from advx_jax.commands import no_arguments, run
+from advx_jax import inference_flags
 from advx_jax.flag_types import define_whole
 from advx_jax.reports.accuracy_report import report_accuracy
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from absl import flags
 
+from advx_jax.commands import no_arguments, run
 from advx_jax import attack_flags, inference_flags, own_image_flags
 from advx_jax.analysis.explanations import PUBLISHED_SETTINGS
-from advx_jax.commands import no_arguments, run
 from advx_jax.errors import UserError
 from advx_jax.flag_types import check_eps_within_box, define_indices, define_length, define_whole, distinct_indices
 from advx_jax.reports.explanation_report import given_images, own_images, report_explanations

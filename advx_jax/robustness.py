@@ -15,9 +15,9 @@ from pathlib import Path
 
 from absl import flags
 
+from advx_jax.commands import no_arguments, run
 from advx_jax import inference_flags
 from advx_jax.attacks.autoattack import STAGES, STANDARD
-from advx_jax.commands import no_arguments, run
 from advx_jax.data.image_set import CIFAR10_SIDE
 from advx_jax.errors import UserError
 from advx_jax.flag_types import check_eps_within_box, define_length, define_norm, define_whole

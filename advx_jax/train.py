@@ -3,18 +3,20 @@
 python -m advx_jax.train --config=configs/smoke.py --workdir=smoke
 python -m advx_jax.train --config=configs/robust.py --workdir=runs/robust
 python -m advx_jax.train --config=configs/robust.py --config.batch_size=128 --config.epochs=20
-python -m advx_jax.train --config=configs/robust.py --workdir=runs/robust --export
+python -m advx_jax.train --workdir=runs/robust
+python -m advx_jax.train --workdir=runs/robust --export
 
 Recipes: standard, adv_train, robust, all (the published ones), smoke. On several machines, start the same command
 on each, with --distributed (Slurm, TPU pods, Open MPI) or --coordinator, --n_processes and --process.
-SIGTERM or Ctrl-C saves a checkpoint and ends; the same command goes on from there.
+SIGTERM or Ctrl-C saves a checkpoint and ends, a second Ctrl-C ends at once; the same command goes on from there, and
+needs no more than the workdir.
 """
 
 from absl import flags
 
+from advx_jax.commands import no_arguments, run
 from advx_jax import training_flags
 from advx_jax._runtime import keep_compiled_code
-from advx_jax.commands import no_arguments, run
 
 _EXPORT = flags.DEFINE_boolean(
     "export", False, "Write the network of the last checkpoint to the workdir's network.safetensors; do not train."
@@ -37,4 +39,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main, __doc__, training_flags.parse)
+    run(main, __doc__, training_flags.parse, leave_at_once=True)

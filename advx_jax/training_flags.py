@@ -24,7 +24,8 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Folder for checkpoints, metrics and the network, from which training goes on; runs/NAME if not given.",
+    "Folder for checkpoints, metrics and the network, from which training goes on, also without --config; "
+    "runs/NAME if not given.",
 )
 _DISTRIBUTED = flags.DEFINE_boolean(
     "distributed", False, "Join the other processes that the cluster's environment names (Slurm, TPU pods, Open MPI)."
@@ -35,6 +36,7 @@ _PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: which one 
 
 _SAMPLE_TRAIN = 192
 _PREFIX = "--config="
+_OVERRIDE = "--config."
 _RECIPES = Path(__file__).parent / "configs"
 
 
@@ -44,10 +46,15 @@ def parse(argv: list[str]) -> list[str]:
     A config that is not there is looked for among the recipes that come with the package.
 
     Raises:
-        UserError: the config cannot be loaded, or a field is overridden that it does not have.
+        UserError: the config is not there or cannot be loaded, or a field is overridden that it does not have.
     """
-    argv = _joined(argv)
-    argv = [_decimal(_packaged_if_missing(argument)) for argument in argv]
+    argv = [_decimal(_packaged_if_missing(argument)) for argument in _joined(argv)]
+    named = [argument.removeprefix(_PREFIX) for argument in argv if argument.startswith(_PREFIX)]
+    for name in named:
+        _check_is_there(name)
+    override = next((argument for argument in argv if argument.startswith(_OVERRIDE)), None)
+    if override and not named:
+        raise UserError(f"expected a recipe, for instance --config=configs/robust.py, beside {override}, got none")
     try:
         return list(flags.FLAGS(argv)[1:])
     except flags.Error:
@@ -60,8 +67,10 @@ def parse(argv: list[str]) -> list[str]:
 def config() -> tuple[dict[str, Any], Recipe]:
     """The config with its overrides, as nested dictionaries, and as a recipe.
 
+    Where none is named, that of the run in the workdir.
+
     Raises:
-        UserError: none is named, or it cannot be loaded or is no recipe.
+        UserError: none is named and the workdir has none, or it cannot be loaded or is no recipe.
     """
     try:
         loaded = _CONFIG.value
@@ -70,12 +79,25 @@ def config() -> tuple[dict[str, Any], Recipe]:
     except OSError as error:
         raise UserError(str(error)) from error
     if fields is None:
-        raise UserError("expected a recipe, for instance --config=configs/robust.py, got none")
+        fields = _kept_config()
     return fields, recipe_from_config(fields)
 
 
 def workdir(name: str) -> Path:
-    """The folder of the run."""
+    """The folder of the run.
+
+    Raises:
+        UserError: checkpoints cannot be written to a folder of that name.
+    """
+    folder = _workdir(name)
+    try:
+        str(folder.resolve()).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"expected a workdir whose whole path is text in UTF-8, got {folder.resolve()}") from error
+    return folder
+
+
+def _workdir(name: str) -> Path:
     return Path(_WORKDIR.value) if _WORKDIR.value else Path("runs") / name
 
 
@@ -114,6 +136,20 @@ def load_data(source: str) -> Data:
     return Data(part(slice(_SAMPLE_TRAIN)), part(slice(_SAMPLE_TRAIN, None)))
 
 
+def _kept_config() -> dict[str, Any]:
+    """The config of the run to go on with."""
+    example = "expected a recipe, for instance --config=configs/robust.py"
+    if not _WORKDIR.value:
+        raise UserError(f"{example}, got none")
+    # It takes seconds, and only a run that goes on needs it.
+    from advx_jax.reports.training_record import CONFIG_FILE, read_config
+
+    workdir = Path(_WORKDIR.value)
+    if not (workdir / CONFIG_FILE).exists():
+        raise UserError(f"{example}, or the workdir of a run to go on with, got {workdir} without {CONFIG_FILE}")
+    return read_config(workdir).config
+
+
 def _joined(argv: list[str]) -> list[str]:
     """Write `--config FILE` as one argument."""
     if "--config" not in argv[:-1]:
@@ -125,12 +161,24 @@ def _joined(argv: list[str]) -> list[str]:
 def _decimal(argument: str) -> str:
     """Write `--config.attack.eps=8/255` as a decimal, which ml_collections reads."""
     name, _, value = argument.partition("=")
-    if not (name.startswith("--config.") and name.endswith("eps") and "/" in value):
+    if not (name.startswith(_OVERRIDE) and name.endswith("eps") and "/" in value):
         return argument
     try:
         return f"{name}={read_number(value)!r}"
     except (ValueError, ArithmeticError) as error:
         raise UserError(f"flag {argument}: expected a number or fraction (0.03, 8/255), got {value!r}") from error
+
+
+def _check_is_there(name: str) -> None:
+    """Make sure that a recipe is a file; what ml_collections says does not name those there are."""
+    # Behind a colon is what get_config() gets.
+    if Path(name.partition(":")[0]).is_file() or Path(name).is_file():
+        return
+    files = {path.name: path for folder in (_RECIPES, Path("configs")) for path in sorted(folder.glob("*.py"))}
+    recipes = [f"configs/{base}" for base, path in sorted(files.items()) if b"def get_config" in path.read_bytes()]
+    raise UserError(
+        f"expected the file of a recipe ({', '.join(recipes)}, or your own), got {name!r}{nearest(name, recipes)}"
+    )
 
 
 def _packaged_if_missing(argument: str) -> str:
@@ -150,7 +198,7 @@ def _reason(argv: list[str], error: Exception) -> str:
         with contextlib.suppress(Exception):
             loaded = runpy.run_path(path).get("get_config", dict)()
         for argument in argv:
-            name = argument.partition("=")[0].removeprefix("--config.")
+            name = argument.partition("=")[0].removeprefix(_OVERRIDE)
             if loaded is not None and name != argument.partition("=")[0] and not _has(loaded, name):
                 return f"config has no field {name}{nearest(name, _names(loaded))}"
     text = " ".join(str(error).split())

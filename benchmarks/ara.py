@@ -11,9 +11,9 @@ import functools
 
 from absl import flags
 
+from advx_jax.commands import no_arguments, run
 from advx_jax.analysis.robustness_area import KINDS, PUBLISHED_SETTINGS, minimum_norm_distances
 from advx_jax.attacks.minimum_norm import Published
-from advx_jax.commands import no_arguments, run
 from benchmarks.side_by_side import Row, contestants, report, seconds
 
 N_IMAGES = 32

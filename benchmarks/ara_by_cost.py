@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from advx_jax.commands import no_arguments, run
 from advx_jax.analysis.robustness_area import PUBLISHED_SETTINGS, SEARCHES, minimum_norm_distances, robustness_curve
 from advx_jax.analysis.subset import published_subset
 from advx_jax.attacks.chain import MinimumNormAttack
 from advx_jax.attacks.minimum_norm import Published
-from advx_jax.commands import no_arguments, run
 from advx_jax.data.image_set import ImageSet, unit_images
 from advx_jax.data.sources import load_cifar10
 from advx_jax.errors import UserError

@@ -11,8 +11,8 @@ import tempfile
 
 import jax
 
-from advx_jax.analysis.explanations import explain
 from advx_jax.commands import no_arguments, run
+from advx_jax.analysis.explanations import explain
 from benchmarks.side_by_side import compare, contestants, report, seconds
 
 N_IMAGES = 10

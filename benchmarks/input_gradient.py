@@ -9,12 +9,12 @@ chunk on one lane, and as two chunks of half the size on two lanes, as `explain`
 import jax
 import numpy as np
 
+from advx_jax.commands import no_arguments, run
 from advx_jax.analysis.segments import attack_in_segments
 from advx_jax.analysis.workers import Worker, spread
 from advx_jax.attacks import AttackResult, AttackSettings
 from advx_jax.attacks.bounded import BOUNDED
 from advx_jax.attacks.loop import LoopAttack
-from advx_jax.commands import no_arguments, run
 from benchmarks.side_by_side import Contestants, Row, compare, contestants, report
 
 STEPS = 10

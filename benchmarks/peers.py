@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from absl import flags
 
+from advx_jax.commands import no_arguments, run
 from advx_jax.analysis.fixed_budget import attack_standing, first_look
 from advx_jax.analysis.robustness_area import minimum_norm_distances
 from advx_jax.analysis.workers import chunk_rows
@@ -23,7 +24,6 @@ from advx_jax.attacks import DDN, FMN
 from advx_jax.attacks.autoattack import STAGES
 from advx_jax.attacks.budget import Budget
 from advx_jax.attacks.search import Search
-from advx_jax.commands import no_arguments, run
 from advx_jax.errors import UserError
 from advx_jax.reports.console import table
 from benchmarks.side_by_side import MODEL, Contestants, contestants, torch_settings, write

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from advx_jax._runtime import keep_compiled_code
 from advx_jax.commands import no_arguments, run
+from advx_jax._runtime import keep_compiled_code
 from advx_jax.errors import UserError
 from advx_jax.reports.console import table
 from advx_jax.training.recipe import Recipe, recipe_from_config

@@ -4,6 +4,7 @@ import os
 import signal
 from pathlib import Path
 
+import jax  # noqa: F401 (before any command, which would take this process for its own)
 import numpy as np
 import pytest
 from jaxtyping import install_import_hook

@@ -27,7 +27,7 @@ FLOORS = ["reports", "training", "runs", "analysis", "attacks", "networks", "dat
 # Folders at the top of the repository that are part of the package: links in a clone, folders in a wheel.
 LINKED = {"configs", "convert", "prebuilt"}
 # What every room may use, and what may therefore use no room.
-GROUND = {"errors", "files", "cache", "_runtime", "commands", "names", "wording"}
+GROUND = {"errors", "files", "cache", "_runtime", "terminal", "commands", "names", "wording"}
 
 
 def imported_modules(path: Path) -> set[str]:

@@ -26,13 +26,14 @@ from absl import flags
 from tqdm import tqdm
 
 from advx_jax.cache import cache_dir
-from advx_jax.commands import no_arguments, run
 from advx_jax.data.fetch import fetch
 from advx_jax.data.sources import PATH_VARIABLE, load_cifar10
 
 __all__ = ["load_cifar10"]
 
 if __name__ == "__main__":
+    from advx_jax.commands import no_arguments, run
+
     # Here and not at the top: other commands import this module, and have flags of these names.
     source = flags.DEFINE_enum("source", "auto", ["auto", "home", "mirror"], "Where to fetch the full set from.")
     output_dir = flags.DEFINE_string(

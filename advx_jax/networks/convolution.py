@@ -179,6 +179,6 @@ class Convolution3x3(nn.Module):
         self, x: Float[Array, "batch height width inputs"]
     ) -> Float[Array, "batch out_height out_width outputs"]:
         """Convolve `x`."""
-        kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.features))
+        kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.features), jnp.float32)
         dtype = self.dtype or jnp.promote_types(x.dtype, kernel.dtype)
         return convolve3x3(x.astype(dtype), kernel.astype(dtype), self.stride)

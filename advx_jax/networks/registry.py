@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from advx_jax.cache import cache_dir
+from advx_jax.cache import at_home, cache_dir
 from advx_jax.errors import UserError
 from advx_jax.networks.classifier import Classifier, Provenance
 from advx_jax.networks.files import SUFFIX, load_network
@@ -17,6 +17,8 @@ from advx_jax.networks.files import SUFFIX, load_network
 WORKDIR_NETWORK = f"network{SUFFIX}"
 """File in a training workdir that holds the trained network."""
 
+# As training calls it, which this room does not know.
+_WORKDIR_CHECKPOINTS = "checkpoints"
 _PYTORCH_SUFFIXES = (".pt", ".pth")
 _SIMILAR_ENOUGH = 0.4
 
@@ -97,11 +99,12 @@ def resolve_network(model: str) -> ResolvedNetwork:
     entries = manifest()
     if model in entries:
         return find_by_name(entries[model])
-    path = Path(model)
+    path = at_home(model)
     try:
         if path.suffix == SUFFIX or path.suffix in _PYTORCH_SUFFIXES:
             return _read(path)
         if model and path.is_dir():
+            _check_has_network(path, model)
             return _read(path / WORKDIR_NETWORK)
     except OSError as error:
         raise UserError(f"cannot read the network {model}: {error.strerror}") from error
@@ -111,6 +114,15 @@ def resolve_network(model: str) -> ResolvedNetwork:
         f"expected a network by name ({', '.join(entries)}), a {SUFFIX} or .pt file, or a training workdir, "
         f"got {model!r}{hint}"
     )
+
+
+def _check_has_network(workdir: Path, model: str) -> None:
+    """Say how a run that has not come to its end gives a network."""
+    if (workdir / _WORKDIR_CHECKPOINTS).is_dir() and not (workdir / WORKDIR_NETWORK).exists():
+        raise UserError(
+            f"expected a trained network in the workdir {model}, got checkpoints only: "
+            f"`python -m advx_jax.train --workdir={model} --export` makes a network of the last one"
+        )
 
 
 def find_by_name(entry: ManifestEntry) -> ResolvedNetwork:
@@ -135,8 +147,8 @@ def find_by_name(entry: ManifestEntry) -> ResolvedNetwork:
 def _folders() -> list[Path]:
     """Where files of named networks may lie."""
     folders = [Path("prebuilt"), Path(str(importlib.resources.files("advx_jax.prebuilt")))]
-    if "ADVX_PREBUILT" in os.environ:
-        folders.append(Path(os.environ["ADVX_PREBUILT"]))
+    if os.environ.get("ADVX_PREBUILT"):
+        folders.append(at_home(os.environ["ADVX_PREBUILT"]))
     return [*folders, cache_dir()]
 
 

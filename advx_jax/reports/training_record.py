@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from advx_jax.errors import UserError
 from advx_jax.files import written_whole
@@ -20,6 +20,18 @@ _FORMAT = 1
 _MAY_DIFFER = ("keeping.", "data", "init_from")
 
 
+class KeptConfig(NamedTuple):
+    """What a run was made with.
+
+    Attributes:
+        config: resolved, as nested dictionaries.
+        fingerprints: of what the run depends on beside the config.
+    """
+
+    config: dict[str, Any]
+    fingerprints: dict[str, Any]
+
+
 def claim_workdir(workdir: Path, config: Mapping[str, Any], fingerprints: Mapping[str, str | None]) -> None:
     """Write the resolved config to the workdir, or compare it with the one that is there.
 
@@ -33,11 +45,9 @@ def claim_workdir(workdir: Path, config: Mapping[str, Any], fingerprints: Mappin
     """
     path = workdir / CONFIG_FILE
     if path.exists():
-        there = read_json(path, _FORMAT)
-        if not all(isinstance(there.get(part), dict) for part in ("config", "fingerprints")):
-            raise UserError(f"expected the config and the fingerprints of a run in {path}, got {', '.join(there)}")
-        problems = differing_fields(there["config"], config, ignored=_MAY_DIFFER)
-        problems += differing_fields(there["fingerprints"], fingerprints)
+        there = read_config(workdir)
+        problems = differing_fields(there.config, config, ignored=_MAY_DIFFER)
+        problems += differing_fields(there.fingerprints, fingerprints)
         if problems:
             raise UserError(
                 f"expected the config of the run in {workdir}, got another ({'; '.join(problems)}); "
@@ -47,6 +57,19 @@ def claim_workdir(workdir: Path, config: Mapping[str, Any], fingerprints: Mappin
         raise UserError(f"expected a new workdir or one with a {CONFIG_FILE}, got checkpoints without it in {workdir}")
     content = {"format": _FORMAT, "config": config, "fingerprints": fingerprints, "environment": environment()}
     write_json(path, content)
+
+
+def read_config(workdir: Path) -> KeptConfig:
+    """What `claim_workdir` wrote.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    path = workdir / CONFIG_FILE
+    there = read_json(path, _FORMAT)
+    if not all(isinstance(there.get(part), dict) for part in ("config", "fingerprints")):
+        raise UserError(f"expected the config and the fingerprints of a run in {path}, got {', '.join(there)}")
+    return KeptConfig(there["config"], there["fingerprints"])
 
 
 class MetricsFile:

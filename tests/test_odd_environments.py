@@ -1,0 +1,169 @@
+"""Commands in surroundings that nobody planned for: they work and say the same, or refuse in one line."""
+
+import filecmp
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from networks import random_classifier
+
+from advx_jax.cache import cache_dir
+from advx_jax.networks.classifier import Provenance
+from advx_jax.networks.files import save_network
+from advx_jax.terminal import spell_out_what_cannot_be_shown
+
+EXPLAIN = ("-m", "advx_jax.explain", "--model=tiny.safetensors", "--n_images=1", "--steps=5")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder to work in, with a network in it, whose name is no text in UTF-8."""
+    path = tmp_path_factory.mktemp("odd") / os.fsdecode(b"\xff")
+    save_network(path / "tiny.safetensors", random_classifier(), Provenance(name="tiny"))
+    return path
+
+
+def call(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    surroundings = {**os.environ, "ADVX_CACHE": str(folder.parent / "cache"), "JAX_PLATFORMS": "cpu", **environment}
+    for name in ("CIFAR10_PATH", "TF_CPP_MIN_LOG_LEVEL"):
+        surroundings.pop(name, None)
+    command = [sys.executable, "-W", "error", *arguments]
+    return subprocess.run(command, cwd=folder, env=surroundings, capture_output=True, timeout=240)
+
+
+def error_of(done: subprocess.CompletedProcess[bytes]) -> str:
+    """The only line of a call that must fail."""
+    assert done.returncode == 1
+    (line,) = done.stderr.decode().splitlines()
+    return line
+
+
+def assert_same_files(expected: Path, found: Path) -> None:
+    names = sorted(str(path.relative_to(expected)) for path in expected.rglob("*") if path.is_file())
+    assert names == sorted(str(path.relative_to(found)) for path in found.rglob("*") if path.is_file())
+    assert len(names) > 13
+    assert filecmp.cmpfiles(expected, found, names, shallow=False) == (names, [], [])
+
+
+@pytest.fixture(scope="module")
+def plain(folder):
+    """Explanations made where nothing is odd but the working folder's name."""
+    done = call(folder, *EXPLAIN, "--output=plain")
+    assert done.returncode == 0, done.stderr
+    assert "short of ρ" in done.stdout.decode()
+    return folder / "plain"
+
+
+def test_settings_of_jax_change_no_result(plain, folder):
+    """Nor does a terminal without Greek letters, or an interpreter without docstrings; `~` is the home folder."""
+    done = call(
+        folder,
+        "-OO",
+        *EXPLAIN,
+        "--output=~/explained",
+        HOME=str(folder / "home"),
+        JAX_ENABLE_X64="1",
+        JAX_NUMPY_RANK_PROMOTION="raise",
+        JAX_NUMPY_DTYPE_PROMOTION="strict",
+        JAX_THREEFRY_PARTITIONABLE="0",
+        JAX_DEFAULT_PRNG_IMPL="rbg",
+        PYTHONIOENCODING="cp1252",
+        LC_ALL="C",
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"short of rho" in done.stdout
+    assert_same_files(plain, folder / "home" / "explained")
+
+
+def test_paths_that_are_no_text_and_a_cache_that_cannot_be_written(plain, folder):
+    odd = os.fsdecode(b"o\xfe")
+    done = call(folder, *EXPLAIN, f"--output={odd}", ADVX_CACHE="tiny.safetensors", JAX_DEBUG_NANS="1")
+    assert done.returncode == 0, done.stderr
+    assert rb"pictures: o\udcfe/index.html" in done.stdout
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("compiled code is not kept for the next call: ")
+    assert_same_files(plain, folder / odd)
+
+
+def test_a_workdir_that_checkpoints_cannot_have_is_refused(folder):
+    line = error_of(
+        call(folder, "-W", "ignore::DeprecationWarning", "-m", "advx_jax.train", "--config=configs/smoke.py")
+    )
+    assert line.startswith("error: expected a workdir whose whole path is text in UTF-8, got ")
+    assert line.endswith(r"\udcff/runs/tiny-smoke")
+
+
+@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
+def test_a_platform_that_is_not_there_is_named(platform, folder):
+    line = error_of(call(folder, "-m", "advx_jax.evaluate", "--model=tiny.safetensors", JAX_PLATFORMS=platform))
+    assert line.startswith(f"error: cannot compute on JAX_PLATFORMS={platform}: ")
+
+
+def test_help_has_its_examples_without_docstrings(folder):
+    done = call(folder, "-OO", "-m", "advx_jax.ara", "--help", PYTHONIOENCODING="ascii")
+    assert b"python -m advx_jax.ara --model=resnet44-all" in done.stdout
+    # What a package prints for itself is not lost either, whatever its letters.
+    assert b"times sqrt3072 they are L2 norms" in done.stdout
+
+
+def test_importing_the_package_changes_neither_logs_nor_environment_nor_signals(folder):
+    code = """
+import os, signal
+before, handler = dict(os.environ), signal.getsignal(signal.SIGINT)
+import advx_jax
+from advx_jax.analysis import explanations, robustness_area
+from advx_jax.data import cifar10
+from advx_jax.networks import registry
+import jax
+fixed = {"XLA_FLAGS"}  # keeps a wrong jaxlib right
+changed = {name for name in before.keys() | os.environ if before.get(name) != os.environ.get(name)} - fixed
+# JAX gives itself this level.
+assert changed <= {"TF_CPP_MIN_LOG_LEVEL"}, changed
+assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "1"
+assert signal.getsignal(signal.SIGINT) is handler
+assert jax.config.jax_enable_x64
+"""
+    done = call(folder, "-c", code, JAX_ENABLE_X64="1")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_ctrl_c_while_a_command_is_imported_is_a_line(folder):
+    code = "import runpy, advx_jax.commands; print(flush=True); runpy.run_module('advx_jax.train', run_name='__main__')"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "--config=configs/smoke.py"],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "\ninterrupted; what was finished is kept\n")
+
+
+def test_any_text_can_be_printed_on_any_terminal(monkeypatch, tmp_path):
+    with (tmp_path / "out").open("w", encoding="ascii") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        spell_out_what_cannot_be_shown()
+        print("ρ ≤ ∞, ψ·½ …, 猫 \udcff")
+    assert (tmp_path / "out").read_text() == "rho <= inf, psi*1/2 ..., \\u732b \\udcff\n"
+
+
+def test_folders_of_the_environment_may_be_at_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("ADVX_CACHE", "~/kept")
+    assert cache_dir() == tmp_path / "kept"
+    assert not Path("~").exists()
+
+
+def test_a_user_without_a_home_has_a_cache_of_their_own(monkeypatch, tmp_path):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("ADVX_CACHE", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert cache_dir() == tmp_path / f"advx_jax-{os.getuid()}"
+    assert cache_dir().stat().st_mode & 0o077 == 0
