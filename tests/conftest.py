@@ -4,7 +4,13 @@ import os
 import signal
 from pathlib import Path
 
-import jax  # noqa: F401 (before any command, which would take this process for its own)
+# As the commands have it, which find JAX imported and take this process for somebody else's; what is started from here
+# is to find what a person's shell has.
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+import jax  # noqa: F401
+
+del os.environ["TF_CPP_MIN_LOG_LEVEL"]
+
 import numpy as np
 import pytest
 from jaxtyping import install_import_hook

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 from cifar10_files import (
@@ -99,7 +97,7 @@ def test_automatic_choice_prefers_the_fetched_set(empty_home, monkeypatch):
 
 def test_results_do_not_tell_whose_home_it_is(empty_home, monkeypatch):
     folder = write_binary_folder(empty_home / "photos", random_set())
-    monkeypatch.setattr(Path, "home", lambda: empty_home)
+    monkeypatch.setenv("HOME", str(empty_home))
     assert load_cifar10(str(folder), "test").source.startswith("the folder ~/photos,")
 
 

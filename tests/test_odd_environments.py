@@ -53,12 +53,11 @@ def plain(folder):
     """Explanations made where nothing is odd but the working folder's name."""
     done = call(folder, *EXPLAIN, "--output=plain")
     assert done.returncode == 0, done.stderr
-    assert "short of ρ" in done.stdout.decode()
     return folder / "plain"
 
 
 def test_settings_of_jax_change_no_result(plain, folder):
-    """Nor does a terminal without Greek letters, or an interpreter without docstrings; `~` is the home folder."""
+    """Nor does an interpreter without docstrings, or a terminal of another alphabet; `~` is the home folder."""
     done = call(
         folder,
         "-OO",
@@ -74,7 +73,6 @@ def test_settings_of_jax_change_no_result(plain, folder):
         LC_ALL="C",
     )
     assert (done.returncode, done.stderr) == (0, b"")
-    assert b"short of rho" in done.stdout
     assert_same_files(plain, folder / "home" / "explained")
 
 
@@ -82,7 +80,7 @@ def test_paths_that_are_no_text_and_a_cache_that_cannot_be_written(plain, folder
     odd = os.fsdecode(b"o\xfe")
     done = call(folder, *EXPLAIN, f"--output={odd}", ADVX_CACHE="tiny.safetensors", JAX_DEBUG_NANS="1")
     assert done.returncode == 0, done.stderr
-    assert rb"pictures: o\udcfe/index.html" in done.stdout
+    assert rb"o\udcfe/index.html" in done.stdout
     (line,) = done.stderr.decode().splitlines()
     assert line.startswith("compiled code is not kept for the next call: ")
     assert_same_files(plain, folder / odd)

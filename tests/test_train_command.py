@@ -2,13 +2,19 @@
 
 import importlib
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from processes import quick_environment
 
+from advx_jax.errors import UserError
+from advx_jax.networks.registry import resolve_network
 from advx_jax.reports.training_record import claim_workdir
+from advx_jax.training.stopping import stop_on_signals
 
 # ml_collections loads configs in an old way of Python's; all other warnings are errors.
 WARNINGS = ("-W", "error", "-W", "ignore:the load_module() method is deprecated:DeprecationWarning")
@@ -119,6 +125,103 @@ def test_a_workdir_of_another_config_is_left_alone(folder):
     assert "other" in message
     assert [path.name for path in (folder / "other").iterdir()] == ["config.json"]
     assert (folder / "other" / "config.json").read_bytes() == before
+
+
+def test_recipes_are_listed_where_one_is_missing(folder):
+    message = fail(folder, "--config=configs/robst.py")
+    assert "configs/adv_train.py, configs/all.py, " in message
+    assert "configs/published.py" not in message
+    assert message.endswith("got 'configs/robst.py'; did you mean configs/robust.py?")
+
+
+def test_a_field_needs_its_recipe(folder):
+    message = fail(folder, "--workdir=run", "--config.epochs=3")
+    assert "expected a recipe, for instance --config=configs/robust.py, beside --config.epochs=3, got none" in message
+
+
+def test_a_workdir_without_a_run_is_no_recipe(folder):
+    message = fail(folder, "--workdir=nowhere", "--export")
+    assert message.endswith("or the workdir of a run to go on with, got nowhere without config.json")
+    assert not (folder / "nowhere").exists()
+
+
+# Compiled code answers no signal: neither does a long computation in C. Nothing of JAX is needed for that.
+BUSY = """
+import hashlib
+from advx_jax.training.stopping import stop_on_signals
+with stop_on_signals() as stop:
+    print("busy", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
+"""
+
+
+def test_ctrl_c_is_answered_while_code_is_compiled(folder):
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUSY], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "busy\n"
+    process.send_signal(signal.SIGINT)
+    assert (process.stderr.readline(), process.stderr.readline()) == ("\n", "saving; press again to stop now\n")
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (130, "\nstopped; the last checkpoint is kept\n")
+
+
+def test_a_request_is_told_once_and_handlers_come_back(capfd):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with stop_on_signals() as stop:
+        signal.raise_signal(signal.SIGINT)
+        # The pipe and Python's handler both see it.
+        time.sleep(0.2)
+        signal.raise_signal(signal.SIGTERM)
+    assert stop.signal is signal.SIGINT
+    assert capfd.readouterr().err == "\nsaving; press again to stop now\n"
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    with stop_on_signals() as stop:
+        signal.raise_signal(signal.SIGTERM)
+    assert stop.signal is signal.SIGTERM
+    assert capfd.readouterr().err == ""
+
+
+def test_an_interrupted_run_needs_no_more_than_its_workdir(folder):
+    """It saves and ends; other commands name --export, which writes the network; the run goes on."""
+    environment = quick_environment(folder / "cache")
+    shape = ("--config.architecture.stage_lengths=(1,1)", "--config.architecture.stage_widths=(4,6)")
+    tiny = (SMOKE, *shape, "--config.epochs=500", "--config.attack.kind=none")
+    workdir = folder / "interrupted"
+
+    def start(*arguments):
+        command = [sys.executable, "-m", "advx_jax.train", "--workdir=interrupted", *arguments]
+        return subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    process = start(*tiny)
+    deadline = time.monotonic() + 120
+    while not (workdir / "checkpoints").is_dir() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "saving; press again to stop now" in err
+    assert err.endswith("interrupted; what was finished is kept\n")
+    assert "Traceback" not in err
+    step = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+    with pytest.raises(UserError, match=r"train --workdir=.*interrupted --export"):
+        resolve_network(str(workdir))
+    exported = start("--export")
+    out, err = exported.communicate(timeout=120)
+    assert f"tiny-smoke after {step} steps: interrupted/network.safetensors" in out, err
+    assert resolve_network(str(workdir)).provenance.name == "tiny-smoke"
+
+    process = start()
+    assert process.stdout.readline() == f"going on from step {step} of 1500\n"
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "asked to stop: a checkpoint is in interrupted" in out
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from advx_jax.cache import at_home
 from advx_jax.data.binary_batches import read_binary
 from advx_jax.data.fetch import fetched_folder
 from advx_jax.data.folder import read_folder
@@ -40,7 +41,7 @@ def load_cifar10(source: str | None, split: Split) -> ImageSet:
 
         images, labels, folder = load_tfds(split)
         return _described(ImageSet(images, labels, CIFAR10_CLASSES, f"TFDS in {_shown(folder)}"), split)
-    path = Path(source).expanduser()
+    path = at_home(source)
     if not path.exists():
         raise UserError(f"expected sample, tfds or a folder with CIFAR-10 as the data, got {source!r}; {HOW_TO_FETCH}")
     return _from_folder(path, split, "")
@@ -50,7 +51,7 @@ def _found(split: Split) -> ImageSet:
     named = os.environ.get(PATH_VARIABLE)
     if named:
         try:
-            return _from_folder(Path(named).expanduser(), split, f" (${PATH_VARIABLE})")
+            return _from_folder(at_home(named), split, f" (${PATH_VARIABLE})")
         except UserError as error:
             raise UserError(f"${PATH_VARIABLE}: {error}") from error
     if fetched_folder().exists():
@@ -82,7 +83,8 @@ def _from_folder(path: Path, split: Split, remark: str) -> ImageSet:
 
 def _shown(folder: Path) -> str:
     """A folder as results name it, which people pass on: not with where its owner's home is."""
-    return f"~/{folder.relative_to(Path.home())}" if folder.is_relative_to(Path.home()) else str(folder)
+    home = at_home("~")
+    return f"~/{folder.relative_to(home)}" if folder.is_relative_to(home) else str(folder)
 
 
 def _described(images: ImageSet, split: Split) -> ImageSet:
