@@ -24,8 +24,9 @@ from advx_jax.errors import UserError
 SUM_ROUNDING = 1e-12
 # The same float32 attack in another chunk.
 CHUNK_TOLERANCE = 1e-4
-# Issue figures: networks with a smooth activation keep to the reference, ReLU's long attacks are chaotic.
-SMOOTH_AREA, CHAOTIC_AREA = 0.005, 0.05
+# Networks with a smooth activation keep to the reference, but for single images whose 450 steps part ways over 1e-7 of
+# rounding: two implementations in PyTorch differ by 0.7% in the attack area. ReLU's long attacks are chaotic.
+SMOOTH_AREA, CHAOTIC_AREA = {"attack": 0.01, "btr": 0.005}, 0.05
 DISTANCE_TOLERANCE, DISTANCES_WITHIN = 0.02, 28
 # Mean distance that another attack has to reach, over the published attack's with 450 gradients.
 REACHED = {("all", "fmn"): 0.80, ("all", "best"): 0.78, ("standard", "best"): 0.86, ("adv-train", "best"): 0.97}
@@ -201,7 +202,7 @@ def test_published_area(name, kind, ara_subset, golden, published_pt):
     assert found.measured().all()
     np.testing.assert_array_equal(found.distances == 0, expected[kind] == 0)
     area, expected_area = robustness_curve(found.distances, 10).area, robustness_curve(expected[kind], 10).area
-    assert area == pytest.approx(expected_area, rel=SMOOTH_AREA if name == "all" else CHAOTIC_AREA)
+    assert area == pytest.approx(expected_area, rel=SMOOTH_AREA[kind] if name == "all" else CHAOTIC_AREA)
     if name == "all":
         close = np.abs(found.distances - expected[kind]) <= DISTANCE_TOLERANCE * expected[kind]
         assert close.sum() >= DISTANCES_WITHIN

@@ -20,8 +20,12 @@ EXPLANATION_TOLERANCE = 1e-5
 # Seen: 7e-7. Where the closest point comes late, 450 chaotic steps turn rounding into a difference of up to a third, in
 # the public code as here; with this image they do not.
 DISTANCE_TOLERANCE = 1e-4
-# Seen: 2e-7, images and running statistics alike; seven steps amplify little.
+# Of running statistics, relative, and of the smooth network's pixels. Seen: 2e-6.
 TRAINING_ATTACK_TOLERANCE = 1e-5
+# Of the ReLU network, as RMS of each image, where the attack's is 0.01: PyTorch's own kernels for AVX2, AVX-512 and
+# without oneDNN differ by up to 7.7e-6 (single pixels by 9e-5, where an input rounds across 0). An eps 0.3% larger
+# already moves images by 6e-5.
+RELU_ATTACK_TOLERANCE = 2e-5
 # Seen: 1.3e-5 of each gradient's largest entry; sums over batch and positions cancel.
 GRADIENT_TOLERANCE = 1e-4
 # Seen: 1.2e-7; the step multiplies the gradient by 0.1.
@@ -120,7 +124,11 @@ def test_training_attack(file, name, attack, twin, golden):
     images, labels = batch_of(expected)
     network = twin(name).train()
     adversarial = images + attack(network, images, labels, torch.tensor(expected["attacked"])).delta
-    np.testing.assert_allclose(to_numpy(adversarial), expected["adversarial"], rtol=0, atol=TRAINING_ATTACK_TOLERANCE)
+    difference = to_numpy(adversarial) - expected["adversarial"]
+    if name == "adv-train":
+        assert np.sqrt(np.square(difference).mean((1, 2, 3))).max() <= RELU_ATTACK_TOLERANCE
+    else:
+        assert np.abs(difference).max() <= TRAINING_ATTACK_TOLERANCE
     assert_tensors_equal(network.state_dict(), expected, "bn_after/", 86, relative=TRAINING_ATTACK_TOLERANCE)
 
 
