@@ -15,6 +15,7 @@ from advx_jax.data.sample import load_sample
 from advx_jax.data.sources import load_cifar10
 from advx_jax.errors import UserError
 from advx_jax.flag_types import read_number
+from advx_jax.names import safe_name
 from advx_jax.training.loop import Data
 from advx_jax.training.recipe import Recipe, nearest, recipe_from_config
 
@@ -98,7 +99,7 @@ def workdir(name: str) -> Path:
 
 
 def _workdir(name: str) -> Path:
-    return Path(_WORKDIR.value) if _WORKDIR.value else Path("runs") / name
+    return Path(_WORKDIR.value) if _WORKDIR.value else Path("runs") / safe_name(name)
 
 
 def join_processes() -> None:

@@ -13,7 +13,9 @@ import os
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -26,13 +28,14 @@ from tensorflow_datasets.image_classification import cifar
 from tqdm import tqdm
 
 from advx_jax.cache import cache_dir
-from advx_jax.data.binary_batches import BINARY_FILES, parse_records
-from advx_jax.data.image_set import CIFAR10_CLASSES, Labels, Pixels, Split
+from advx_jax.data.binary_batches import BINARY_FILES, check_labels, parse_records
+from advx_jax.data.image_set import CIFAR10_CLASSES, CIFAR10_SIDE, Labels, Pixels, Split
 from advx_jax.errors import UserError
 from advx_jax.files import written_whole
 
 _FILE_FORMAT = "array_record"
 _SECONDS_FOR_AN_ANSWER = 10
+_IMAGE = (CIFAR10_SIDE, CIFAR10_SIDE)
 
 
 class HomeArchive(NamedTuple):
@@ -119,18 +122,29 @@ def load_tfds(split: Split, data_dir: Path | None = None) -> tuple[Pixels, Label
     """
     # TFDS reads the variable only when it is imported.
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR")
-    builder = Cifar10(data_dir=Path(chosen).expanduser() if chosen else None)
+    builder = _builder(Path(chosen).expanduser() if chosen else None)
     folder = Path(builder.data_dir)
     if not folder.exists():
         _prepare(builder)
     cached = cache_dir() / "decoded" / f"tfds-{split}-{_identity(folder, split)}.npz"
-    if cached.exists():
-        with np.load(cached, allow_pickle=False) as arrays:
-            return arrays["images"], arrays["labels"], folder
+    # What is damaged is decoded again.
+    damages = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+    with contextlib.suppress(*damages), np.load(cached, allow_pickle=False) as arrays:
+        return arrays["images"], arrays["labels"], folder
     images, labels = _decode(builder, split)
     with written_whole(cached) as temporary:
         np.savez(temporary, images=images, labels=labels)
     return images, labels, folder
+
+
+def _builder(data_dir: Path | None) -> Cifar10:
+    try:
+        return Cifar10(data_dir=data_dir)
+    except Exception as error:  # On a damaged description TFDS raises whatever comes.
+        raise UserError(
+            f"cannot read the description of TFDS's CIFAR-10 in {data_dir or 'its folder'}: {error}; "
+            "remove the data set there, and it is prepared again"
+        ) from error
 
 
 def _prepare(builder: Cifar10) -> None:
@@ -176,6 +190,10 @@ def _identity(folder: Path, split: Split) -> str:
 
 def _decode(builder: Cifar10, split: Split) -> tuple[Pixels, Labels]:
     """Decode every record and put them back into the order of their ids; TFDS stores them shuffled."""
+    folder = Path(builder.data_dir).resolve()
+    splits: Mapping[str, Any] = builder.info.splits
+    if split not in splits or any(Path(path).resolve().parent != folder for path in splits[split].filepaths):
+        raise UserError(f"expected the {split} records of TFDS's CIFAR-10 in {folder}, got none, or others")
     try:
         records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
     except (NotImplementedError, ValueError, AssertionError) as error:
@@ -185,8 +203,16 @@ def _decode(builder: Cifar10, split: Split) -> tuple[Pixels, Labels]:
             "which needs TensorFlow; set $TFDS_DATA_DIR to another folder"
         ) from error
     decoded = []
-    for record in tqdm(records, desc=f"decoding the {split} set", unit="image"):
-        with Image.open(io.BytesIO(record["image"]), formats=["PNG"]) as image:
-            decoded.append((record["id"], np.asarray(image), record["label"]))
+    try:
+        for record in tqdm(records, desc=f"decoding the {split} set", unit="image"):
+            with Image.open(io.BytesIO(record["image"]), formats=["PNG"]) as image:
+                if (image.size, image.mode) != (_IMAGE, "RGB"):
+                    raise UserError(f"expected RGB images of 32x32 pixels, got {image.mode} of {image.size}")
+                decoded.append((record["id"], np.asarray(image), int(record["label"])))
+        check_labels({label for _, _, label in decoded}, "its records")
+    except Exception as error:  # On damaged records, array_record, TFDS and Pillow raise whatever comes.
+        raise UserError(f"cannot read TFDS's CIFAR-10 at {builder.data_dir}: {error}") from error
+    if not decoded:
+        raise UserError(f"expected {split} images in TFDS's CIFAR-10 at {builder.data_dir}, got none")
     decoded.sort(key=lambda entry: entry[0])
     return np.stack([image for _, image, _ in decoded]), np.array([label for _, _, label in decoded], np.int64)

@@ -5,6 +5,7 @@ import hashlib
 import importlib.resources
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -102,6 +103,7 @@ def resolve_network(model: str) -> ResolvedNetwork:
     path = at_home(model)
     try:
         if path.suffix == SUFFIX or path.suffix in _PYTORCH_SUFFIXES:
+            _check_shipped(path, entries)
             return _read(path)
         if model and path.is_dir():
             _check_has_network(path, model)
@@ -146,10 +148,14 @@ def find_by_name(entry: ManifestEntry) -> ResolvedNetwork:
 
 def _folders() -> list[Path]:
     """Where files of named networks may lie."""
-    folders = [Path("prebuilt"), Path(str(importlib.resources.files("advx_jax.prebuilt")))]
+    folders = [Path("prebuilt"), _shipped_folder()]
     if os.environ.get("ADVX_PREBUILT"):
         folders.append(at_home(os.environ["ADVX_PREBUILT"]))
     return [*folders, cache_dir()]
+
+
+def _shipped_folder() -> Path:
+    return Path(str(importlib.resources.files("advx_jax.prebuilt")))
 
 
 def _read(path: Path) -> ResolvedNetwork:
@@ -159,6 +165,17 @@ def _read(path: Path) -> ResolvedNetwork:
 
         return ResolvedNetwork(*read_pt(path), path)
     return ResolvedNetwork(*load_network(path), path)
+
+
+def _check_shipped(path: Path, entries: Mapping[str, ManifestEntry]) -> None:
+    """A file that ships with the package must be what was shipped, also where it is named by its path.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    entry = next((entry for entry in entries.values() if entry.file == path.name), None)
+    if entry and path.is_file() and path.resolve().parent == _shipped_folder().resolve():
+        _check_sha256(entry, path, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def _check_sha256(entry: ManifestEntry, path: Path, sha256: str | None) -> None:

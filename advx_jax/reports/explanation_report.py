@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import shutil
 import time
@@ -23,6 +24,7 @@ from advx_jax.errors import UserError
 from advx_jax.names import safe_name, unique_names
 from advx_jax.networks.classifier import Classifier
 from advx_jax.networks.registry import ResolvedNetwork
+from advx_jax.reports.earlier_checks import check_explanations
 from advx_jax.reports.explanation_tree import (
     FORMAT,
     ExplainedImage,
@@ -36,6 +38,7 @@ from advx_jax.reports.gallery import Beside, write_gallery
 from advx_jax.reports.kept_work import attack_record, earlier_results
 from advx_jax.reports.results_json import head, read_json, write_json
 from advx_jax.runs.progress import progress
+from advx_jax.wording import one_line
 
 RESULTS_FILE = "explanations.json"
 BESIDE_FOLDER = "beside"
@@ -89,7 +92,7 @@ def own_images(classifier: Classifier, own: Sequence[OwnImage]) -> ImagesToExpla
     check_classes(classifier, class_names)
     pixels = np.stack([image.pixels for image in own])
     tops = predict(classifier, unit_images(pixels), np.zeros(len(own), np.int32)).classes
-    names = unique_names([image.path.stem for image in own])
+    names = unique_names([one_line(image.path.stem) for image in own])
     images = [
         # Where there is no top class the picture tree needs one all the same; the record shows what the network says.
         NamedImage(
@@ -154,7 +157,8 @@ def _explain_into(
     results = head("explain", FORMAT, attack_record(network, dataclasses.asdict(settings)))
     results |= {"data": wanted.source, "class_names": wanted.class_names, "images": []}
     path = output / RESULTS_FILE
-    earlier = earlier_results(path, results, overwrite)
+    check = functools.partial(check_explanations, class_names=CIFAR10_CLASSES)
+    earlier = earlier_results(path, results, overwrite, check)
     if earlier is not None:
         results["images"] = earlier["images"]
     elif path.exists():

@@ -12,6 +12,7 @@ from advx_jax.errors import UserError
 from advx_jax.files import written_whole
 from advx_jax.names import safe_class_name
 from advx_jax.reports.pictures import difference_map, difference_scale, to_pixels, write_png
+from advx_jax.wording import shown
 
 BROKEN_FOLDER = "broken"
 PICTURES_FOLDER = "pictures"
@@ -77,14 +78,17 @@ class BrokenImages:
     def _load(self, index: int) -> np.ndarray:
         path = self._path(index)
         try:
-            adversarial = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            # Mapped, so that a file can claim no more than it holds.
+            adversarial = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError, OverflowError, MemoryError, SyntaxError) as error:
             raise UserError(f"cannot read the broken image {path}: {error}") from error
-        if adversarial.shape != self._data.images[index].shape:
+        shape = self._data.images[index].shape
+        if adversarial.shape != shape or adversarial.dtype != np.float32 or not np.isfinite(adversarial).all():
             raise UserError(
-                f"expected an image of shape {self._data.images[index].shape} in {path}, got {adversarial.shape}"
+                f"expected an image of shape {shape} in {path}, float32 and finite, "
+                f"got shape {shown(str(adversarial.shape))}, {adversarial.dtype}"
             )
-        return adversarial
+        return np.array(adversarial)
 
     def _path(self, index: int) -> Path:
         return self._output / BROKEN_FOLDER / f"{index}.npy"

@@ -17,6 +17,7 @@ from advx_jax.attacks.budget import Budget
 from advx_jax.attacks.projections import Norm
 from advx_jax.data.image_set import ImageSet, unit_images
 from advx_jax.networks.registry import ResolvedNetwork
+from advx_jax.reports.earlier_checks import is_index
 from advx_jax.reports.fixed_budget_files import BrokenImages
 from advx_jax.reports.results_json import head, older_results
 from advx_jax.runs.eta import Estimate, Phase
@@ -113,7 +114,7 @@ def measured(
         files.forget()
 
     def accepts(key: str, record: Record) -> bool:
-        sound = key.isdecimal() and all(type(record.get(name)) is bool for name in FirstLook._fields)
+        sound = is_index(key, len(data)) and all(type(record.get(name)) is bool for name in FirstLook._fields)
         if not (sound and type(record.get("runs")) is int and 0 <= record["runs"] <= len(runs)):
             return False
         if "broken_by" not in record:

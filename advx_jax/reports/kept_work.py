@@ -1,6 +1,6 @@
 """Results of an earlier call in the same folder: to go on from, to refuse, or to replace."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,23 @@ def attack_record(network: ResolvedNetwork, settings: Mapping[str, Any]) -> dict
     }
 
 
-def earlier_results(path: Path, new: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
+def earlier_results(
+    path: Path, new: dict[str, Any], overwrite: bool, check: Callable[[Mapping[str, Any]], None]
+) -> dict[str, Any] | None:
     """Read the results that an earlier call left, if this one may go on from them.
 
     Args:
         path: the results file.
         new: head of the results to be made.
         overwrite: whether results of other settings may be replaced.
+        check: raises a `UserError` if the rest of the file is not what such a call writes.
 
     Returns:
         The earlier results, if they were made with the same settings; None if there are none, or if
         they are to be replaced.
 
     Raises:
-        UserError: there are results of other settings and they must not be replaced.
+        UserError: there are results of other settings, or a damaged file, and they must not be replaced.
     """
     if not path.exists():
         return None
@@ -42,10 +45,17 @@ def earlier_results(path: Path, new: dict[str, Any], overwrite: bool) -> dict[st
             return None
         raise
     if earlier.get("fingerprint") == new["fingerprint"]:
+        try:
+            check(earlier)
+        except UserError as error:
+            if overwrite:
+                return None
+            raise UserError(f"cannot go on from {path}: {error}; choose another --output, or --overwrite") from error
         return earlier
     if overwrite:
         return None
-    before = earlier.get("settings", {})
+    found = earlier.get("settings")
+    before = found if isinstance(found, dict) else {}
     differing = [f"{k}={before.get(k)} there, {v} now" for k, v in new["settings"].items() if before.get(k) != v]
     raise UserError(
         f"{path} holds results of other settings ({'; '.join(differing)}): choose another --output, or --overwrite"

@@ -12,6 +12,7 @@ import numpy as np
 
 from advx_jax.errors import UserError
 from advx_jax.files import written_whole
+from advx_jax.wording import shown
 
 
 def head(command: str, results_format: int, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def read_json(path: Path, results_format: int | None = None) -> dict[str, Any]:
     if not isinstance(results, dict):
         raise UserError(f"expected a JSON object in {path}, got {type(results).__name__}")
     if results_format is not None and results.get("format") != results_format:
-        raise UserError(f"expected results of format {results_format} in {path}, got {results.get('format')!r}")
+        raise UserError(f"expected results of format {results_format} in {path}, got {shown(results.get('format'))}")
     return results
 
 

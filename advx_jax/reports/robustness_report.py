@@ -23,6 +23,7 @@ from advx_jax.errors import UserError
 from advx_jax.networks.registry import ResolvedNetwork
 from advx_jax.reports.ara_curve import area_in_words, write_ara_curve
 from advx_jax.reports.console import table
+from advx_jax.reports.earlier_checks import check_measured
 from advx_jax.reports.kept_work import attack_record, earlier_results
 from advx_jax.reports.results_json import head, write_json
 from advx_jax.runs.progress import progress
@@ -58,7 +59,8 @@ def report_robustness(
     indices = published_subset(n_images, len(data))
     depends_on = attack_record(network, attack.record()) | {"data_sha256": data.fingerprint}
     kept = head("ara", _FORMAT, depends_on) | {"measured": {kind: {} for kind in KINDS}}
-    earlier = earlier_results(output / DISTANCES_FILE, kept, overwrite)
+    check = functools.partial(check_measured, kinds=KINDS, n=len(data))
+    earlier = earlier_results(output / DISTANCES_FILE, kept, overwrite, check)
     if earlier is not None:
         kept["measured"] = earlier["measured"]
     measured: _Measured = kept["measured"]

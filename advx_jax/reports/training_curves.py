@@ -25,13 +25,14 @@ def write_training_curves(path: Path, lines: Sequence[dict[str, Any]], title: st
 
     steps = [line for line in lines if line["kind"] == "step"]
     epochs = [line for line in lines if line["kind"] == "epoch"]
-    length = epochs[0]["step"] / epochs[0]["epoch"]
-    penalised = any(line["psi"] for line in lines)
+    # Lines of an earlier call may be anybody's: what they lack is not drawn.
+    length = epochs[-1]["step"] / epochs[-1]["epoch"]
+    penalised = any(line.get("psi") for line in lines)
     figure = Figure(figsize=(10.5 if penalised else 7.2, 3.6), dpi=130, layout="constrained")
     axes = figure.subplots(1, 3 if penalised else 2)
 
     def draw(place: int, source: Sequence[dict[str, Any]], name: str, label: str, style: Mapping[str, Any]) -> None:
-        x, y = [line["step"] / length for line in source], [line[name] for line in source]
+        x, y = [line["step"] / length for line in source], [line.get(name) for line in source]
         axes[place].plot(x, y, label=label, **style)
 
     draw(0, steps, "class_loss", "batch", _BATCH)

@@ -97,13 +97,17 @@ class MetricsFile:
 
 
 def read_metrics(workdir: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a run's metrics; a last line that was cut short is left out."""
+    """The lines of a run's metrics; one that was cut short, or is not of a step or an epoch, is left out."""
     path = workdir / METRICS_FILE
     if not path.exists():
         return
     for text in path.read_text(encoding="utf-8").splitlines():
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        yield line
+        if isinstance(line, dict) and line.get("kind") in ("step", "epoch") and type(line.get("step")) is int:
+            # What was not finite was written as null.
+            numbers = (value for name, value in line.items() if name != "kind" and value is not None)
+            if all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
+                yield line

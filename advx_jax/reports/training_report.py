@@ -43,11 +43,10 @@ def report_training(config: Mapping[str, Any], data: Data, workdir: Path) -> str
         return f"asked to stop: a checkpoint is in {workdir}; the same command goes on from it"
     verdict = f"{recipe.name} after {recipe.epochs} epochs: network: {workdir / WORKDIR_NETWORK}"
     for line in read_metrics(workdir):
-        if line["kind"] == "epoch" and line["epoch"] == recipe.epochs:
-            verdict += (
-                f"\ntest accuracy {line['test_accuracy']:.4f}, test loss {line['test_loss']:.4f}, "
-                f"train loss {line['train_loss']:.4f}"
-            )
+        names = ("test_accuracy", "test_loss", "train_loss")
+        if line["kind"] == "epoch" and line.get("epoch") == recipe.epochs:
+            numbers = [f"{name.replace('_', ' ')} {line[name]:.4f}" for name in names if line.get(name) is not None]
+            verdict += f"\n{', '.join(numbers)}"
     if recipe.keeping.ara_images:
         network = resolve_network(str(workdir))
         n_images = min(recipe.keeping.ara_images, len(data.test))

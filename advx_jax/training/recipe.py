@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from advx_jax.errors import UserError
 from advx_jax.networks.resnet import Architecture
+from advx_jax.wording import shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +145,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant."""
+        if not self.name.isprintable():
+            raise UserError(f"config.name: expected printable text in one line, got {shown(self.name)}")
         _at_least(1, epochs=self.epochs, batch_size=self.batch_size)
         _at_least(0, seed=self.seed, held_out=self.held_out)
         _at_least(0, **{"augmentation.padding": self.augmentation.padding})
@@ -201,7 +204,7 @@ def differing_fields(expected: Mapping[str, Any], got: Mapping[str, Any], ignore
     left, right = _flat(expected), _flat(got)
     absent = "nothing"
     return [
-        f"{name}: {left.get(name, absent)} there, {right.get(name, absent)} now"
+        f"{name}: {left.get(name, absent)!s:.200} there, {right.get(name, absent)!s:.200} now"
         for name in sorted(left.keys() | right.keys())
         if left.get(name, absent) != right.get(name, absent) and not name.startswith(ignored)
     ]
