@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 import re
+import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -135,9 +136,7 @@ def _read_metadata(header: Header) -> tuple[Architecture, Provenance]:
     if not set(_PARTS) <= metadata.keys() <= {*_PARTS, _DIGEST}:
         raise UserError(f"the metadata hold other keys than a network's: {listed([shown(key) for key in metadata])}")
     try:
-        fields = _json_object(metadata["architecture"], dataclasses.fields(Architecture))
-        fields |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
-        architecture = Architecture(**fields)
+        architecture = _read_architecture(_json_object(metadata["architecture"], dataclasses.fields(Architecture)))
         provenance = _read_provenance(_json_object(metadata["provenance"], dataclasses.fields(Provenance)))
     except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f"its metadata are damaged: {error}") from error
@@ -159,6 +158,24 @@ def _json_object(text: str, fields: tuple[dataclasses.Field[Any], ...]) -> dict[
     return found
 
 
+def _read_architecture(fields: dict[str, Any]) -> Architecture:
+    def is_sizes(value: Any) -> bool:
+        return isinstance(value, list) and all(map(_is_whole, value))
+
+    _check_fields(
+        fields,
+        {
+            "stage_lengths": is_sizes,
+            "stage_widths": is_sizes,
+            "n_classes": _is_whole,
+            "activation": lambda value: value in typing.get_args(typing.get_type_hints(Architecture)["activation"]),
+            "bowl_width": _is_finite,
+        },
+    )
+    fields |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+    return Architecture(**fields)
+
+
 def _read_provenance(fields: dict[str, Any]) -> Provenance:
     options = fields.pop("options", {})
     if not isinstance(options, dict):
@@ -166,20 +183,32 @@ def _read_provenance(fields: dict[str, Any]) -> Provenance:
     for name, value in options.items():
         if not (name.isidentifier() and isinstance(value, bool)):
             raise UserError(f"expected options that are true or false, got {shown(name)}: {shown(value)}")
-    checks: dict[str, Callable[[Any], bool]] = {
-        "name": lambda value: isinstance(value, str),
-        "psi_integrator": lambda value: (
-            value is None or (isinstance(value, int | float) and type(value) is not bool and math.isfinite(value))
-        ),
-        "source_sha256": lambda value: (
-            value is None or (isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None)
-        ),
-        "batches_tracked": lambda value: type(value) is int and 0 <= value < 2**63,
-    }
+    _check_fields(
+        fields,
+        {
+            "name": lambda value: isinstance(value, str),
+            "psi_integrator": lambda value: value is None or _is_finite(value),
+            "source_sha256": lambda value: (
+                value is None or (isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None)
+            ),
+            "batches_tracked": lambda value: _is_whole(value) and 0 <= value < 2**63,
+        },
+    )
+    return Provenance(**fields, options=tuple(sorted(options.items())))
+
+
+def _check_fields(fields: Mapping[str, Any], checks: Mapping[str, Callable[[Any], bool]]) -> None:
     for name, value in fields.items():
         if not checks[name](value):
             raise UserError(f"expected another kind of {name}, got {shown(value)}")
-    return Provenance(**fields, options=tuple(sorted(options.items())))
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
 
 
 def _check_shapes(found: Mapping[str, str], architecture: Architecture, source: str) -> None:

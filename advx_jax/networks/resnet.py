@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-import numbers
 from typing import Literal
 
 import jax
@@ -24,7 +23,6 @@ CIFAR10_STD = (0.247, 0.243, 0.261)
 
 # Larger networks than anybody trains on small images; what a file claims beyond costs memory and time to build.
 _MOST_BLOCKS, _MOST_CHANNELS = 1000, 2**20
-_MOST_STAGES_SHOWN = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,41 +45,25 @@ class Architecture:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
-        lengths, widths = _sizes(self.stage_lengths), _sizes(self.stage_widths)
-        if len(lengths) != len(widths) or not lengths or min(*lengths, *widths) < 1:
+        lengths, widths = self.stage_lengths, self.stage_widths
+        if len(lengths) != len(widths) or not lengths or min(*lengths, *widths, self.n_classes) < 1:
             raise UserError(
-                "expected as many stage lengths as stage widths, all positive, "
-                f"got lengths {_sizes_shown(self.stage_lengths)} and widths {_sizes_shown(self.stage_widths)}"
+                "expected as many stage lengths as stage widths, and classes, all positive, "
+                f"got lengths {lengths}, widths {widths} and {shown(self.n_classes)} classes"
             )
-        if not _is_whole(self.n_classes) or self.n_classes < 1:
-            raise UserError(f"expected a positive number of classes, got {shown(self.n_classes)}")
         if sum(lengths) > _MOST_BLOCKS or max(*widths, self.n_classes) > _MOST_CHANNELS:
             raise UserError(
                 f"expected at most {_MOST_BLOCKS} blocks, and at most {_MOST_CHANNELS} channels and classes, "
                 f"got {shown(sum(lengths))} blocks, {shown(max(widths))} channels and {shown(self.n_classes)} classes"
             )
         if self.activation not in ("relu", "half_huber"):
-            raise UserError(f"expected the activation relu or half_huber, got {shown(self.activation)}")
-        if not (isinstance(self.bowl_width, numbers.Real) and 0 < self.bowl_width < math.inf):
-            raise UserError(f"expected a positive bowl width, got {shown(self.bowl_width)}")
+            raise UserError(f"expected the activation relu or half_huber, got {self.activation!r}")
+        if not 0 < self.bowl_width < math.inf:
+            raise UserError(f"expected a positive bowl width, got {self.bowl_width}")
 
     def activate(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Apply the activation function."""
         return half_huber_relu(x, self.bowl_width) if self.activation == "half_huber" else jax.nn.relu(x)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def _sizes(values: object) -> tuple[int, ...]:
-    """The values if they are a tuple of whole numbers, else none."""
-    return values if isinstance(values, tuple) and all(map(_is_whole, values)) else ()
-
-
-def _sizes_shown(values: object) -> str:
-    few = values if isinstance(values, tuple) and len(values) <= _MOST_STAGES_SHOWN else None
-    return shown(values) if few is None else f"({', '.join(map(shown, few))})"
 
 
 class ResidualBlock(nn.Module):
