@@ -184,6 +184,15 @@ def test_a_random_classifier_is_told_of_where_that_is_what_is_asked():
             ANALYSES[name](drawing_anew(), IMAGES, LABELS)
 
 
+def test_what_flax_says_of_a_network_in_training_mode_comes_with_the_remedy():
+    network, variables = linen()
+    with pytest.raises(UserError, match=r"evaluation mode.*use_running_average=True.*train=False"):
+        predict(lambda images: network.apply(variables, images), IMAGES, LABELS)
+    dropout = nn.Dropout(0.1, deterministic=False)
+    with pytest.raises(UserError, match=r"evaluation mode.*deterministic=True.*train=False"):
+        predict(lambda images: linear(dropout.apply({}, images)), IMAGES, LABELS)
+
+
 def test_an_nnx_module_needs_eval_and_is_left_as_it_was():
     model = Nnx(nnx.Rngs(0))
     before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))

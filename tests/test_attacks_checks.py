@@ -146,7 +146,7 @@ BAD_CLASSIFIERS = {
     "channels first": (channels_first, r"got one with channels first: pass lambda x: f\(x.transpose\(0, 3, 1, 2\)\)"),
     "half only": (half_only, r"got one that takes bfloat16 only: pass lambda x: f\(x.astype\('bfloat16'\)\)"),
     "other shape": (lambda x: x.reshape(N, 7) @ jnp.ones((7, K)), r"takes float32 images of shape .*, got from it: "),
-    "training mode": (Training(), r"got one that does: call its eval\(\)"),
+    "training mode": (Training(), r"evaluation mode, got one that is in training mode: call its eval\(\)"),
 }
 
 

@@ -29,6 +29,12 @@ _ROUNDING = 1e-6
 # Of a channel-first image: a grey or a colour one whose last axis is no number of channels.
 _CHANNELS, _MOST_CHANNELS = (1, 3), 4
 _LONGEST_REASON = 160
+# What Flax raises where a network draws or moves statistics when called, and what keeps it from that.
+_TRAINING_MODE = {
+    "TraceContextError": "call its eval()",
+    "ModifyScopeVariableError": "pass use_running_average=True to its BatchNorm (often train=False)",
+    "InvalidRngError": "pass deterministic=True to its Dropout (often train=False)",
+}
 
 _NORMS: dict[str, Norm] = {
     "l2": "L2",
@@ -367,7 +373,7 @@ def _refusal(logits_fn: Callable[..., Any], shape: tuple[int, ...], dtype: Any, 
         return UserError(f"expected a classifier f of images (batch, height, width, channels), got {message}")
     if isinstance(problem, UserError):
         return problem
-    if type(problem).__name__ == "TraceContextError":
-        return UserError("expected a classifier that changes nothing when called, got one that does: call its eval()")
+    if remedy := _TRAINING_MODE.get(type(problem).__name__):
+        return UserError(f"expected a classifier in evaluation mode, got one that is in training mode: {remedy}")
     reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0][:_LONGEST_REASON]
     return UserError(f"expected a classifier that takes {dtype} images of shape {shape}, got from it: {reason}")
