@@ -89,7 +89,7 @@ def test_rows_that_are_none_are_refused_in_one_line(row, network, data, tmp_path
     _, kept = area_files(tmp_path)
     next(iter(kept["measured"].values())).update({next(iter(kept["measured"]["attack"])): row})
     (tmp_path / "distances.json").write_text(json.dumps(kept))
-    with pytest.raises(UserError, match="expected rows of distances, first_ok, crossed, finite in"):
+    with pytest.raises(UserError, match="expected distances, first_ok, crossed, finite of image"):
         report_robustness(network, data, 2, WEAK, tmp_path, overwrite=False)
 
 
@@ -106,7 +106,9 @@ def test_own_images_are_explained_towards_the_networks_classes(network, data, tm
         "1_class_1",
         "2_class_2",
     }
-    report_explanations(network, given_images(data, [0]), settings, tmp_path / "set", False, False)
+    for count in (1, 2):
+        # The second call goes on from the first.
+        report_explanations(network, given_images(data, range(count)), settings, tmp_path / "set", False, False)
     results = json.loads((tmp_path / "set" / "explanations.json").read_text())
     assert results["class_names"] == ["cat", "dog", "fish"]
 

@@ -57,8 +57,15 @@ def check_measured(earlier: Mapping[str, Any], kinds: Collection[str], n: int) -
     for kind in kinds:
         for key, fields in _by_index(measured[kind], n).items():
             is_list = isinstance(fields, list) and len(fields) == len(Distances._fields)
-            if not is_list or not all(_is_bool(field) or _is_number_or_null(field) for field in fields):
+            if not is_list or not _is_distance(*fields):
                 raise UserError(f"expected {', '.join(Distances._fields)} of image {key}, got something else")
+
+
+def _is_distance(distance: object, first_ok: object, crossed: object, finite: object) -> bool:
+    """Whether these are the fields of `Distances` of an image; null stands for nothing but what was not found."""
+    if not (_is_bool(crossed) and _is_bool(finite) and _is_count(first_ok) and _is_number_or_null(distance)):
+        return False
+    return not (crossed and finite) if distance is None else bool(distance >= 0)  # type: ignore[operator]  # a number
 
 
 def is_index(key: str, n: int) -> bool:

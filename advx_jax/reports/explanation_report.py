@@ -157,13 +157,13 @@ def _explain_into(
     results = head("explain", FORMAT, attack_record(network, dataclasses.asdict(settings)))
     results |= {"data": wanted.source, "class_names": wanted.class_names, "images": []}
     path = output / RESULTS_FILE
-    check = functools.partial(check_explanations, class_names=CIFAR10_CLASSES)
+    names = wanted.class_names
+    check = functools.partial(check_explanations, class_names=names)
     earlier = earlier_results(path, results, overwrite, check)
     if earlier is not None:
         results["images"] = earlier["images"]
     elif path.exists():
         _remove_pictures(output, path)
-    names = wanted.class_names
     todo = [image for image in wanted.images if not _is_done(output, results["images"], image, names, overwrite)]
 
     images = unit_images(np.stack([image.pixels for image in todo])) if todo else np.zeros((0, 32, 32, 3), "f4")

@@ -19,7 +19,6 @@ from advx_jax.analysis.soundness import check_fit
 from advx_jax.analysis.subset import published_subset
 from advx_jax.attacks.chain import MinimumNormAttack
 from advx_jax.data.image_set import ImageSet, unit_images
-from advx_jax.errors import UserError
 from advx_jax.networks.registry import ResolvedNetwork
 from advx_jax.reports.ara_curve import area_in_words, write_ara_curve
 from advx_jax.reports.console import table
@@ -86,7 +85,7 @@ def report_robustness(
     n_classes = network.classifier.architecture.n_classes
     curves = {}
     for kind in KINDS:
-        distances = _distances([measured[kind][str(index)] for index in indices], output / DISTANCES_FILE)
+        distances = _distances([measured[kind][str(index)] for index in indices])
         usable = distances.measured()
         curves[kind] = curve = robustness_curve(distances.distances, n_classes)
         results[kind] = {
@@ -111,24 +110,11 @@ def report_robustness(
     return _verdict(results, curves, output)
 
 
-def _distances(rows: list[Any], path: Path) -> Distances:
-    """What `distances.json` holds of images.
-
-    Raises:
-        UserError: a row is not one that this command writes.
-    """
-    for row in rows:
-        if not (isinstance(row, list) and len(row) == len(Distances._fields) and _is_sound(*row)):
-            raise UserError(f"expected rows of {', '.join(Distances._fields)} in {path}, got {row!r}: remove it")
+def _distances(rows: list[list[Any]]) -> Distances:
+    """What `distances.json` holds of images."""
     rms, first_ok, crossed, finite = (list(column) for column in zip(*rows, strict=True))
     known = [math.nan if value is None else value for value in rms]
     return Distances.found(np.array(known), np.array(first_ok), np.array(crossed), np.array(finite))
-
-
-def _is_sound(distance: Any, first_ok: Any, crossed: Any, finite: Any) -> bool:
-    flags = isinstance(crossed, bool) and isinstance(finite, bool) and type(first_ok) is int
-    known = isinstance(distance, int | float) and distance >= 0
-    return flags and (known if crossed and finite else known or distance is None)
 
 
 def _in_time(distances: Distances, attack: MinimumNormAttack) -> np.ndarray:
