@@ -57,3 +57,19 @@ def test_names_become_unique_in_their_safe_form_and_whatever_their_case():
 
 def test_names_that_differ_are_left_alone():
     assert unique_names(["0", "1", "cat", "dog"]) == ["0", "1", "cat", "dog"]
+
+
+@pytest.mark.parametrize("name", ["CON", "con", "nul.txt", "Aux.v2.pt", "COM1", "lpt9.png", "com\u00b9", "CONIN$"])
+def test_devices_of_windows_are_no_names(name):
+    assert safe_name(name) == "_" + name.replace("$", "_")
+
+
+@pytest.mark.parametrize("name", ["contour", "console.v1", "com10", "auxiliary"])
+def test_names_that_only_begin_like_a_device_stay(name):
+    assert safe_name(name) == name
+
+
+def test_nothing_in_a_name_acts_on_a_terminal_or_is_unseen():
+    name = safe_name("a\x1b[31mb\u202ec\u200bd\u3164e\ue000")
+    assert name == "a__31mb_c_d_e_"
+    assert name.isprintable()

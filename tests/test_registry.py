@@ -17,6 +17,7 @@ from pt_files import ROBUST, as_zip, flat, make_content, make_network
 from advx_jax.cache import cache_dir
 from advx_jax.convert import read_pt
 from advx_jax.errors import UserError
+from advx_jax.networks import registry
 from advx_jax.networks.files import save_network
 from advx_jax.networks.registry import ManifestEntry, find_by_name, manifest, resolve_network
 from advx_jax.networks.resnet import Architecture
@@ -242,3 +243,17 @@ def test_the_cache_folder_can_be_chosen(tmp_path, monkeypatch):
     monkeypatch.delenv("ADVX_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_dir() == tmp_path / ".cache" / "advx_jax"
+
+
+def test_a_damaged_file_that_ships_is_refused_also_by_its_path(tmp_path, monkeypatch):
+    shipped = Path(str(importlib.resources.files("advx_jax.prebuilt"))) / "resnet20-quick-robust.safetensors"
+    assert resolve_network(str(shipped)).provenance.name == "resnet20-quick-robust"
+    damaged = bytearray(shipped.read_bytes())
+    damaged[-1] ^= 1
+    path = tmp_path / "shipped" / shipped.name
+    path.parent.mkdir()
+    path.write_bytes(damaged)
+    # Elsewhere, a file of that name may be anybody's own.
+    resolve_network(str(path))
+    monkeypatch.setattr(registry, "_shipped_folder", lambda: path.parent)
+    assert "is not resnet20-quick-robust: expected sha256" in refusal(resolve_network, str(path))

@@ -5,12 +5,12 @@ Each has a digest of what it holds. One that is damaged is passed over for the o
 
 import contextlib
 import dataclasses
+import functools
 import math
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import absl.logging
@@ -82,8 +82,6 @@ class Checkpoints:
         self._folder = workdir.resolve() / CHECKPOINTS
         self._manager: ocp.CheckpointManager | None = None
         self._damaged: list[int] = []
-        self._hook: Callable[..., object] | None = None
-        self._hook_before = sys.excepthook
         if jax.process_index() == 0:
             self._folder.mkdir(parents=True, exist_ok=True)
             alone = ocp.options.MultiprocessingOptions(
@@ -92,7 +90,8 @@ class Checkpoints:
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=n_checkpoints, multiprocessing_options=alone, create=False, enable_background_delete=False
             )
-            self._manager = ocp.CheckpointManager(self._folder, options=options)
+            with _quiet():
+                self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def save(self, state: TrainState, progress: Progress) -> None:
         """Begin to write a checkpoint; a second one at the same step is not written.
@@ -131,8 +130,6 @@ class Checkpoints:
                 raise
         finally:
             self._manager.close()
-            if self._hook is not None and sys.excepthook is self._hook:
-                sys.excepthook = self._hook_before
 
     def _finish(self, manager: ocp.CheckpointManager) -> None:
         try:
@@ -189,7 +186,7 @@ class Checkpoints:
         """
         items = ocp.args.Composite(state=ocp.args.StandardRestore(like), progress=ocp.args.JsonRestore())
         try:
-            with self._quiet():
+            with _quiet():
                 found = manager.restore(step, args=items)
             state_dict, fields = jax.tree.map(np.asarray, found["state"]), dict(found["progress"])
         except Exception as error:  # On damaged files Orbax and TensorStore raise whatever comes.
@@ -221,25 +218,6 @@ class Checkpoints:
             raise _DamagedError(str(error)) from error
         return state_dict, fields
 
-    @contextlib.contextmanager
-    def _quiet(self) -> Iterator[None]:
-        """Keep Orbax from writing pieces of a damaged file, and tracebacks about it, to the terminal."""
-        if self._hook is None:
-            before = self._hook_before = sys.excepthook
-
-            def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-                # TensorStore's threads report to a loop that ended with their first error, also a while later.
-                if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-                    before(kind, error, trace)
-
-            self._hook = sys.excepthook = hook
-        verbosity = absl.logging.get_verbosity()
-        absl.logging.set_verbosity(absl.logging.FATAL)
-        try:
-            yield
-        finally:
-            absl.logging.set_verbosity(verbosity)
-
     def _set_aside(self, manager: ocp.CheckpointManager) -> None:
         """Make room for a new checkpoint where a damaged one has the same step or a later one."""
         for step in self._damaged:
@@ -252,7 +230,8 @@ class Checkpoints:
                 raise UserError(f"cannot move the damaged checkpoint {self._folder / str(step)}: {error}") from error
         if self._damaged:
             self._damaged.clear()
-            manager.reload()
+            with _quiet():
+                manager.reload()
 
 
 def check_writable(workdir: Path) -> None:
@@ -291,6 +270,31 @@ def _flat(state_dict: Any) -> dict[str, np.ndarray]:
 
 def _kind(value: np.ndarray) -> tuple[object, ...]:
     return value.dtype, value.shape
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Orbax from writing pieces of a damaged file, and tracebacks about it, to the terminal."""
+    _ignore_closed_loops()
+    verbosity = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    try:
+        yield
+    finally:
+        absl.logging.set_verbosity(verbosity)
+
+
+@functools.cache
+def _ignore_closed_loops() -> None:
+    """TensorStore's threads report to a loop that ended with their first error, also a while later."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _say(text: str) -> None:
