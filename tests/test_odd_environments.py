@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 from networks import random_classifier
 
+from advx_jax import attacks
 from advx_jax.cache import cache_dir
-from advx_jax.networks.classifier import Provenance
-from advx_jax.networks.files import save_network
+from advx_jax.networks.classifier import Provenance, expected_variables
+from advx_jax.networks.files import load_network, save_network
 from advx_jax.terminal import spell_out_what_cannot_be_shown
 
 EXPLAIN = ("-m", "advx_jax.explain", "--model=tiny.safetensors", "--n_images=1", "--steps=5")
@@ -139,6 +142,41 @@ def test_ctrl_c_while_a_command_is_imported_is_a_line(folder):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "\ninterrupted; what was finished is kept\n")
+
+
+def test_a_host_in_double_precision_loads_networks_of_single_precision(folder):
+    images = jax.numpy.asarray(np.random.default_rng(0).random((2, 32, 32, 3), np.float32))
+    logits_of = jax.jit(lambda classifier, images: classifier(images))
+    expected = logits_of(load_network(folder / "tiny.safetensors")[0], images)
+    with jax.enable_x64(True):
+        logits = logits_of(load_network(folder / "tiny.safetensors")[0], images)
+        variables = expected_variables(random_classifier().architecture)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(np.float32)}
+    assert logits.dtype == np.float32
+    np.testing.assert_array_equal(logits, expected)
+
+
+@pytest.mark.parametrize("norm", ["L2", "Linf"])
+def test_nothing_relies_on_the_promotion_of_ranks(norm):
+    """A host may forbid it; tracing is where JAX looks."""
+    classifier = random_classifier()
+    images, labels, key = jax.numpy.full((2, 32, 32, 3), 0.5), jax.numpy.array([0, 1]), jax.random.key(0)
+    budget = attacks.Budget(0.1, norm, 2)
+
+    def trained(images):
+        logits, _ = classifier.in_training_mode(images, classifier.variables["batch_stats"])
+        return logits.sum()
+
+    with jax.numpy_rank_promotion("raise"):
+        jax.eval_shape(jax.grad(trained), images)
+        for attack in (attacks.pgd_attack, attacks.apgd_attack, attacks.targeted_apgd_attack, attacks.square_attack):
+            jax.eval_shape(lambda x, attack=attack: attack(classifier, x, labels, budget, key), images)
+        for attack in (attacks.fab_attack, attacks.targeted_fab_attack):
+            jax.eval_shape(lambda x, attack=attack: attack(classifier, x, labels, budget), images)
+        for attack in (attacks.BEST, attacks.DDN(steps=2)):
+            for criterion in (attacks.UNTIL_MISCLASSIFIED, attacks.UNTIL_RANDOM):
+                until = attack.until(criterion)
+                jax.eval_shape(lambda x, until=until: attacks.minimise_norm(until, classifier, x, labels), images)
 
 
 def test_any_text_can_be_printed_on_any_terminal(monkeypatch, tmp_path):

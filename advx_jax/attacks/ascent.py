@@ -22,7 +22,7 @@ def negative_log_odds(logits: Float[Array, "batch classes"], labels: Int[Array, 
     Its gradient has the direction of the cross-entropy's, but does not vanish, nor lose its
     ∂z_y term, where p_y rounds to 1 (docs/method.md, Saturated networks).
     """
-    own = jnp.arange(logits.shape[-1]) == labels[:, None]
+    own = jnp.arange(logits.shape[-1])[None] == labels[:, None]
     others = jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), axis=-1)
     return others - jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
 

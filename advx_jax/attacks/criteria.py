@@ -51,7 +51,7 @@ def is_target(logits: Logits, labels: Labels) -> Bool[Array, " batch"]:
 
 def logit_lead(logits: Logits, labels: Labels) -> Float[Array, " batch"]:
     """z_y less the largest other logit; among equal ones the lowest class passes on the whole gradient."""
-    own = jnp.arange(logits.shape[-1]) == labels[:, None]
+    own = jnp.arange(logits.shape[-1])[None] == labels[:, None]
     rival = jnp.where(own, -jnp.inf, logits).argmax(-1)
     chosen = jnp.take_along_axis(logits, jnp.stack([labels, rival], axis=-1), axis=-1)
     return chosen[:, 0] - chosen[:, 1]

@@ -245,7 +245,7 @@ def _towards_nearest(
     normals = jax.vmap(gradient)(jnp.eye(n_classes, dtype=values.dtype))
     # Distances are measured in the norm, so slopes in its dual.
     dual = jax.vmap(functools.partial(dual_size, norm))(normals)
-    own = jnp.arange(n_classes) == labels[:, None]
+    own = jnp.arange(n_classes)[None] == labels[:, None]
     distances = jnp.where(own, jnp.inf, jnp.abs(values) / (dual.T + _TINY))
     nearest = distances.argmin(-1)
     return values[rows, nearest], normals[nearest, rows]

@@ -90,7 +90,7 @@ def likeliest_targets(
         n_targets: how many are wanted.
     """
     n_classes = logits.shape[-1]
-    own = jnp.arange(n_classes) == labels[:, None]
+    own = jnp.arange(n_classes)[None] == labels[:, None]
     order = jnp.argsort(jnp.where(own, -jnp.inf, logits), axis=-1, descending=True)
     return order[:, : min(n_targets, n_classes - 1)].T.astype(labels.dtype)
 

@@ -172,7 +172,7 @@ def _stripes(key: Array, shape: tuple[int, int, int]) -> Float[Array, "height wi
 def _window(corner: Int[Array, "2"], side: Array, height: int, width: int) -> Bool[Array, "height width 1"]:
     """True inside of a square window."""
     rows, columns = jnp.arange(height) - corner[0], jnp.arange(width) - corner[1]
-    inside = ((rows >= 0) & (rows < side))[:, None] & ((columns >= 0) & (columns < side))
+    inside = ((rows >= 0) & (rows < side))[:, None] & ((columns >= 0) & (columns < side))[None]
     return inside[:, :, None]
 
 
@@ -186,7 +186,7 @@ def _recolour(key: Array, best: Array, side: Array, eps: float | Array) -> Float
     height, width, channels = best.shape
     corner_key, sign_key = jax.random.split(key)
     inside = _window(_corner(corner_key, side, height, width), side, height, width)
-    return best + inside * (2 * eps * _sign(sign_key, (channels,))).astype(best.dtype)
+    return best + inside * (2 * eps * _sign(sign_key, (channels,))[None, None]).astype(best.dtype)
 
 
 def _reshape(
@@ -200,10 +200,10 @@ def _reshape(
     second = _window(_corner(second_key, side, height, width), side, height, width)
 
     def energy(values: Array) -> Array:
-        return jnp.square(values).sum((0, 1))
+        return jnp.square(values).sum((0, 1), keepdims=True)
 
     bump = bumps[jax.random.bernoulli(turn_key).astype(jnp.int32)]
-    bump = jnp.roll(bump, corner, (0, 1))[:, :, None] * _sign(sign_key, (channels,)).astype(delta.dtype)
+    bump = jnp.roll(bump, corner, (0, 1))[:, :, None] * _sign(sign_key, (channels,))[None, None].astype(delta.dtype)
     inside = delta * first
     new = bump + inside / (jnp.sqrt(energy(inside)) + _TINY)
     unused = jnp.maximum(eps**2 - jnp.square(delta).sum(), 0) / channels

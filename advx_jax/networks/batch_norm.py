@@ -57,7 +57,9 @@ class BatchNorm(nn.Module):
         x = x.astype(jnp.promote_types(given, jnp.float32))
         if not train:
             factor = scale * lax.rsqrt(running_var.value + self.epsilon)
-            return ((x - running_mean.value) * factor + bias).astype(given)
+            channels_last = (*(1,) * (x.ndim - 1), -1)
+            running, factor, bias = (v.reshape(channels_last) for v in (running_mean.value, factor, bias))
+            return ((x - running) * factor + bias).astype(given)
 
         batch = self._batch_statistics(x, real)
         mean, var = batch.mean, batch.var
@@ -107,4 +109,5 @@ def _channel_sums(x: Array) -> Array:
 
 def _spread(values: Array, x: Array) -> Array:
     """Give per-channel values all axes of `x` but the batch, so that gradients too are summed as in `_channel_sums`."""
-    return lax.optimization_barrier(jnp.broadcast_to(values, x.shape[1:]))
+    spread = lax.optimization_barrier(jnp.broadcast_to(values.reshape(*(1,) * (x.ndim - 2), -1), x.shape[1:]))
+    return spread[None]

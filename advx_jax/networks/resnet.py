@@ -139,7 +139,7 @@ class ResNet(nn.Module):
         arch = self.architecture
         mean = self.variable("constants", "mean", lambda: jnp.asarray(CIFAR10_MEAN, jnp.float32))
         std = self.variable("constants", "std", lambda: jnp.asarray(CIFAR10_STD, jnp.float32))
-        x = (images - mean.value) / std.value
+        x = (images - mean.value.reshape(1, 1, 1, 3)) / std.value.reshape(1, 1, 1, 3)
         x = Convolution3x3(arch.stage_widths[0], dtype=self.dtype, name="stem")(x)
         for stage, (length, width) in enumerate(zip(arch.stage_lengths, arch.stage_widths, strict=True), start=1):
             for block in range(1, length + 1):

@@ -20,7 +20,7 @@ def penalised_score(
         tandem: where True, z_y - max_{j≠y} z_j takes its place; of equal largest logits the first
             alone passes its gradient on.
     """
-    own = jnp.arange(logits.shape[-1]) == labels[:, None]
+    own = jnp.arange(logits.shape[-1])[None] == labels[:, None]
     rival = jax.lax.stop_gradient(jnp.where(own, -jnp.inf, logits)).argmax(-1)
     margin = _pick(logits, labels) - _pick(logits, rival)
     return jnp.where(tandem, margin, _pick(logits, random_logit))
