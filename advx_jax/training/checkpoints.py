@@ -6,6 +6,7 @@ Each has a digest of what it holds. One that is damaged is passed over for the o
 import contextlib
 import dataclasses
 import functools
+import logging
 import math
 import shutil
 import sys
@@ -286,7 +287,10 @@ def _quiet() -> Iterator[None]:
 
 @functools.cache
 def _ignore_closed_loops() -> None:
-    """TensorStore's threads report to a loop that ended with their first error, also a while later."""
+    """TensorStore's threads report to a loop that ended with their first error, also a while later.
+
+    The loop itself tells of the other errors, with all of TensorStore's settings, when it is forgotten.
+    """
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
@@ -295,6 +299,9 @@ def _ignore_closed_loops() -> None:
             before(unraisable)
 
     sys.unraisablehook = hook
+    logging.getLogger("asyncio").addFilter(
+        lambda record: not record.getMessage().startswith("Task exception was never retrieved")
+    )
 
 
 def _say(text: str) -> None:
