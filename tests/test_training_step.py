@@ -6,12 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from networks import TINY, random_classifier
 from recipes import PUBLISHED_RECIPES, published_recipe, tiny_recipe
-from reference.flax_layout import layer_names, state_dict_from_flax
-from reference.network import ResNet as TorchResNet
-from reference.train_step import make_optimiser, robust_step, standard_step
 
 from advx_jax.networks.classifier import Provenance
 from advx_jax.networks.registry import resolve_network
@@ -52,6 +48,11 @@ def on_one_device(function, *arguments):
 
 def as_state_dict(params, state, architecture):
     """Parameters (or gradients) and running statistics under the twin's names."""
+    # Here, so that without PyTorch the tests that do not need it still run.
+    pytest.importorskip("torch")
+    from reference.flax_layout import layer_names, state_dict_from_flax
+    from reference.network import ResNet as TorchResNet
+
     variables = {"params": params, "batch_stats": state.batch_stats, "constants": state.constants}
     robust = architecture.activation == "half_huber"
     lengths, widths = architecture.stage_lengths, architecture.stage_widths
@@ -122,6 +123,10 @@ def test_golden_psi(golden_step):
 @pytest.fixture(scope="module", params=["relu", "half_huber"])
 def tiny_steps(request):
     """Three steps of a random network in float64, by both implementations, ties among the logits included."""
+    torch = pytest.importorskip("torch")
+    from reference.network import ResNet as TorchResNet
+    from reference.train_step import make_optimiser, robust_step, standard_step
+
     with jax.enable_x64(True):
         robust = request.param == "half_huber"
         architecture = dataclasses.replace(TINY, activation=request.param)
