@@ -15,11 +15,11 @@ _CHANGES_NUMBERS = (
     *("JAX_RANDOM_SEED_OFFSET", "JAX_NUMPY_DTYPE_PROMOTION", "JAX_NUMPY_RANK_PROMOTION"),
 )
 _FUSION_FLAG = "--xla_cpu_experimental_ynn_fusion_type="
-
-
 # Releases of jaxlib, by their first two numbers, that are better off without it. 0.10 and 0.11 silently miscompile
-# reductions with it (jax issue 39103); 0.12 is right, but slower: see `benchmarks`. 0.9 has no use for it, and an
-# unknown flag ends the process, so later releases have their own way until they are measured.
+# reductions with it (jax issue 39103). 0.12 is right, but slower: a robust training step takes 33.3 ms of processor
+# time an image with it and 30.7 without on an AVX-512 core, 25.2 and 19.1 ms on an AVX2 core; attack steps are equal.
+# 0.9 trains as fast with its default, and attacks 10% faster. An unknown flag ends the process, so later releases keep
+# theirs until they are measured.
 _WITHOUT_FUSION = {(0, 10), (0, 11), (0, 12)}
 
 
