@@ -7,8 +7,9 @@
 
 Two values: the area until images are misclassified (attack), and until the network is no better than
 random (BTR). An attack finds upper bounds of distances; --attack=best finds smaller ones than the paper's
-attack, with fewer gradients. Writes ara.json, the curve ara.png, and distances.json, from which an interrupted
-measurement goes on. Distances are RMS on the [0,1] scale; times √3072 they are L2 norms.
+attack, with fewer gradients. Writes ara.json, the curve ara.png, and distances.jsonl, from which an interrupted
+measurement goes on, and which several calls at once share. Distances are RMS on the [0,1] scale; times √3072 they
+are L2 norms.
 """
 
 from pathlib import Path
@@ -17,29 +18,27 @@ from absl import flags
 
 from advx_jax.commands import no_arguments, run
 from advx_jax import attack_flags, inference_flags
-from advx_jax.analysis.robustness_area import PUBLISHED_ATTACK, PUBLISHED_SETTINGS, SEARCHES
-from advx_jax.attacks.chain import MinimumNormAttack
-from advx_jax.attacks.minimum_norm import Published
+from advx_jax.attacks import Attack, Published
+from advx_jax.attacks.named import MINIMUM_NORM, minimum_norm_attack
 from advx_jax.flag_types import define_length, define_momentum, define_whole
 from advx_jax.reports.robustness_report import report_robustness
 
 _N_IMAGES = define_whole("n_images", None, "How many images of the published subset (1000 if not given).")
-_ATTACK = flags.DEFINE_enum(
+_PUBLISHED = Published()
+_ATTACK = flags.DEFINE_string(
     "attack",
     "published",
-    ["published", *SEARCHES],
-    case_sensitive=False,
-    help="How distances are looked for: the paper's attack, or another.",
+    f"How distances are looked for: {', '.join(MINIMUM_NORM)}, or an attack of your own as package.module:name.",
 )
-_EPS = define_length("eps", PUBLISHED_SETTINGS.eps, "Length of the published attack's path, as RMS.")
+_EPS = define_length("eps", _PUBLISHED.eps, "Length of the published attack's path, as RMS.")
 _STEPS = define_whole(
     "steps",
     None,
     "Number of attack steps, a gradient each. If not given: "
-    + ", ".join(f"{attack.steps} for {name}" for name, attack in (("published", PUBLISHED_ATTACK), *SEARCHES.items()))
+    + ", ".join(f"{attack.n_steps} for {name}" for name, attack in MINIMUM_NORM.items())
     + ".",
 )
-_MOMENTUM = define_momentum("momentum", PUBLISHED_SETTINGS.momentum, "Momentum of the published attack.")
+_MOMENTUM = define_momentum("momentum", _PUBLISHED.momentum, "Momentum of the published attack.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the results. If not given, ara/NAME, or ara/NAME-ATTACK.")
 flags.adopt_module_key_flags(inference_flags)
 flags.adopt_module_key_flags(attack_flags)
@@ -48,19 +47,18 @@ flags.adopt_module_key_flags(attack_flags)
 def main(arguments: list[str]) -> None:
     """Parse the flags, measure, print."""
     no_arguments(arguments)
-    attack = _attack()
+    attack = _attack(_ATTACK.value.lower() if _ATTACK.value.lower() in MINIMUM_NORM else _ATTACK.value)
     network, data, n_images = inference_flags.load_network_and_images(_N_IMAGES.value, 1000)
-    suffix = "" if _ATTACK.value == "published" else f"-{_ATTACK.value}"
+    suffix = "" if attack.name == "published" else f"-{attack.name}"
     output = Path(_OUTPUT.value or f"ara/{network.provenance.name}{suffix}")
     print(report_robustness(network, data, n_images, attack, output, attack_flags.OVERWRITE.value))
 
 
-def _attack() -> MinimumNormAttack:
-    name, steps = _ATTACK.value, _STEPS.value
+def _attack(name: str) -> Attack:
     if name != "published":
-        return attack_flags.search_settings(name, SEARCHES[name], steps, _EPS.name, _MOMENTUM.name)
-    steps = PUBLISHED_SETTINGS.steps if steps is None else steps
-    return Published(attack_flags.attack_settings(PUBLISHED_SETTINGS, _EPS.value, steps, _MOMENTUM.value))
+        return attack_flags.other_attack(name, minimum_norm_attack(name), _STEPS.value, _EPS.name, _MOMENTUM.name)
+    steps = _PUBLISHED.steps if _STEPS.value is None else _STEPS.value
+    return attack_flags.paper_attack(_PUBLISHED, _EPS.value, steps, _MOMENTUM.value)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""Flags that the commands which attack share, and the settings that they make."""
+"""Flags that the commands which attack share, and the attacks that they make."""
 
 import dataclasses
+from typing import TypeVar
 
 from absl import flags
 
-from advx_jax.attacks import AttackSettings
-from advx_jax.attacks.chain import Chain
-from advx_jax.attacks.search import Search
+from advx_jax.attacks import Attack
+from advx_jax.attacks.published import PublishedLoop
 from advx_jax.errors import UserError
+
+PaperAttack = TypeVar("PaperAttack", bound=PublishedLoop)
 
 OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Replace results made with other settings.")
 _DIRECTION = flags.DEFINE_enum(
@@ -24,19 +26,19 @@ _STAY_IN_RANGE = flags.DEFINE_boolean(
 )
 
 
-def attack_settings(published: AttackSettings, eps: float, steps: int, momentum: float = 0.0) -> AttackSettings:
-    """The published settings, changed as the flags say; these let nothing through that is out of its range."""
+def paper_attack(attack: PaperAttack, eps: float, steps: int, momentum: float = 0.0) -> PaperAttack:
+    """An attack of the paper, changed as the flags say; these let nothing through that is out of its range."""
     return dataclasses.replace(
-        published,
+        attack,
         eps=eps,
         steps=steps,
         momentum=momentum,
         direction=_DIRECTION.value,
-        stay_in_range=published.stay_in_range if _STAY_IN_RANGE.value is None else _STAY_IN_RANGE.value,
+        stay_in_range=attack.stay_in_range if _STAY_IN_RANGE.value is None else _STAY_IN_RANGE.value,
     )
 
 
-def search_settings(name: str, attack: Search | Chain, steps: int | None, *not_taken: str) -> Search | Chain:
+def other_attack(name: str, attack: Attack, steps: int | None, *not_taken: str) -> Attack:
     """A minimum-norm attack other than the paper's, changed as the flags say.
 
     Args:
@@ -51,8 +53,9 @@ def search_settings(name: str, attack: Search | Chain, steps: int | None, *not_t
     for flag in (*not_taken, _DIRECTION.name):
         if flags.FLAGS[flag].present:
             raise UserError(f"expected --{flag} with --attack=published only, got it with --attack={name}")
-    fewest = len(attack.parts)
+    fewest = len(attack.parts())
     if steps is not None and steps < fewest:
         raise UserError(f"expected --steps of at least {fewest} with --attack={name}, got {steps}")
-    stay_in_range = True if _STAY_IN_RANGE.value is None else _STAY_IN_RANGE.value
-    return attack.revised(attack.steps if steps is None else steps, stay_in_range)
+    if _STAY_IN_RANGE.value is not None:
+        attack = attack.within_box(_STAY_IN_RANGE.value)
+    return attack if steps is None else attack.with_steps(steps)

@@ -11,8 +11,10 @@ from absl import flags
 
 from advx_jax.commands import no_arguments, run
 from advx_jax import inference_flags
+from advx_jax.files import check_output_file
 from advx_jax.flag_types import define_whole
 from advx_jax.reports.accuracy_report import report_accuracy
+from advx_jax.reports.results_json import write_json
 
 _N_IMAGES = define_whole("n_images", None, "How many test images, from the first; all if not given.")
 _OUTPUT = flags.DEFINE_string("output", None, "Write the result to this JSON file too.")
@@ -22,13 +24,19 @@ flags.adopt_module_key_flags(inference_flags)
 def main(arguments: list[str]) -> None:
     """Parse the flags, measure, print."""
     no_arguments(arguments)
-    network, data, n_images = inference_flags.load_network_and_images(_N_IMAGES.value, None)
     output = Path(_OUTPUT.value) if _OUTPUT.value else None
-    results = report_accuracy(network, data, n_images, output)
+    if output:
+        check_output_file(output)
+    network, data, n_images = inference_flags.load_network_and_images(_N_IMAGES.value, None)
+    results = report_accuracy(network, data, n_images)
     print(
         f"{network.provenance.name} on {n_images} test images ({data.source}): "
-        f"accuracy {results['accuracy']:.4f}, loss {results['loss']:.4f}"
+        f"accuracy {results['accuracy']:.4f}, loss {results['loss']:.4f}",
+        flush=True,
     )
+    # After it is printed: a disk may fill up in the meantime.
+    if output:
+        write_json(output, results)
 
 
 if __name__ == "__main__":

@@ -17,13 +17,13 @@ from absl import flags
 
 from advx_jax.commands import no_arguments, run
 from advx_jax import attack_flags, inference_flags, own_image_flags
-from advx_jax.analysis.explanations import PUBLISHED_SETTINGS
+from advx_jax.attacks import EXPLANATION
 from advx_jax.errors import UserError
 from advx_jax.flag_types import check_eps_within_box, define_indices, define_length, define_whole, distinct_indices
 from advx_jax.reports.explanation_report import given_images, own_images, report_explanations
 
-_EPS = define_length("eps", PUBLISHED_SETTINGS.eps, "ρ: RMS of the change, on the [0,1] scale.")
-_STEPS = define_whole("steps", PUBLISHED_SETTINGS.steps, "Number of attack steps.")
+_EPS = define_length("eps", EXPLANATION.eps, "ρ: RMS of the change, on the [0,1] scale.")
+_STEPS = define_whole("steps", EXPLANATION.steps, "Number of attack steps.")
 _N_IMAGES = define_whole("n_images", None, "How many test images, from the first (10 if not given).")
 _INDICES = define_indices("indices", "Which test images instead, by index: 3,5 or 0-9,15.")
 _OUTPUT = flags.DEFINE_string("output", "output", "Folder for the pictures.")
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
     if _N_IMAGES.present and _INDICES.present:
         raise UserError("expected either --n_images or --indices, got both")
     check_eps_within_box(_EPS.value, 1.0, "RMS")
-    settings = attack_flags.attack_settings(PUBLISHED_SETTINGS, _EPS.value, _STEPS.value)
+    attack = attack_flags.paper_attack(EXPLANATION, _EPS.value, _STEPS.value)
     overwrite, strict = attack_flags.OVERWRITE.value, _STRICT.value
     own = own_image_flags.load(strict)
     if own is not None:
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> None:
         images = given_images(data, _places(len(data)))
         network = inference_flags.load_network()
     beside = inference_flags.load_network_beside(_BESIDE.value)
-    print(report_explanations(network, images, settings, Path(_OUTPUT.value), overwrite, strict, beside))
+    print(report_explanations(network, images, attack, Path(_OUTPUT.value), overwrite, strict, beside))
     for line in own_image_flags.left_out(own):
         print(line)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from absl import flags
 
+from advx_jax.attacks.base import Number
 from advx_jax.attacks.checks import norm_named
-from advx_jax.attacks.loop import Number
 from advx_jax.errors import UserError
 
 # Help and messages speak of the module that defines a flag, not of this one.

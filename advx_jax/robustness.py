@@ -1,13 +1,14 @@
 """Measure how much accuracy attacks leave a network within a ball around each image, as RobustBench does.
 
-    python -m advx_jax.robustness --model=resnet44-all --norm=L2 --eps=0.5
+    python -m advx_jax.robustness --model=resnet44-all --norm=L2 --eps=0.5 --n_images=16
     python -m advx_jax.robustness --model=resnet44-all --norm=Linf --eps=4/255 --attack=apgd-ce --n_images=200
     python -m advx_jax.robustness --model=network.pt --norm=L2 --eps=0.5 --attack=square --steps=500 --pictures
 
 The images are the first of the test set, in its order. --eps is a usual norm on the [0,1] scale: an L2
 norm (RMS times √3072 for CIFAR-10), or the largest change of any value (Linf). autoattack is its standard
 version: apgd-ce, apgd-t, fab-t, square, each on the images that still stand. Writes robustness.json,
-broken images as broken/INDEX.npy, and images.json, from which an interrupted measurement goes on.
+broken images as broken/INDEX.npy, and images.jsonl, from which an interrupted measurement goes on, and
+which several calls at once share.
 """
 
 import math
@@ -17,7 +18,8 @@ from absl import flags
 
 from advx_jax.commands import no_arguments, run
 from advx_jax import inference_flags
-from advx_jax.attacks.autoattack import STAGES, STANDARD
+from advx_jax.attacks import Attack, AutoAttack, FirstSuccess, Restarted
+from advx_jax.attacks.named import FIXED_EPSILON, fixed_epsilon_attack
 from advx_jax.data.image_set import CIFAR10_SIDE
 from advx_jax.errors import UserError
 from advx_jax.flag_types import check_eps_within_box, define_length, define_norm, define_whole
@@ -26,8 +28,8 @@ from advx_jax.reports.fixed_budget_run import Plan
 
 _NORM = define_norm("norm", "L2", "Norm of the ball.")
 _EPS = define_length("eps", None, "Radius of the ball in that norm, for instance 0.5 for L2 or 8/255 for Linf.")
-_ATTACK = flags.DEFINE_enum(
-    "attack", "autoattack", ["autoattack", *STAGES], case_sensitive=False, help="Attack, or all of AutoAttack's."
+_ATTACK = flags.DEFINE_string(
+    "attack", "autoattack", f"Attack: {', '.join(FIXED_EPSILON)}, or one of your own as package.module:name."
 )
 _N_IMAGES = define_whole("n_images", None, "How many test images, from the first (1000 if not given).")
 _STEPS = define_whole("steps", None, "Steps of each run of each attack; the field's usual ones if not given.")
@@ -47,21 +49,29 @@ flags.adopt_module_key_flags(inference_flags)
 def main(arguments: list[str]) -> None:
     """Parse the flags, measure, print."""
     no_arguments(arguments)
-    eps, steps, attack, norm = _EPS.value, _STEPS.value, _ATTACK.value, _NORM.value
+    eps, attack, norm = _EPS.value, _ATTACK.value, _NORM.value
     if eps is None:
         raise UserError("expected --eps, for instance --norm=L2 --eps=0.5 or --norm=Linf --eps=8/255, got none")
     check_eps_within_box(eps, math.sqrt(3) * CIFAR10_SIDE if norm == "L2" else 1.0, norm)
-    stages = STANDARD if attack == "autoattack" else (STAGES[attack],)
-    if steps is not None:
-        stages = tuple(stage._replace(steps=steps) for stage in stages)
-    stages = tuple(stage.restarted(_RESTARTS.value) for stage in stages)
-    if _RESTARTS.value > 1 and not any(stage.random for stage in stages):
-        raise UserError(f"expected --restarts=1 for {attack}, which draws nothing at random, got {_RESTARTS.value}")
+    members = _members(attack, eps, norm)
     network, data, n_images = inference_flags.load_network_and_images(_N_IMAGES.value, 1000)
-    suffix = "" if attack == "autoattack" else f"-{attack}"
+    suffix = "" if attack.lower() == "autoattack" else f"-{members[0].name}"
     output = Path(_OUTPUT.value or f"robustness/{network.provenance.name}-{norm}-{eps:g}{suffix}")
-    plan = Plan(attack, stages, eps, norm, _SEED.value, _CLIP.value, n_images)
+    plan = Plan(attack, members, eps, norm, _SEED.value, _CLIP.value, n_images)
     print(report_fixed_budget(network, data, plan, output, _OVERWRITE.value, _PICTURES.value))
+
+
+def _members(name: str, eps: float, norm: str) -> tuple[Attack, ...]:
+    """The attacks of --attack, with the number of steps and of restarts that the flags say."""
+    attack = fixed_epsilon_attack(name, eps=eps, norm=norm, stay_in_range=_CLIP.value)
+    members = attack.members(None) if isinstance(attack, AutoAttack | FirstSuccess) else (attack,)
+    if _STEPS.value is not None:
+        members = tuple(member.with_steps(_STEPS.value) for member in members)
+    if _RESTARTS.value == 1:
+        return members
+    if not any(member.is_random for member in members):
+        raise UserError(f"expected --restarts=1 for {name}, which draws nothing at random, got {_RESTARTS.value}")
+    return tuple(Restarted(attack=member, restarts=_RESTARTS.value) for member in members)
 
 
 if __name__ == "__main__":

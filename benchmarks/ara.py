@@ -6,20 +6,19 @@ PyTorch attacks the 32 images as one batch; JAX in chunks on all lanes, and with
 that are over the boundary to begin with, whose distance is 0.
 """
 
-import dataclasses
 import functools
 
 from absl import flags
 
 from advx_jax.commands import no_arguments, run
-from advx_jax.analysis.robustness_area import KINDS, PUBLISHED_SETTINGS, minimum_norm_distances
-from advx_jax.attacks.minimum_norm import Published
+from advx_jax.analysis.robustness_area import KINDS, minimum_norm_distances
+from advx_jax.attacks import Published
 from benchmarks.side_by_side import Row, contestants, report, seconds
 
 N_IMAGES = 32
 
 
-_STEPS = flags.DEFINE_integer("steps", PUBLISHED_SETTINGS.steps, "Number of attack steps.")
+_STEPS = flags.DEFINE_integer("steps", Published().steps, "Number of attack steps.")
 
 
 def main(arguments: list[str]) -> None:
@@ -33,7 +32,7 @@ def main(arguments: list[str]) -> None:
     y = torch.tensor(labels, dtype=torch.int64)
 
     def with_jax(kind: str, steps: int) -> None:
-        attack = Published(dataclasses.replace(PUBLISHED_SETTINGS, steps=steps), KINDS[kind])
+        attack = Published(steps=steps, criterion=KINDS[kind])
         for _ in minimum_norm_distances(them.classifier, images, labels, attack):
             pass
 

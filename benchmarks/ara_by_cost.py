@@ -7,7 +7,6 @@ gradients, as `ara --attack=… --steps=…` does. Every finished measurement is
 is benchmarks/pictures/ara-by-cost.png. Needs all CIFAR-10 test images.
 """
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ import numpy as np
 from absl import flags
 
 from advx_jax.commands import no_arguments, run
-from advx_jax.analysis.robustness_area import PUBLISHED_SETTINGS, SEARCHES, minimum_norm_distances, robustness_curve
+from advx_jax.analysis.robustness_area import minimum_norm_distances, robustness_curve
 from advx_jax.analysis.subset import published_subset
-from advx_jax.attacks.chain import MinimumNormAttack
-from advx_jax.attacks.minimum_norm import Published
+from advx_jax.attacks import Attack
+from advx_jax.attacks.named import MINIMUM_NORM
 from advx_jax.data.image_set import ImageSet, unit_images
 from advx_jax.data.sources import load_cifar10
 from advx_jax.errors import UserError
@@ -27,8 +26,7 @@ from advx_jax.inference_flags import keep_compiled_code
 from advx_jax.networks.classifier import Classifier
 from advx_jax.networks.registry import resolve_network
 from advx_jax.reports.console import table
-from advx_jax.reports.kept_work import attack_record
-from advx_jax.reports.results_json import fingerprint, read_json
+from advx_jax.reports.results_json import attack_record, fingerprint, read_json
 from benchmarks.measured import N_TEST
 from benchmarks.side_by_side import RESULTS, ROOT, write
 
@@ -53,7 +51,7 @@ def main(arguments: list[str]) -> None:
         for name, attack in _attacks():
             resolved = resolve_network(network)
             # A figure of another network, attack or data set is not taken for this one.
-            key = fingerprint(attack_record(resolved, attack.record()) | {"data": data.fingerprint})
+            key = fingerprint(attack_record(resolved, attack.settings()) | {"data": data.fingerprint})
             if not any((row["attack"], row["fingerprint"]) == (name, key) for row in rows):
                 measured = _measure(resolved.classifier, attack, data)
                 rows.append({"network": network, "attack": name, "fingerprint": key} | measured)
@@ -74,7 +72,7 @@ def draw(path: Path, rows: list[dict[str, Any]], n_images: int) -> None:
     figure = Figure(figsize=(10, 2.9), dpi=110, layout="constrained")
     panels = figure.subplots(1, len(NETWORKS))
     for axes, network in zip(panels, NETWORKS, strict=True):
-        for name, marker in zip(("published", *SEARCHES), "so^D", strict=True):
+        for name, marker in zip(MINIMUM_NORM, "so^D", strict=True):
             points = sorted(
                 (row["gradients"], row["mean_distance"])
                 for row in rows
@@ -103,12 +101,10 @@ def _shown(figure: float | None) -> str:
     return "not all crossed" if figure is None else f"{figure:.5f}"
 
 
-def _attacks() -> list[tuple[str, MinimumNormAttack]]:
-    published: list[tuple[str, MinimumNormAttack]] = [
-        ("published", Published(dataclasses.replace(PUBLISHED_SETTINGS, steps=count)))
-        for count in (*GRADIENTS, PUBLISHED_SETTINGS.steps)
-    ]
-    return published + [(name, attack.revised(count, True)) for name, attack in SEARCHES.items() for count in GRADIENTS]
+def _attacks() -> list[tuple[str, Attack]]:
+    published = MINIMUM_NORM["published"]
+    counts = dict.fromkeys(MINIMUM_NORM, GRADIENTS) | {"published": (*GRADIENTS, published.n_steps)}
+    return [(name, attack.with_steps(count)) for name, attack in MINIMUM_NORM.items() for count in counts[name]]
 
 
 def _kept(settings: dict[str, Any]) -> list[dict[str, Any]]:
@@ -122,7 +118,7 @@ def _kept(settings: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _measure(classifier: Classifier, attack: MinimumNormAttack, data: ImageSet) -> dict[str, Any]:
+def _measure(classifier: Classifier, attack: Attack, data: ImageSet) -> dict[str, Any]:
     places = published_subset(_N_IMAGES.value, len(data))
     images, labels = unit_images(data.images[places]), data.labels[places].astype(np.int32)
     distances = np.zeros(len(places))
@@ -133,7 +129,7 @@ def _measure(classifier: Classifier, attack: MinimumNormAttack, data: ImageSet) 
     # A mean over fewer images than another attack's would not compare with it.
     whole = not missed.any()
     return {
-        "gradients": attack.gradient_evaluations,
+        "gradients": attack.evaluations,
         "n_attacked": int(attacked.sum()),
         "n_missed": int(missed.sum()),
         "mean_distance": float(distances[attacked].mean()) if whole else None,

@@ -10,11 +10,10 @@ import jax
 import numpy as np
 
 from advx_jax.commands import no_arguments, run
-from advx_jax.analysis.segments import attack_in_segments
+from advx_jax.analysis.segments import run_in_segments
 from advx_jax.analysis.workers import Worker, spread
-from advx_jax.attacks import AttackResult, AttackSettings
-from advx_jax.attacks.bounded import BOUNDED
-from advx_jax.attacks.loop import LoopAttack
+from advx_jax.attacks import PublishedBounded
+from advx_jax.attacks.base import State
 from benchmarks.side_by_side import Contestants, Row, compare, contestants, report
 
 STEPS = 10
@@ -46,12 +45,12 @@ def _compare(them: Contestants, batch: int, lanes: int) -> Row:
 
 
 def _attack(them: Contestants, batch: int, lanes: int) -> None:
-    attack = LoopAttack(BOUNDED, AttackSettings(eps=0.1, steps=STEPS))
+    attack = PublishedBounded(eps=0.1, steps=STEPS)
     size = batch // lanes
 
-    def work(worker: Worker, begin: int) -> AttackResult:
-        x, y = them.images[begin : begin + size], them.labels[begin : begin + size]
-        return jax.block_until_ready(attack_in_segments(worker, attack, x, y[None]))
+    def work(worker: Worker, begin: int) -> State:
+        x, y = (worker.put(array[begin : begin + size]) for array in (them.images, them.labels))
+        return jax.block_until_ready(run_in_segments(worker, attack, x, y))
 
     list(spread(them.classifier, range(0, batch, size), work))
 

@@ -17,13 +17,11 @@ import numpy as np
 from absl import flags
 
 from advx_jax.commands import no_arguments, run
-from advx_jax.analysis.fixed_budget import attack_standing, first_look
+from advx_jax.analysis.robust_accuracy import attack_standing, first_look
 from advx_jax.analysis.robustness_area import minimum_norm_distances
 from advx_jax.analysis.workers import chunk_rows
-from advx_jax.attacks import DDN, FMN
-from advx_jax.attacks.autoattack import STAGES
-from advx_jax.attacks.budget import Budget
-from advx_jax.attacks.search import Search
+from advx_jax.attacks import APGD, DDN, FAB, FMN, PGD, Attack
+from advx_jax.attacks.base import Part
 from advx_jax.errors import UserError
 from advx_jax.reports.console import table
 from benchmarks.side_by_side import MODEL, Contestants, contestants, torch_settings, write
@@ -138,22 +136,22 @@ def _cost(work: Work) -> Cost:
 
 def _ours(them: Contestants, name: str, steps: int) -> Work:
     """Our attack of that name, as the commands run it."""
-    searches: dict[str, Search] = {"ddn": DDN(steps=steps), "fmn": FMN(steps=steps)}
+    searches: dict[str, Attack] = {"ddn": DDN(steps=steps), "fmn": FMN(steps=steps)}
     if name in searches:
         distances = minimum_norm_distances
         return Work(lambda: list(distances(them.classifier, them.images, them.labels, searches[name])), steps)
-    stage = STAGES[name]._replace(steps=steps)
-    budget, indices = Budget(EPS, "L2", steps), np.arange(N_IMAGES)
+    ball: dict[str, Any] = {"eps": EPS, "norm": "L2", "steps": steps}
+    made = {"pgd": PGD(**ball), "apgd-ce": APGD(**ball), "fab-t": FAB(targeted=True, **ball)}[name]
+    indices, key = np.arange(N_IMAGES), jax.random.key(0)
 
     def attack() -> None:
         parts = attack_standing(
-            them.classifier, them.images, them.labels, indices, stage, 0, 0, budget, 0, chunk_rows(N_IMAGES)
+            them.classifier, them.images, them.labels, indices, Part(made, ()), key, chunk_rows(N_IMAGES)
         )
-        if any(part.broken.all() for _, part in parts):
+        if any(part.success.all() for _, part in parts):
             raise RuntimeError("all images of a chunk were broken, so that less was done than is counted")
 
-    # Attacks that climb a loss look at their starting point too.
-    return Work(attack, steps if name == "fab-t" else steps + 1)
+    return Work(attack, made.evaluations)
 
 
 @contextlib.contextmanager

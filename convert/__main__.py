@@ -21,6 +21,7 @@ from absl import flags
 
 from advx_jax.commands import run
 from advx_jax.errors import UserError
+from advx_jax.files import check_output_file
 from advx_jax.networks.files import SUFFIX, save_network
 from advx_jax.networks.registry import WORKDIR_NETWORK, ResolvedNetwork, resolve_network
 
@@ -44,6 +45,9 @@ def main(arguments: list[str]) -> None:
         if target in targets[:i]:
             raise UserError(f"expected networks of different names, got two that would become {target}")
         _check_not_source(target, network)
+    # Makes folders, so it waits until nothing else is wrong.
+    for target in targets:
+        check_output_file(target)
     write = write_pt if _TO_PT.value else save_network
     width = max(len(str(target)) for target in targets)
     print(f"{'written':{width}}  tensors  parameters  sha256 of the source")

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from networks import random_classifier
 
-from advx_jax.analysis.explanations import PUBLISHED_SETTINGS, explain, second_class
-from advx_jax.attacks import targeted_attack
+from advx_jax.analysis.explanations import explain, second_class
+from advx_jax.attacks import EXPLANATION
 
 # The same float32 attack in another batch.
 BATCH_TOLERANCE = 1e-5
@@ -22,18 +22,23 @@ def small():
     return classifier, images
 
 
+@jax.jit
+def _last_state(attack, classifier, images, targets):
+    return attack.advance(classifier, images, targets, attack.init(classifier, images, targets), attack.steps)
+
+
 def test_every_image_is_explained_towards_every_class(small):
     classifier, images = small
-    settings = PUBLISHED_SETTINGS.replace(steps=30)
+    settings = EXPLANATION.replace(steps=30)
     progress = []
     results = dict(explain(classifier, images, settings, progress.append))
     assert sorted(results) == list(range(5))
     assert sum(progress) == pytest.approx(5)
     for place, result in results.items():
         rows = np.repeat(images[place : place + 1], 10, axis=0)
-        expected = jax.jit(targeted_attack)(classifier, rows, np.arange(10, dtype=np.int32), settings)
+        expected = _last_state(settings, classifier, rows, np.arange(10, dtype=np.int32))
         np.testing.assert_allclose(result.perturbations, expected.perturbation, atol=BATCH_TOLERANCE)
-        np.testing.assert_array_equal(result.first_ok, expected.first_ok)
+        np.testing.assert_array_equal(result.first_ok, expected.first_stop)
         np.testing.assert_allclose(result.logits, jax.jit(classifier)(images)[place], atol=BATCH_TOLERANCE)
         np.testing.assert_allclose(result.confidences.sum(), 1, atol=CONFIDENCE_TOLERANCE)
 
@@ -105,7 +110,7 @@ def test_scale_free_direction_pushes_the_real_class_as_far_as_the_others(golden,
     saturated = np.flatnonzero(confidences == 1)[:4]
     ratios = {}
     for direction in ("cross_entropy", "scale_free"):
-        settings = PUBLISHED_SETTINGS.replace(direction=direction)
+        settings = EXPLANATION.replace(direction=direction)
         rms = {place: result.rms for place, result in explain(classifier, images[saturated], settings)}
         real = np.array([rms[place][labels[index]] for place, index in enumerate(saturated)])
         others = np.array([np.delete(rms[place], labels[index]).mean() for place, index in enumerate(saturated)])

@@ -8,16 +8,13 @@ from networks import random_classifier
 
 from advx_jax.analysis.robustness_area import (
     KINDS,
-    PUBLISHED_ATTACK,
-    PUBLISHED_SETTINGS,
-    SEARCHES,
     Distances,
     minimum_norm_distances,
     robustness_curve,
 )
 from advx_jax.analysis.subset import published_permutation, published_subset
-from advx_jax.attacks import FMN, minimum_norm_attack
-from advx_jax.attacks.minimum_norm import Published
+from advx_jax.attacks import FMN, Published
+from advx_jax.attacks.named import MINIMUM_NORM
 from advx_jax.errors import UserError
 
 # Of a sum of 1000 float64 numbers.
@@ -135,7 +132,7 @@ def test_subset_of_a_sample_keeps_the_published_order():
 def _measure(classifier, images, labels, attack, on_progress=lambda done: None, on_spared=lambda done: None):
     n = len(images)
     fields = [np.full(n, np.nan), np.full(n, -1), np.zeros(n, bool), np.zeros(n, bool)]
-    for places, part in minimum_norm_distances(classifier, images, labels, attack, on_progress, on_spared):
+    for places, part in minimum_norm_distances(classifier, images, labels, attack, None, on_progress, on_spared):
         for field, values in zip(fields, part, strict=True):
             field[places] = values
     return Distances(*fields)
@@ -146,13 +143,13 @@ def test_distances_equal_the_attacks_whatever_the_chunk(monkeypatch):
     images = np.asarray(jax.random.uniform(jax.random.key(0), (11, 8, 8, 3)))
     labels = np.array(jax.jit(classifier)(images).argmax(-1), np.int32)
     labels[[3, 8]] = (labels[[3, 8]] + 1) % 10
-    settings = PUBLISHED_SETTINGS.replace(eps=5.0, steps=60)
+    attack = Published(eps=5.0, steps=60)
     progress, spared = [], []
-    found = _measure(classifier, images, labels, Published(settings), progress.append, spared.append)
-    expected = jax.jit(minimum_norm_attack)(classifier, jnp.asarray(images), labels, settings)
+    found = _measure(classifier, images, labels, attack, progress.append, spared.append)
+    expected = attack(classifier, images, labels)
     np.testing.assert_allclose(found.distances, expected.rms, rtol=CHUNK_TOLERANCE)
-    np.testing.assert_array_equal(found.first_ok, expected.first_ok)
-    np.testing.assert_array_equal(found.crossed, expected.succeeded)
+    np.testing.assert_array_equal(found.first_ok, expected.first_success)
+    np.testing.assert_array_equal(found.crossed, expected.success)
     assert found.measured().all()
     assert (found.distances[[3, 8]] == 0).all()
     assert sum(progress) == pytest.approx(9)
@@ -170,12 +167,27 @@ def test_images_that_never_flip_or_are_broken_have_no_distance():
         # As a network does where it divides by what is 0 there.
         return classifier(images) / (images[:, 0, 0, :1] < 1)
 
-    found = _measure(breaks, images, labels, Published(PUBLISHED_SETTINGS.replace(eps=1e-6, steps=3)))
+    found = _measure(breaks, images, labels, Published(eps=1e-6, steps=3))
     np.testing.assert_array_equal(found.distances, [np.inf, np.nan, np.inf, 0])
     np.testing.assert_array_equal(found.measured(), [False, False, False, True])
     np.testing.assert_array_equal(found.finite, [True, False, True, True])
     np.testing.assert_array_equal(found.crossed, [False, False, False, True])
     np.testing.assert_array_equal(found.first_ok, [3, 3, 3, 0])
+
+
+def test_masked_classes_change_no_distance():
+    """By -inf, as is usual where a network has more logits than the data have classes."""
+    classifier = random_classifier()
+    images = np.array(jax.random.uniform(jax.random.key(0), (4, 8, 8, 3)))
+    labels = np.array(jax.jit(classifier)(images).argmax(-1), np.int32)
+    labels[0] = (labels[0] + 1) % 10
+
+    def masked(images):
+        return jnp.pad(classifier(images), ((0, 0), (0, 2)), constant_values=-jnp.inf)
+
+    plain, found = (_measure(model, images, labels, FMN(steps=10)) for model in (classifier, masked))
+    assert plain.measured().all()
+    np.testing.assert_allclose(found.distances, plain.distances, rtol=CHUNK_TOLERANCE)
 
 
 def test_a_network_that_never_errs_is_not_called_fragile():
@@ -198,7 +210,7 @@ def test_published_area(name, kind, ara_subset, golden, published_pt):
 
     classifier, _ = read_pt(published_pt(f"resnet44-{name}"))
     expected = golden(f"ara_{name}.npz")
-    found = _measure(classifier, *ara_subset, PUBLISHED_ATTACK.until(KINDS[kind]))
+    found = _measure(classifier, *ara_subset, Published().until(KINDS[kind]))
     assert found.measured().all()
     np.testing.assert_array_equal(found.distances == 0, expected[kind] == 0)
     area, expected_area = robustness_curve(found.distances, 10).area, robustness_curve(expected[kind], 10).area
@@ -215,11 +227,11 @@ def test_other_attacks_find_smaller_distances_with_fewer_gradients(name, attack,
 
     classifier, _ = read_pt(published_pt(f"resnet44-{name}"))
     if name == "adv-train":
-        published = _measure(classifier, *ara_subset, PUBLISHED_ATTACK).distances
+        published = _measure(classifier, *ara_subset, Published()).distances
     else:
         published = golden(f"ara_{name}.npz")["attack"]
-    assert SEARCHES[attack].gradient_evaluations <= 200
-    found = _measure(classifier, *ara_subset, SEARCHES[attack])
+    assert MINIMUM_NORM[attack].evaluations <= 200
+    found = _measure(classifier, *ara_subset, MINIMUM_NORM[attack])
     assert found.measured().all()
     np.testing.assert_array_equal(found.distances == 0, published == 0)
     assert found.distances.sum() <= REACHED[name, attack] * published.sum()

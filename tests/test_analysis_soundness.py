@@ -12,13 +12,13 @@ from flax import linen as nn
 from flax import nnx
 from networks import TINY, random_classifier
 
-from advx_jax.analysis.accuracy import predict
-from advx_jax.analysis.explanations import PUBLISHED_SETTINGS, explain
-from advx_jax.analysis.fixed_budget import attack_standing, first_look
+from advx_jax.analysis.accuracy import accuracy, predict
+from advx_jax.analysis.explanations import explain
+from advx_jax.analysis.robust_accuracy import attack_standing, first_look
 from advx_jax.analysis.robustness_area import minimum_norm_distances
 from advx_jax.analysis.soundness import check_answers, check_fit
-from advx_jax.attacks import FMN, Budget
-from advx_jax.attacks.autoattack import STAGES
+from advx_jax.attacks import APGD, EXPLANATION, FMN
+from advx_jax.attacks.base import Part
 from advx_jax.data.image_set import CIFAR10_CLASSES, ImageSet
 from advx_jax.errors import UserError
 from advx_jax.networks.classifier import Classifier
@@ -109,7 +109,7 @@ def with_other_weights_since():
     def logits_fn(images):
         return images.reshape(len(images), -1) @ weights["now"]
 
-    predict(logits_fn, IMAGES, LABELS)
+    predict(logits_fn, IMAGES)
     weights["now"] = -weights["now"]
     return logits_fn
 
@@ -145,14 +145,13 @@ def measure(logits_fn, images, labels):
 
 
 def stand(logits_fn, images, labels):
-    stage = STAGES["apgd-ce"]._replace(steps=2)
-    indices = np.arange(len(images))
-    return list(attack_standing(logits_fn, images, labels, indices, stage, 0, 0, Budget(0.1, "L2", 2), 0, 3))
+    part, indices = Part(APGD(eps=0.1, norm="L2", steps=2), ()), np.arange(len(images))
+    return list(attack_standing(logits_fn, images, labels, indices, part, jax.random.key(0), 3))
 
 
 ANALYSES = {
-    "explain": lambda f, x, y: list(explain(f, x, PUBLISHED_SETTINGS.replace(steps=2))),
-    "predict": predict,
+    "explain": lambda f, x, y: list(explain(f, x, EXPLANATION.replace(steps=2))),
+    "predict": lambda f, x, y: (accuracy(f, x, y), predict(f, x).classes),
     "minimum_norm_distances": measure,
     "first_look": first_look,
     "attack_standing": stand,
@@ -187,10 +186,10 @@ def test_a_random_classifier_is_told_of_where_that_is_what_is_asked():
 def test_what_flax_says_of_a_network_in_training_mode_comes_with_the_remedy():
     network, variables = linen()
     with pytest.raises(UserError, match=r"evaluation mode.*use_running_average=True.*train=False"):
-        predict(lambda images: network.apply(variables, images), IMAGES, LABELS)
+        predict(lambda images: network.apply(variables, images), IMAGES)
     dropout = nn.Dropout(0.1, deterministic=False)
     with pytest.raises(UserError, match=r"evaluation mode.*deterministic=True.*train=False"):
-        predict(lambda images: linear(dropout.apply({}, images)), IMAGES, LABELS)
+        predict(lambda images: linear(dropout.apply({}, images)), IMAGES)
 
 
 def test_an_nnx_module_needs_eval_and_is_left_as_it_was():
@@ -198,14 +197,14 @@ def test_an_nnx_module_needs_eval_and_is_left_as_it_was():
     before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
     for logits_fn in (model, lambda images: model(images)):
         with pytest.raises(UserError, match=r"eval\(\)"):
-            predict(logits_fn, IMAGES, LABELS)
+            predict(logits_fn, IMAGES)
     with pytest.raises(UserError, match=EVALUATION):
         check_answers(jax.jit(lambda images: nnx.clone(model)(images)), IMAGES)
     after = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
     jax.tree.map(np.testing.assert_array_equal, before, after)
     model.eval()
     expected = np.asarray(model(jnp.asarray(IMAGES))).argmax(-1)
-    np.testing.assert_array_equal(predict(model, IMAGES, LABELS).classes, expected)
+    np.testing.assert_array_equal(predict(model, IMAGES).classes, expected)
 
 
 @pytest.mark.parametrize("dtype", [None, "bfloat16", "float16"])
@@ -293,19 +292,23 @@ def test_no_images_give_no_answers():
     for name in ("explain", "minimum_norm_distances", "attack_standing"):
         assert ANALYSES[name](linear, images, labels) == []
         assert ANALYSES[name](linear, [], []) == []
-    predicted = predict(linear, images, labels)
+    predicted = predict(linear, images)
     assert len(predicted.classes) == 0
-    assert np.isnan([predicted.accuracy([]), predicted.loss()]).all()
+    assert np.isnan([predicted.accuracy([]), predicted.loss([])]).all()
     assert all(len(field) == 0 for field in first_look(linear, images, labels))
 
 
-def test_attack_standing_refuses_runs_that_there_are_not():
-    stage = STAGES["apgd-t"]._replace(steps=2)
-    arguments = (linear, IMAGES, LABELS, np.arange(N), stage, 0)
-    with pytest.raises(UserError, match="expected a run from 0 to 2 of apgd-t, got 3"):
-        next(attack_standing(*arguments, 3, Budget(0.1, "L2", 2), 0, 3))
+def test_attack_standing_refuses_what_it_cannot_do():
+    arguments = (linear, IMAGES, LABELS, np.arange(N))
+    apgd, key = APGD(eps=0.1, norm="L2", steps=2), jax.random.key(0)
     with pytest.raises(UserError, match="expected at least 1 row a chunk, got 0"):
-        next(attack_standing(*arguments, 0, Budget(0.1, "L2", 2), 0, 0))
+        next(attack_standing(*arguments, Part(apgd, ()), key, 0))
+    with pytest.raises(UserError, match="expected a model of at least 3 classes for apgd-dlr, got 2"):
+        next(
+            attack_standing(
+                lambda x: linear(x)[:, :2], IMAGES, 0 * LABELS, np.arange(N), Part(apgd.replace(loss="dlr"), ()), key, 3
+            )
+        )
 
 
 def image_set(class_names):

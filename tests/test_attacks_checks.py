@@ -1,5 +1,6 @@
 """What every attack takes, and the one line with which it refuses the rest."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,6 +9,19 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from advx_jax.attacks import (
+    APGD,
+    BEST,
+    DDN,
+    EXPLANATION,
+    FMN,
+    PGD,
+    AutoAttack,
+    FirstSuccess,
+    Published,
+    PublishedBounded,
+    SmallestSuccess,
+)
 from advx_jax.attacks.checks import checked, checked_images, norm_named, number_of_classes
 from advx_jax.errors import UserError
 
@@ -220,3 +234,100 @@ def test_first_look_costs_no_pass_through_the_network():
     checked(functools.partial(counting), IMAGES, LABELS)
     jax.effects_barrier()
     assert not calls
+
+
+BAD_SETTINGS = {
+    "momentum of 1": (lambda: Published(momentum=1.0), "expected momentum of at least 0 and below 1, got 1.0"),
+    "negative momentum": (lambda: Published(momentum=-0.1), "expected momentum of at least 0 and below 1"),
+    "no steps": (lambda: Published(steps=0), "expected at least 1 attack step, got 0"),
+    "half a step": (lambda: _unchecked(Published, steps=2.5), "expected a whole number as steps, got 2.5"),
+    "eps of 0": (lambda: PublishedBounded(eps=0.0), "expected eps above 0, got 0.0"),
+    "negative eps": (lambda: PGD(eps=-0.1, norm="L2"), "expected eps above 0, got -0.1"),
+    "NaN as eps": (lambda: PGD(eps=float("nan"), norm="L2"), "expected eps above 0, got nan"),
+    "no overshoot": (lambda: Published(overshoot=0.0), "expected overshoot above 0, got 0.0"),
+    "direction": (lambda: _unchecked(Published, direction="up"), "expected cross_entropy or scale_free as direction"),
+    "pixel levels": (lambda: PGD(eps=8.0, norm="inf"), r"expected eps of at most 1 in Linf, .* is 8.0/255 meant\?"),
+    "norm": (lambda: PGD(eps=0.1, norm="L1"), "expected L2 or Linf as the norm, got 'L1'"),
+    "an ensemble's norm": (lambda: AutoAttack(eps=0.1, norm="max"), "expected L2 or Linf as the norm, got 'max'"),
+    "FMN's norm": (lambda: FMN(norm=1), "expected L2 or Linf as the norm, got 1"),
+    "FMN's gamma": (lambda: FMN(gamma=1.5), "expected gamma above 0 and below 1, got 1.5"),
+    "FMN's step": (lambda: FMN(step_length=-1.0), "expected step_length above 0, got -1.0"),
+    "FMN's height": (lambda: _unchecked(FMN, climb="hill"), "expected margin or log_odds as climb, got 'hill'"),
+    "DDN's radius": (lambda: DDN(init_norm=0.0), "expected init_norm above 0, got 0.0"),
+    "DDN's levels": (lambda: DDN(levels=1), "expected at least 2 grey levels, got 1"),
+}
+
+
+def _unchecked(make, **fields):
+    """As if made where types are not checked, and then used."""
+    attack = make()
+    for name, value in fields.items():
+        object.__setattr__(attack, name, value)
+    attack.check()
+
+
+@pytest.mark.parametrize("name", BAD_SETTINGS)
+def test_settings_that_cannot_be_meant_are_refused_at_once(name):
+    make, message = BAD_SETTINGS[name]
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+def test_settings_in_other_words_are_the_same():
+    assert PGD(eps=0.1, norm="l2", steps=5) == PGD(eps=0.1, norm="L2", steps=5)
+    assert FMN(norm="linf") == FMN(norm="Linf")
+    # It measured the largest value and called it L2.
+    assert FMN(norm="l2").size(jnp.ones((1, 4)))[0] == 2
+
+
+ATTACKS = {
+    "published": Published(steps=2),
+    "bounded": PublishedBounded(steps=2),
+    "explanation": EXPLANATION.replace(steps=2),
+    "best": BEST.with_steps(4),
+    "apgd": APGD(eps=0.1, norm="L2", steps=2),
+    "ensemble": FirstSuccess(attacks=(PGD(eps=0.1, norm="L2", steps=2),)),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_attack_checks_what_it_is_given(name):
+    """At the contract, so that a new attack does it too."""
+    attack = ATTACKS[name]
+    for images, message in (BAD_IMAGES[kind] for kind in ("uint8", "0-255", "NaN", "none", "channels first")):
+        with pytest.raises(UserError, match=message):
+            attack(linear, images, LABELS)
+    what = "target" if name == "explanation" else "label"
+    for labels, message in (BAD_LABELS[kind] for kind in ("float", "one-hot", "too few", "too large")):
+        with pytest.raises(UserError, match=message.replace("label", what)):
+            attack(linear, IMAGES, labels)
+    for classifier, message in (BAD_CLASSIFIERS[kind] for kind in ("tuple", "one logit", "channels first")):
+        with pytest.raises(UserError, match=message):
+            attack(classifier, IMAGES, LABELS)
+
+
+@pytest.mark.parametrize("name", ["bounded", "best", "apgd"])
+def test_what_simply_works_gives_the_same_answer(name):
+    expected = ATTACKS[name](linear, IMAGES, LABELS)
+    found = ATTACKS[name](linear, IMAGES.astype(np.float64), LABELS.tolist())
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize("eps", [jnp.float32(-1), jnp.float32(jnp.nan), jnp.ones(2)])
+def test_settings_made_of_arrays_are_refused_in_use(eps):
+    for attack in (PGD(eps=0.1, norm="L2"), PublishedBounded(), AutoAttack(eps=0.1, norm="L2")):
+        with pytest.raises(UserError, match=r"expected eps above 0, got|expected one number as eps, got an array"):
+            dataclasses.replace(attack, eps=eps)(linear, IMAGES, LABELS)
+
+
+def test_settings_are_arguments_of_compiled_code_and_mapped_over():
+    def rms(eps):
+        return PublishedBounded(eps=eps, steps=3, overshoot=3.0)(linear, IMAGES, LABELS).rms
+
+    np.testing.assert_allclose(jax.jit(rms)(0.1), rms(0.1), rtol=1e-5)
+    assert jax.vmap(rms)(jnp.array([0.01, 0.1])).shape == (2, N)
+
+
+def test_sizes_of_nothing_are_not_compared():
+    with pytest.raises(UserError, match="expected at least 1 attack in smallest, got none"):
+        SmallestSuccess(attacks=())(linear, IMAGES, LABELS)

@@ -8,10 +8,7 @@ import numpy as np
 import pytest
 from networks import TINY, random_classifier
 
-from advx_jax.attacks import AttackSettings
-from advx_jax.attacks.bounded import BOUNDED, TARGETED
-from advx_jax.attacks.loop import advance, attack, finish, start, without_memory
-from advx_jax.attacks.minimum_norm import BETTER_THAN_RANDOM, MISCLASSIFIED
+from advx_jax.attacks import NoBetterThanRandom, Published, PublishedBounded, Targeted
 
 torch = pytest.importorskip("torch")
 
@@ -35,13 +32,22 @@ FIRST_STEP_IMAGES = 4
 # What runs once is compiled without optimisation, in a tenth of the time in float64.
 COMPILE_QUICKLY = {"xla_backend_optimization_level": 0}
 
-KINDS = {
-    "bounded": (BOUNDED, {"eps": 0.05, "overshoot": 3.0}),
-    "bounded with momentum": (BOUNDED, {"eps": 0.05, "overshoot": 3.0, "momentum": 0.7}),
-    "targeted": (TARGETED, {"eps": 0.1, "overshoot": 5.0}),
-    "misclassified": (MISCLASSIFIED, {"eps": 4.0, "momentum": 0.9}),
-    "better than random": (BETTER_THAN_RANDOM, {"eps": 4.0, "momentum": 0.9}),
-    "misclassified without momentum": (MISCLASSIFIED, {"eps": 2.0}),
+ATTACKS = {
+    "bounded": (PublishedBounded, {"eps": 0.05, "overshoot": 3.0}),
+    "bounded with momentum": (PublishedBounded, {"eps": 0.05, "overshoot": 3.0, "momentum": 0.7}),
+    "targeted": (functools.partial(PublishedBounded, criterion=Targeted()), {"eps": 0.1, "overshoot": 5.0}),
+    "misclassified": (Published, {"eps": 4.0, "momentum": 0.9}),
+    "better than random": (
+        functools.partial(Published, criterion=NoBetterThanRandom()),
+        {"eps": 4.0, "momentum": 0.9},
+    ),
+    "misclassified without momentum": (Published, {"eps": 2.0, "momentum": 0.0}),
+}
+TWINS = {
+    "bounded": twin_attack.bounded_attack,
+    "targeted": twin_attack.targeted_attack,
+    "misclassified": functools.partial(twin_attack.minimum_norm_attack, criterion="attack"),
+    "better than random": functools.partial(twin_attack.minimum_norm_attack, criterion="btr"),
 }
 
 
@@ -64,24 +70,18 @@ def tiny(float64):
     return classifier, twin, images, labels
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", ATTACKS)
 def test_every_step_equals_the_twins(name, tiny):
-    kind, options = KINDS[name]
+    make, options = ATTACKS[name]
     classifier, twin, images, labels = tiny
-    settings = AttackSettings(steps=STEPS, **options)
-    network = without_memory(classifier)
+    attack = make(steps=STEPS, **options)
     x, y = jnp.asarray(images), jnp.asarray(labels)
 
-    run = {
-        BOUNDED: twin_attack.bounded_attack,
-        TARGETED: twin_attack.targeted_attack,
-        MISCLASSIFIED: functools.partial(twin_attack.minimum_norm_attack, criterion="attack"),
-        BETTER_THAN_RANDOM: functools.partial(twin_attack.minimum_norm_attack, criterion="btr"),
-    }[kind]
+    run = TWINS[name.removesuffix(" with momentum").removesuffix(" without momentum")]
     expected = run(twin, to_torch(images), torch.tensor(labels), steps=STEPS, keep_trajectory=True, **options)
 
-    step = jax.jit(lambda state: advance(network, kind, x, y, settings, state, 1))
-    state = start(x, settings)
+    step = jax.jit(lambda state: attack.step(classifier, x, y, state))
+    state = attack.init(classifier, x, y)
     assert len(expected.trajectory) == STEPS + 1
     for t, delta in enumerate(expected.trajectory):
         np.testing.assert_allclose(
@@ -89,21 +89,24 @@ def test_every_step_equals_the_twins(name, tiny):
         )
         if t < STEPS:
             state = step(state)
-    result, _ = finish(network, kind, x, y, settings, state)
-    np.testing.assert_allclose(result.perturbation, to_numpy(expected.delta), rtol=0, atol=STEP_TOLERANCE)
     first_ok = expected.first_ok.numpy()
-    np.testing.assert_array_equal(result.first_ok, np.where(first_ok > STEPS, STEPS, first_ok))
-    np.testing.assert_array_equal(result.succeeded, first_ok <= STEPS)
+    if isinstance(attack, PublishedBounded):
+        np.testing.assert_array_equal(state.first_stop, np.where(first_ok > STEPS, STEPS, first_ok))
+    else:
+        result = attack.result(classifier, x, y, state)
+        reached = np.where(result.success[:, None, None, None], images + to_numpy(expected.delta), images)
+        np.testing.assert_allclose(result.adversarial, reached, rtol=0, atol=STEP_TOLERANCE)
+        np.testing.assert_array_equal(result.first_success, np.where(first_ok > STEPS, STEPS, first_ok))
+        np.testing.assert_array_equal(result.success, first_ok <= STEPS)
     # A trajectory on which nothing ever happens would prove little.
     assert first_ok[first_ok <= STEPS].size > 0
 
 
 TRAINING_ATTACKS = {
-    "advtrain_l2.npz": ("resnet44-adv-train", BOUNDED, AttackSettings(eps=0.01, steps=7), twin_attack.bounded_attack),
+    "advtrain_l2.npz": ("resnet44-adv-train", PublishedBounded(eps=0.01, steps=7), twin_attack.bounded_attack),
     "advtrain_l2min_half.npz": (
         "resnet44-all",
-        MISCLASSIFIED,
-        AttackSettings(eps=0.1, steps=7),
+        Published(eps=0.1, steps=7, momentum=0.0),
         twin_attack.minimum_norm_attack,
     ),
 }
@@ -113,18 +116,17 @@ TRAINING_ATTACKS = {
 def test_training_attack_equals_the_reference(file, golden, published_pt):
     from advx_jax.convert import read_pt
 
-    name, kind, settings, _ = TRAINING_ATTACKS[file]
+    name, attack, _ = TRAINING_ATTACKS[file]
     expected = golden(file)
     classifier, _ = read_pt(published_pt(name))
     x = expected["images_u8"].astype(np.float32) / np.float32(255)
 
     @jax.jit
     def run(classifier, x, y, attacked):
-        memory = classifier.variables["batch_stats"]
-        return attack(classifier.in_training_mode, kind, x, y, settings, attacked, memory)
+        return attack.perturb(classifier.in_training_mode, x, y, classifier.variables["batch_stats"], attacked)
 
-    result, batch_stats = run(classifier, x, expected["labels"].astype(np.int32), expected["attacked"])
-    adversarial = x + np.asarray(result.perturbation)
+    perturbation, batch_stats = run(classifier, x, expected["labels"].astype(np.int32), expected["attacked"])
+    adversarial = x + np.asarray(perturbation)
     difference = np.abs(adversarial - expected["adversarial"]).max()
     assert difference <= GOLDEN_TOLERANCE * np.abs(expected["adversarial"]).max()
     checked = 0
@@ -162,7 +164,7 @@ def _first_steps(file, golden, published_pt, dtype):
     """The perturbation after one step, by the project's loop and by the twin's."""
     from advx_jax.convert import read_pt
 
-    name, kind, settings, twin_run = TRAINING_ATTACKS[file]
+    name, attack, twin_run = TRAINING_ATTACKS[file]
     expected = golden(file)
     classifier, _ = read_pt(published_pt(name))
     classifier = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), classifier)
@@ -175,8 +177,8 @@ def _first_steps(file, golden, published_pt, dtype):
 
     @functools.partial(jax.jit, compiler_options=COMPILE_QUICKLY)
     def one_step(classifier, x, y, attacked):
-        state = start(x, settings, classifier.variables["batch_stats"])
-        return advance(classifier.in_training_mode, kind, x, y, settings, state, 1, attacked).perturbation
+        state = attack.init(None, x, y, None, classifier.variables["batch_stats"])
+        return attack.training_step(classifier.in_training_mode, x, y, state, attacked).perturbation
 
     found = np.asarray(one_step(classifier, x, y, attacked))
     twin, _ = load_published(published_pt(name))
@@ -184,8 +186,8 @@ def _first_steps(file, golden, published_pt, dtype):
         twin.to(torch.float64 if dtype is np.float64 else torch.float32).train(),
         to_torch(x),
         torch.tensor(expected["labels"][few]),
-        eps=settings.eps,
-        steps=settings.steps,
+        eps=attack.eps,
+        steps=attack.steps,
         attacked=torch.tensor(attacked),
         keep_trajectory=True,
     ).trajectory[1]

@@ -18,7 +18,7 @@ from PIL import Image
 from recipes import tiny_recipe
 from torch.utils.flop_counter import FlopCounterMode
 
-from advx_jax.analysis.robustness_area import SEARCHES
+from advx_jax.attacks.named import MINIMUM_NORM
 from advx_jax.errors import UserError
 from advx_jax.networks.registry import first_choice
 from benchmarks.ara_by_cost import NETWORKS, draw
@@ -146,7 +146,7 @@ def test_distances_by_cost_are_drawn_also_where_some_are_missing(tmp_path):
     rows = [
         {"network": network, "attack": name, "gradients": count, "mean_distance": None if count == 25 else 1 / count}
         for network in NETWORKS
-        for name in ("published", *SEARCHES)
+        for name in MINIMUM_NORM
         for count in (25, 50, 100)
     ]
     draw(tmp_path / "picture.png", rows, n_images=32)

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 from networks import random_classifier
 from PIL import Image
+from stores import change_record, kept_records
 
 from advx_jax.analysis.subset import published_subset
 from advx_jax.networks.classifier import Provenance
 from advx_jax.networks.files import save_network
 from advx_jax.networks.registry import first_choice
+from advx_jax.reports.results_json import fingerprint
 
 COMMANDS = ("evaluate", "explain", "ara")
 # What JAX's allocator and the garbage collector may keep; ten times fewer than the arrays that must not pile up.
@@ -81,6 +83,37 @@ def test_evaluate(folder):
     assert results["correct"] == round(results["accuracy"] * 100)
     assert f"accuracy {results['accuracy']:.4f}" in out
     assert "sample" in out
+
+
+# Nobody, not even the superuser, writes into /proc.
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("evaluate", ["--output=/proc/accuracy.json"]),
+        ("evaluate", ["--output=tiny.safetensors/accuracy.json"]),
+        ("explain", ["--output=tiny.safetensors"]),
+        ("ara", ["--output=/proc/ara"]),
+        ("robustness", ["--eps=0.5", "--output=tiny.safetensors/below"]),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(command, arguments, folder):
+    message = fail(folder, command, "--model=tiny.safetensors", *arguments)
+    assert "expected a folder that can be written to, got" in message
+
+
+def test_accuracy_is_told_before_it_is_written(folder):
+    process = start(folder, "evaluate", "--model=tiny.safetensors", "--output=vanishing/result.json")
+    # In the way only once the work has begun, as a disk that fills up.
+    deadline = time.monotonic() + 60
+    while not (folder / "vanishing").is_dir() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(0.05)
+    (folder / "vanishing").rmdir()
+    (folder / "vanishing").write_text("")
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 1
+    assert "accuracy 0." in out
+    assert err.strip().splitlines()[-1].startswith("error: ")
 
 
 def test_explain_writes_the_published_tree_and_goes_on_from_it(folder):
@@ -167,11 +200,11 @@ def test_ara_measures_the_subset_and_goes_on_from_what_is_there(folder):
     flags = ("--model=tiny.safetensors", "--steps=20", "--eps=5", "--output=ara")
     succeed(folder, "ara", *flags, "--n_images=6")
     first = json.loads((folder / "ara" / "ara.json").read_text())
-    kept = json.loads((folder / "ara" / "distances.json").read_text())["measured"]
+    kept = kept_records(folder / "ara" / "distances.jsonl")
     assert first["gradient_evaluations"] == 20
     for kind in ("attack", "btr"):
         assert first[kind]["indices"] == [int(i) for i in published_subset(6, 256)]
-        assert set(kept[kind]) == {str(i) for i in first[kind]["indices"]}
+        assert {f"{kind}/{i}" for i in first[kind]["indices"]} <= set(kept)
         lengths = {len(first[kind][field]) for field in ("indices", "distances", "first_ok", "valid")}
         assert lengths == {6}
     with Image.open(folder / "ara" / "ara.png") as curve:
@@ -179,10 +212,8 @@ def test_ara_measures_the_subset_and_goes_on_from_what_is_there(folder):
 
     # Work that is there is not done again: what is changed in the file stays so.
     index = str(first["attack"]["indices"][0])
-    path = folder / "ara" / "distances.json"
-    changed = json.loads(path.read_text())
-    changed["measured"]["attack"][index] = [0.125, 3, True, True]
-    path.write_text(json.dumps(changed))
+    changed = {"distances": 0.125, "first_ok": 3, "crossed": True, "finite": True}
+    change_record(folder / "ara" / "distances.jsonl", f"attack/{index}", changed)
     out = succeed(folder, "ara", *flags, "--n_images=9")
     second = json.loads((folder / "ara" / "ara.json").read_text())
     assert second["attack"]["distances"][0] == 0.125
@@ -207,7 +238,7 @@ def test_ara_with_another_attack_tells_its_cost(folder):
     assert all(found["attack"]["valid"])
 
     # What is there is gone on from, and not mixed with another attack's.
-    path = folder / "ara" / "tiny-best" / "distances.json"
+    path = folder / "ara" / "tiny-best" / "distances.jsonl"
     before = path.read_text()
     succeed(folder, "ara", *flags, "--attack=best", "--steps=30")
     assert path.read_text() == before
@@ -239,17 +270,15 @@ def interrupt(process, has_begun):
 
 def test_interrupted_ara_keeps_what_it_has(folder):
     flags = ("--model=tiny.safetensors", "--steps=400", "--eps=5", "--output=cut", "--n_images=200")
-    path = folder / "cut" / "distances.json"
+    path = folder / "cut" / "distances.jsonl"
     process = start(folder, "ara", *flags)
-    interrupt(process, lambda: _n_measured(path))
-    kept = json.loads(path.read_text())["measured"]
-    assert 0 < _n_measured(path) < 400
-    assert not list(path.parent.glob(".*"))
+    interrupt(process, lambda: kept_records(path))
+    kept = kept_records(path)
+    assert 0 < len(kept) < 400
+    assert [found.name for found in path.parent.iterdir()] == ["distances.jsonl"]
 
     succeed(folder, "ara", *flags[:3], "--output=cut", "--n_images=40")
-    later = json.loads(path.read_text())["measured"]
-    for kind, entries in kept.items():
-        assert entries.items() <= later[kind].items()
+    assert kept.items() <= kept_records(path).items()
 
 
 def test_explain_shows_a_second_network_beside_the_first(folder):
@@ -275,10 +304,6 @@ def test_explain_without_anything_shows_the_shipped_networks(folder):
         "look at them: first/index.html (numbers: first/explanations.json)",
     ]
     assert len(list((folder / "first").glob("*-*/_input.png"))) == 10
-
-
-def _n_measured(path: Path) -> int:
-    return sum(map(len, json.loads(path.read_text())["measured"].values())) if path.exists() else 0
 
 
 def test_memory_of_ara_grows_neither_with_images_nor_with_steps(folder):
@@ -337,8 +362,39 @@ def test_memory_of_ara_grows_neither_with_images_nor_with_steps(folder):
             "expected --direction with --attack=published only, got it with --attack=ddn",
         ),
         ("ara", ["--model=tiny.safetensors", "--attack=best", "--steps=1"], "expected --steps of at least 2"),
-        ("ara", ["--model=tiny.safetensors", "--attack=pgd"], "<published|ddn|fmn|best>"),
+        (
+            "ara",
+            ["--model=tiny.safetensors", "--attack=pgd"],
+            "expected an attack (published, ddn, fmn, best) or",
+        ),
     ],
 )
 def test_bad_input_gives_one_clear_line(command, arguments, message, folder):
     assert message in fail(folder, command, *arguments)
+
+
+def test_what_an_earlier_release_left_is_gone_on_from(folder):
+    flags = ("--model=tiny.safetensors", "--steps=20", "--eps=5", "--n_images=6")
+    succeed(folder, "ara", *flags, "--output=new")
+    made = json.loads((folder / "new" / "ara.json").read_text())
+    (folder / "old").mkdir()
+    settings = {name: value for name, value in made["settings"].items() if name != "n_images"}
+    rows = [[0.125, 3, True, True], [0.0, 20, False, True]]
+    older = made | {"settings": settings, "fingerprint": fingerprint(settings)}
+    older["measured"] = {
+        kind: {str(index): row for index, row in zip(made[kind]["indices"], rows, strict=False)}
+        for kind in ("attack", "btr")
+    }
+    (folder / "old" / "distances.json").write_text(json.dumps(older))
+    succeed(folder, "ara", *flags, "--output=old")
+    found = json.loads((folder / "old" / "ara.json").read_text())
+    assert found["attack"]["distances"][:2] == [0.125, None]
+    assert found["attack"]["distances"][2:] == made["attack"]["distances"][2:]
+    assert "momentum=0.9 there, 0.5 now" in fail(folder, "ara", *flags, "--output=old", "--momentum=0.5")
+
+    flags = ("--model=tiny.safetensors", "--steps=5", "--output=explained-before")
+    succeed(folder, "explain", *flags, "--n_images=1")
+    (folder / "explained-before" / "explanations.jsonl").unlink()
+    succeed(folder, "explain", *flags, "--indices=1")
+    results = json.loads((folder / "explained-before" / "explanations.json").read_text())
+    assert [entry["name"] for entry in results["images"]] == ["0", "1"]

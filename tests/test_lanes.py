@@ -3,14 +3,11 @@
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 from networks import random_classifier
 
 from advx_jax.analysis.accuracy import predict
-from advx_jax.analysis.explanations import PUBLISHED_SETTINGS
-from advx_jax.analysis.robustness_area import SEARCHES
-from advx_jax.attacks.autoattack import STAGES
+from advx_jax.attacks import APGD, EXPLANATION, FMN
 from advx_jax.data.image_set import ImageSet, unit_images
 from advx_jax.data.sample import load_sample
 from advx_jax.networks.classifier import Provenance
@@ -33,17 +30,17 @@ SECONDS = re.compile(rb'"seconds": (\{[^}]*\}|[0-9.e-]+)')
 
 
 def explain(network, images, output):
-    settings = PUBLISHED_SETTINGS.replace(steps=6)
+    settings = EXPLANATION.replace(steps=6)
     report_explanations(network, given_images(images, range(N_IMAGES)), settings, output, False, False)
 
 
 def ara(network, images, output):
-    report_robustness(network, images, N_IMAGES, SEARCHES["fmn"].replace(steps=12), output, False)
+    report_robustness(network, images, N_IMAGES, FMN(steps=12), output, False)
 
 
 def robustness(network, images, output):
-    stages = (STAGES["apgd-ce"]._replace(steps=6),)
-    report_fixed_budget(network, images, Plan("apgd-ce", stages, 0.3, "L2", 0, True, N_IMAGES), output, False, False)
+    members = (APGD(eps=1.0, norm="L2", steps=6),)
+    report_fixed_budget(network, images, Plan("apgd-ce", members, 1.0, "L2", 0, True, N_IMAGES), output, False, False)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -59,7 +56,7 @@ def test_files_are_the_same_twice_and_in_any_number_of_lanes(work, tmp_path, mon
     sample = load_sample()
     pixels = sample.images[:N_IMAGES]
     # Classified correctly, so that all are attacked.
-    labels = predict(network.classifier, unit_images(pixels), np.zeros(N_IMAGES, np.int32)).classes
+    labels = predict(network.classifier, unit_images(pixels)).classes
     images = ImageSet(pixels, labels, sample.class_names, sample.source)
     found = {}
     for name, lanes in RUNS.items():

@@ -5,9 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advx_jax.attacks.chain import minimise_norm
-from advx_jax.attacks.ddn import DDN
-from advx_jax.attacks.fmn import FMN
+from advx_jax.attacks import DDN, FMN
 
 pytestmark = pytest.mark.slow
 
@@ -49,13 +47,13 @@ def adv_lib():
 def test_every_step_equals_adv_libs(name, adv_lib):
     search, module, attack_name, options = PEERS[name]
     attack = adv_lib(module, attack_name)
-    search = search.revised(12, True)
+    search = search.with_steps(12)
     with in_float64() as (classifier, twin, images, labels):
         recorded = Recorded(twin)
         attack(recorded, to_torch(images), torch.tensor(labels), steps=12, **options)
         x, y = jnp.asarray(images), jnp.asarray(labels)
-        step = jax.jit(lambda state: search.advance(classifier, x, y, state, 1))
-        state = search.start(x)
+        step = jax.jit(lambda state: search.step(classifier, x, y, state))
+        state = search.init(classifier, x, y, None)
         for t, point in enumerate(recorded.points):
             difference = np.abs(state.perturbation - (point - images)).max((1, 2, 3))
             same = difference <= STEP_TOLERANCE
@@ -74,7 +72,7 @@ def test_distances_are_adv_libs(name, adv_lib, ara_subset, published_pt):
     images, labels = ara_subset
     path = published_pt("resnet44-all")
     classifier, twin = read_pt(path)[0], load_published(path)[0]
-    found = np.asarray(jax.jit(minimise_norm)(search, classifier, images, labels).norm)
+    found = np.asarray(search(classifier, images, labels).norm)
     reached = attack(twin, to_torch(images), torch.tensor(labels, dtype=torch.int64), steps=search.steps, **options)
     expected = np.sqrt(np.square(to_numpy(reached) - images).sum((1, 2, 3)))
     assert (np.abs(found - expected) <= DISTANCE_TOLERANCE * expected).sum() >= DISTANCES_WITHIN

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advx_jax.attacks import apgd, fab
-from advx_jax.attacks.autoattack import STAGES
-from advx_jax.attacks.budget import Budget, within
+from advx_jax.attacks import APGD, APGDT, FAB, FABT, Square
+from advx_jax.attacks.apgd import _FIRST_STEP
 
 pytestmark = pytest.mark.slow
 
@@ -28,6 +27,7 @@ STEP_TOLERANCE = 1e-10
 
 # Fewer steps than the attacks' own, the same on both sides.
 REDUCED_STEPS = {"apgd-ce": 40, "apgd-t": 10, "fab-t": 10, "square": 200}
+OURS = {"apgd-ce": APGD, "apgd-t": APGDT, "fab-t": FABT, "square": Square}
 # Starting points and windows are drawn otherwise, so that images on the edge may fall to either side.
 IMAGES_APART = {"apgd-ce": 1, "apgd-t": 1, "fab-t": 2, "square": 2}
 
@@ -44,13 +44,13 @@ def tiny(monkeypatch):
 @pytest.mark.parametrize("loss", ["cross_entropy", "dlr", "targeted_dlr"])
 def test_every_step_of_apgd_equals_the_peers(loss, norm, tiny):
     classifier, twin, images, labels = tiny
-    budget = Budget(NORMS[norm], norm, STEPS)
-    targets = (labels + 3) % 10
+    attack = APGD(eps=NORMS[norm], norm=norm, steps=STEPS, loss=loss, target=2)
+    targets = np.argsort(np.asarray(jax.jit(classifier)(images)), -1)[:, -4]
     shift = np.random.default_rng(1).normal(size=images.shape) * 0.02
-    initial = within(budget, jnp.asarray(images), jnp.asarray(images + shift))
+    initial = attack.within(jnp.asarray(images), jnp.asarray(images + shift))
 
     recorded = Recorded(twin)
-    settings = {"n_iter": STEPS, "norm": norm, "eps": budget.eps, "device": "cpu"}
+    settings = {"n_iter": STEPS, "norm": norm, "eps": attack.eps, "device": "cpu"}
     if loss == "targeted_dlr":
         peer = APGDAttack_targeted(recorded, **settings)
         peer.y_target = torch.tensor(targets)
@@ -61,9 +61,10 @@ def test_every_step_of_apgd_equals_the_peers(loss, norm, tiny):
         to_torch(images), torch.tensor(labels), x_init=to_torch(np.array(initial))
     )
 
-    arrays = jnp.asarray(images), jnp.asarray(labels), jnp.asarray(targets)
-    state = apgd.start_at(loss, classifier, *arrays, budget, initial)
-    advance = jax.jit(lambda state: apgd.advance(loss, classifier, *arrays, budget, state, 1))
+    arrays = jnp.asarray(images), jnp.asarray(labels)
+    state = attack.init_at(classifier, *arrays, initial)
+    np.testing.assert_array_equal(state.targets, targets)
+    advance = jax.jit(lambda state: attack.step(classifier, *arrays, state))
     expected = recorded.points
     assert len(expected) == STEPS + 1
     for step, wanted in enumerate(expected):
@@ -71,10 +72,10 @@ def test_every_step_of_apgd_equals_the_peers(loss, norm, tiny):
         np.testing.assert_allclose(found, wanted, rtol=0, atol=STEP_TOLERANCE, err_msg=f"step {step}")
         if step < STEPS:
             state = advance(state)
-    np.testing.assert_array_equal(state.found.broken, ~standing.numpy().astype(bool))
+    np.testing.assert_array_equal(state.found.success, ~standing.numpy().astype(bool))
     np.testing.assert_allclose(state.best_loss, best_loss.numpy(), atol=STEP_TOLERANCE)
     # Steps that were never halved would not have shown the schedule.
-    assert (np.asarray(state.step_size) < apgd._FIRST_STEP * budget.eps / 4).any()
+    assert (np.asarray(state.step_size) < _FIRST_STEP * attack.eps / 4).any()
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -86,12 +87,11 @@ def test_fab_finds_the_peers_points(targeted, norm, tiny):
     peer.target_class = rank
     expected = to_numpy(peer.attack_single_run(to_torch(images), torch.tensor(labels), is_targeted=targeted))
 
-    targets = np.argsort(np.asarray(jax.jit(classifier)(images)), -1)[:, -rank]
-    arrays = jnp.asarray(images), jnp.asarray(labels), jnp.asarray(targets)
-    method = fab.FAB_T if targeted else fab.FAB
-    budget = Budget(1.0, norm, STEPS)
-    state = method.start(classifier, *arrays, budget, jax.random.split(jax.random.key(0), len(images)))
-    state = jax.jit(lambda state: method.advance(classifier, *arrays, budget, state, STEPS))(state)
+    # The label's is the first rank of all.
+    attack = FAB(eps=1.0, norm=norm, steps=STEPS, targeted=targeted, target=rank - 2)
+    arrays = jnp.asarray(images), jnp.asarray(labels)
+    state = attack.init(classifier, *arrays, None)
+    state = jax.jit(lambda state: attack.advance(classifier, *arrays, state, STEPS))(state)
     assert np.isfinite(state.distance).all()
     np.testing.assert_allclose(state.nearest, expected, rtol=0, atol=STEP_TOLERANCE)
 
@@ -107,8 +107,9 @@ def test_accuracy_left_is_the_peers(name, attack, norm, golden, published_pt):
     labels = data["labels"][:N_IMAGES].astype(np.int32)
     classifier, _ = read_pt(published_pt(name))
     twin, _ = load_published(published_pt(name))
-    stage = STAGES[attack]._replace(steps=REDUCED_STEPS[attack])
-    ours = images_left(classifier, images, labels, stage, norm, BUDGETS[norm])
+    ours = images_left(
+        classifier, images, labels, OURS[attack](eps=BUDGETS[norm], norm=norm, steps=REDUCED_STEPS[attack])
+    )
     theirs = images_left_by_peer(
         twin, to_torch(images), torch.tensor(labels, dtype=torch.int64), peers_attack(twin, attack, norm).perturb
     )

@@ -1,14 +1,11 @@
-"""Results that some earlier call left, or that somebody else made."""
+"""Records that some earlier call left, or that somebody else made."""
 
 import copy
 
 import pytest
 
 from advx_jax.data.image_set import CIFAR10_CLASSES
-from advx_jax.errors import UserError
-from advx_jax.reports.earlier_checks import check_explanations, check_measured, is_index
-from advx_jax.reports.kept_work import earlier_results
-from advx_jax.reports.results_json import head, write_json
+from advx_jax.reports.earlier_checks import is_distance, is_explanation, is_index
 
 ENTRY = {
     "name": "3",
@@ -26,8 +23,10 @@ ENTRY = {
 
 
 def test_what_a_call_writes_is_taken():
-    check_explanations({"images": [ENTRY]}, CIFAR10_CLASSES)
-    check_measured({"measured": {"attack": {"7": [0.5, 3, True, True], "9": [None, 0, False, False]}}}, ["attack"], 10)
+    assert is_explanation(CIFAR10_CLASSES, "3-cat", ENTRY)
+    assert is_distance(0.5, 3, True, True)
+    assert is_distance(None, 0, False, False)
+    assert all(is_index(key, 10) for key in "0123456789")
 
 
 @pytest.mark.parametrize(
@@ -47,45 +46,32 @@ def test_what_a_call_writes_is_taken():
         ("reached", [1] * 10),
     ],
 )
-def test_an_entry_that_no_call_writes_is_refused(field, value):
-    entry = {**copy.deepcopy(ENTRY), field: value}
-    with pytest.raises(UserError, match="image number 0"):
-        check_explanations({"images": [entry]}, CIFAR10_CLASSES)
+def test_an_entry_that_no_call_writes_is_not_taken(field, value):
+    assert not is_explanation(CIFAR10_CLASSES, "3-cat", {**copy.deepcopy(ENTRY), field: value})
 
 
-@pytest.mark.parametrize("images", [None, {}, [3], "x"])
-def test_other_lists_of_images_are_refused(images):
-    with pytest.raises(UserError, match="expected"):
-        check_explanations({"images": images}, CIFAR10_CLASSES)
+def test_an_entry_belongs_to_its_folder():
+    assert not is_explanation(CIFAR10_CLASSES, "../../evil", {**ENTRY, "folder": "../../evil"})
+    assert not is_explanation(CIFAR10_CLASSES, "4-cat", ENTRY)
 
 
 @pytest.mark.parametrize("key", ["../../x", "-1", "10", "007", "٣", "²", "9" * 5000, "", "1\n"])
 def test_keys_are_indices(key):
     assert not is_index(key, 10)
-    with pytest.raises(UserError, match="expected images by index, from 0 to 9, got"):
-        check_measured({"measured": {"attack": {key: [0.5, 3, True, True]}}}, ["attack"], 10)
 
 
-@pytest.mark.parametrize("fields", [None, [], [0.5, 3, True], ["0.5", 3, True, True], [[0.5], 3, True, True]])
-def test_other_distances_are_refused(fields):
-    with pytest.raises(UserError, match="of image 7, got something else"):
-        check_measured({"measured": {"attack": {"7": fields}}}, ["attack"], 10)
-
-
-def test_a_refusal_names_the_file_and_what_to_do(tmp_path):
-    path, new = tmp_path / "distances.json", head("ara", 1, {"eps": 1.0})
-    write_json(path, {**new, "measured": {"attack": {"../../x\x1b": []}}})
-
-    def check(earlier):
-        check_measured(earlier, ["attack"], 10)
-
-    with pytest.raises(UserError) as caught:
-        earlier_results(path, new, False, check)
-    assert str(caught.value) == (
-        rf"cannot go on from {path}: expected images by index, from 0 to 9, got '../../x\x1b'; "
-        "choose another --output, or --overwrite"
-    )
-    assert earlier_results(path, new, True, check) is None
-    write_json(path, {**new, "settings": ["x"], "fingerprint": "other"})
-    with pytest.raises(UserError, match=r"holds results of other settings \(eps=None there, 1.0 now\)"):
-        earlier_results(path, new, False, check)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ("0.5", 3, True, True),
+        ([0.5], 3, True, True),
+        (0.5, 3.0, True, True),
+        (0.5, 3, 1, True),
+        (-0.5, 3, True, True),
+        (1e999, 3, True, True),
+        # What was crossed has a distance.
+        (None, 3, True, True),
+    ],
+)
+def test_other_distances_are_not_taken(fields):
+    assert not is_distance(*fields)

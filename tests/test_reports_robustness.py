@@ -6,12 +6,11 @@ import json
 import numpy as np
 import pytest
 from networks import TINY, random_classifier
+from stores import kept_records
 
 from advx_jax.analysis.accuracy import predict
-from advx_jax.analysis.robustness_area import PUBLISHED_ATTACK, robustness_curve
-from advx_jax.attacks import AttackSettings
-from advx_jax.attacks.autoattack import STAGES
-from advx_jax.attacks.minimum_norm import Published
+from advx_jax.analysis.robustness_area import robustness_curve
+from advx_jax.attacks import EXPLANATION, Published, Square
 from advx_jax.data.image_set import CIFAR10_CLASSES, ImageSet, unit_images
 from advx_jax.data.own_images import OwnImage
 from advx_jax.errors import UserError
@@ -21,11 +20,12 @@ from advx_jax.reports.accuracy_report import report_accuracy
 from advx_jax.reports.explanation_report import given_images, own_images, report_explanations
 from advx_jax.reports.fixed_budget_report import report_fixed_budget
 from advx_jax.reports.fixed_budget_run import Plan
+from advx_jax.reports.results_json import fingerprint
 from advx_jax.reports.robustness_report import report_robustness
 
 N, K = 6, 3
-STRONG = Published(AttackSettings(eps=5.0, steps=12, momentum=0.9))
-WEAK = Published(AttackSettings(eps=1e-6, steps=2))
+STRONG = Published(eps=5.0, steps=12)
+WEAK = Published(eps=1e-6, steps=2, momentum=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -38,18 +38,18 @@ def network(tmp_path_factory):
 def data(network):
     """Images of which the network takes all but the first for what they are."""
     images = np.random.default_rng(0).integers(0, 256, (N, 32, 32, 3), np.uint8)
-    labels = predict(network.classifier, unit_images(images), np.zeros(N, np.int32)).classes.astype(np.int64)
+    labels = predict(network.classifier, unit_images(images)).classes.astype(np.int64)
     labels[0] = (labels[0] + 1) % K
     return ImageSet(images, labels, ("cat", "dog", "fish"), "a test")
 
 
-def area_files(folder):
-    return [json.loads((folder / name).read_text()) for name in ("ara.json", "distances.json")]
+def area_file(folder):
+    return json.loads((folder / "ara.json").read_text())
 
 
 def test_the_area_is_that_of_the_networks_number_of_classes(network, data, tmp_path):
     report_robustness(network, data, N, STRONG, tmp_path, overwrite=False)
-    results, _ = area_files(tmp_path)
+    results = area_file(tmp_path)
     for kind in ("attack", "btr"):
         found = results[kind]
         assert found["n_classes"] == K
@@ -63,7 +63,7 @@ def test_what_was_never_crossed_is_no_distance_0(network, data, tmp_path):
     text = report_robustness(network, data, N, WEAK, tmp_path, overwrite=False)
     assert "≥ 0.0000" in text
     assert "more than a share of 1/K of the images was never crossed" in text
-    results, kept = area_files(tmp_path)
+    results = area_file(tmp_path)
     found = results["attack"]
     assert found["ara"] is None
     assert found["ara_at_least"] == 0
@@ -72,30 +72,45 @@ def test_what_was_never_crossed_is_no_distance_0(network, data, tmp_path):
     assert all(found["finite"])
     assert (tmp_path / "ara.png").stat().st_size
 
-    # What earlier releases wrote in its place is read as the same.
-    for row in kept["measured"]["attack"].values():
-        row[0] = 0.0 if row[0] is None else row[0]
-    (tmp_path / "distances.json").write_text(json.dumps(kept))
-    assert report_robustness(network, data, N, WEAK, tmp_path, overwrite=False) == text
-    again, _ = area_files(tmp_path)
-    assert again["attack"] == found
+    # What earlier releases kept of it, a 0 for each, is read as the same.
+    settings = {name: value for name, value in results["settings"].items() if name != "n_images"}
+    kept = results | {"settings": settings, "fingerprint": fingerprint(settings), "measured": {}}
+    for kind in ("attack", "btr"):
+        columns = (results[kind][name] for name in ("indices", "distances", "first_ok", "crossed", "finite"))
+        kept["measured"][kind] = {str(index): [d or 0.0, *flags] for index, d, *flags in zip(*columns, strict=True)}
+    (tmp_path / "older").mkdir()
+    (tmp_path / "older" / "distances.json").write_text(json.dumps(kept))
+    report_robustness(network, data, N, WEAK, tmp_path / "older", overwrite=False)
+    records = kept_records(tmp_path / "older" / "distances.jsonl")
+    assert sum(record["distances"] == 0.0 for record in records.values()) > 2  # read, not measured
+    assert area_file(tmp_path / "older")["attack"] == found
 
 
 @pytest.mark.parametrize(
-    "row", [[None, 2, True, True], [-1.0, 2, True, True], [0.1, 2, 1, True], [0.1, 2, True], "x", [[], 2, False, True]]
+    "change",
+    [{"distances": None, "crossed": True}, {"distances": -1.0}, {"crossed": 1}, {"further": 1}, {"distances": []}],
 )
-def test_rows_that_are_none_are_refused_in_one_line(row, network, data, tmp_path):
+def test_records_that_are_none_are_measured_again(change, network, data, tmp_path):
     report_robustness(network, data, 2, WEAK, tmp_path, overwrite=False)
-    _, kept = area_files(tmp_path)
-    next(iter(kept["measured"].values())).update({next(iter(kept["measured"]["attack"])): row})
-    (tmp_path / "distances.json").write_text(json.dumps(kept))
-    with pytest.raises(UserError, match="expected distances, first_ok, crossed, finite of image"):
+    results, path = area_file(tmp_path), tmp_path / "distances.jsonl"
+    key, record = next(iter(kept_records(path).items()))
+    lines = path.read_text().splitlines()
+    damaged = [line.replace(json.dumps(record), json.dumps(record | change)) for line in lines]
+    path.write_text("".join(line + "\n" for line in damaged))
+    report_robustness(network, data, 2, WEAK, tmp_path, overwrite=False)
+    assert kept_records(path)[key] == record
+    assert area_file(tmp_path) == results
+
+
+def test_an_older_file_that_is_none_is_refused_in_one_line(network, data, tmp_path):
+    (tmp_path / "distances.json").write_text('{"format": 1, "measured": {"attack": {"3": "x"}}}')
+    with pytest.raises(UserError, match="expected results of an earlier release in"):
         report_robustness(network, data, 2, WEAK, tmp_path, overwrite=False)
 
 
 def test_own_images_are_explained_towards_the_networks_classes(network, data, tmp_path):
     own = [OwnImage(tmp_path / "photo.png", data.images[0], "")]
-    settings = AttackSettings(eps=0.1, steps=2)
+    settings = EXPLANATION.replace(steps=2)
     report_explanations(network, own_images(network.classifier, own), settings, tmp_path / "own", False, False)
     results = json.loads((tmp_path / "own" / "explanations.json").read_text())
     assert results["class_names"] == ["class_0", "class_1", "class_2"]
@@ -117,11 +132,11 @@ def test_network_and_data_that_do_not_fit_are_refused_before_any_work(network, d
     cifar10 = dataclasses.replace(data, class_names=CIFAR10_CLASSES)
     ten = ResolvedNetwork(random_classifier(), Provenance(name="ten"), tmp_path)
     output = tmp_path / "output"
-    settings = AttackSettings(eps=0.1, steps=2)
-    plan = Plan("square", (STAGES["square"],), 0.5, "L2", 0, True, 1)
+    settings = EXPLANATION.replace(steps=2)
+    plan = Plan("square", (Square(eps=0.5, norm="L2"),), 0.5, "L2", 0, True, 1)
     calls = [
-        lambda: report_accuracy(network, cifar10, 1, output / "accuracy.json"),
-        lambda: report_robustness(network, cifar10, 1, PUBLISHED_ATTACK, output, False),
+        lambda: report_accuracy(network, cifar10, 1),
+        lambda: report_robustness(network, cifar10, 1, Published(), output, False),
         lambda: report_fixed_budget(network, cifar10, plan, output, False, False),
         lambda: report_explanations(network, given_images(cifar10, [0]), settings, output, False, False),
     ]

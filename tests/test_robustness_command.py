@@ -9,7 +9,7 @@ from PIL import Image
 from stores import change_record, kept_records
 from test_commands import fail, interrupt, start, succeed
 
-from advx_jax.attacks.autoattack import STAGES, STANDARD
+from advx_jax.attacks import PGD, AutoAttack
 from advx_jax.data.sample import load_sample
 from advx_jax.networks.classifier import Provenance
 from advx_jax.networks.files import save_network
@@ -19,6 +19,8 @@ from advx_jax.reports.fixed_budget_warnings import warnings
 EPS = 3.0
 # Pixels of x + δ round to float32.
 ROUNDING = 1e-5
+
+STANDARD = AutoAttack(eps=0.5, norm="L2").members(None)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +153,7 @@ def test_restarts_go_on_with_what_stands(folder):
         (["--eps=1", "--restarts=0"], "flag --restarts=0: expected a whole number of at least 1, got 0"),
         (["--eps=1", "--attack=fab-t", "--restarts=2"], "expected --restarts=1 for fab-t"),
         (["--eps=1", "--norm=L1"], "flag --norm=L1: expected L2 or Linf as the norm, got 'L1'"),
-        (["--eps=1", "--attack=fgsm"], "value should be one of <autoattack|"),
+        (["--eps=1", "--attack=fgsm"], "expected an attack (autoattack, pgd,"),
         (["--eps=1", "--n_images=257"], "expected --n_images from 1 to 256, got 257"),
         (["--eps=1", "--seed=-1"], "--seed"),
     ],
@@ -183,7 +185,7 @@ def test_each_warning_is_one_line_that_explains(changes, message):
 
 def test_warnings_of_the_whole_network():
     assert warnings([record()], STANDARD, 10) == []
-    (line,) = warnings([record(normalised=True)] * 2, (STAGES["pgd"],), 10)
+    (line,) = warnings([record(normalised=True)] * 2, (PGD(eps=0.5, norm="L2"),), 10)
     assert "like a softmax's" in line
     (line,) = warnings([record()], STANDARD, 5)
     assert "want 9 other classes and there are 4" in line

@@ -1,5 +1,6 @@
 """The append-only store: nothing that was finished is lost, whoever is killed, and several may write at once."""
 
+import contextlib
 import json
 import os
 import signal
@@ -136,6 +137,9 @@ def test_records_of_an_earlier_release_are_taken_over(tmp_path):
 
 def test_two_writers_at_once_know_of_each_other(tmp_path):
     keys = [str(number) for number in range(10)]
+    # Never all of it at once: one that comes later is to have its share.
+    with opened(tmp_path) as alone:
+        assert alone.claim(keys, alone.records.__contains__) == keys[:8]
     with opened(tmp_path) as first, opened(tmp_path) as second:
         done = [first.records.__contains__, second.records.__contains__]
         mine = first.claim(keys, done[0])
@@ -144,7 +148,7 @@ def test_two_writers_at_once_know_of_each_other(tmp_path):
         assert second.claim(keys, done[1]) == keys[5:]
         assert first.claim(keys[5:], done[0]) == []
         second.release()
-        assert first.claim(keys[5:], done[0], rows=2) == keys[5:9]  # half of five, and two at a time
+        assert first.claim(keys[5:], done[0], at_once=2) == keys[5:9]  # half of five, and two at a time
         second.append({"9": {"n": 9}})
         assert first.claim(["9"], done[0]) == []
         assert first.records == {"9": {"n": 9}}
@@ -158,7 +162,7 @@ def test_two_writers_at_once_know_of_each_other(tmp_path):
 def test_what_is_finished_by_others_is_waited_for_and_not_done_again(tmp_path):
     done, told = [], []
     with opened(tmp_path) as first, opened(tmp_path) as second:
-        assert first.claim(["a", "b"], first.records.__contains__, rows=2) == ["a", "b"]
+        assert first.claim(["a", "b"], first.records.__contains__, at_once=2) == ["a", "b"]
 
         def measure(keys):
             # Meanwhile the first one finishes one of its two, and gives up the other.
@@ -171,6 +175,21 @@ def test_what_is_finished_by_others_is_waited_for_and_not_done_again(tmp_path):
         assert done == ["c", "b"]
         assert told == ["a"]
         assert second.records == {"a": {"n": 1}, "b": {"n": 2}, "c": {"n": 2}}
+
+
+def test_an_interrupt_that_is_lost_in_a_callback_is_answered_after_the_chunk(tmp_path):
+    def measure(keys):
+        for key in keys:
+            with contextlib.suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(1)
+            yield {key: {"n": 1}}
+
+    with opened(tmp_path) as store:
+        with pytest.raises(KeyboardInterrupt):
+            complete(store, ["a", "b"], store.records.__contains__, measure)
+        assert list(store.records) == ["a"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 WRITER = """

@@ -13,7 +13,7 @@ from processes import quick_environment
 
 from advx_jax.errors import UserError
 from advx_jax.networks.registry import resolve_network
-from advx_jax.reports.training_record import claim_workdir
+from advx_jax.reports.training_record import claim_workdir, workdir_held
 from advx_jax.training.stopping import stop_on_signals
 
 # ml_collections loads configs in an old way of Python's; all other warnings are errors.
@@ -250,3 +250,12 @@ def test_without_a_checkpoint_there_is_nothing_to_export(refused_export):
 
 def test_where_there_is_nothing_to_export_nothing_is_written(refused_export, folder):
     assert not (folder / "empty").exists()
+
+
+def test_a_workdir_in_which_another_process_trains_is_refused(folder):
+    (folder / "busy").mkdir()
+    (folder / "busy" / "metrics.jsonl").write_text("{}\n")
+    with workdir_held(folder / "busy"):
+        message = fail(folder, SMOKE, "--workdir=busy")
+    assert message == ("error: another process trains in busy: wait until it ends, or choose another --workdir")
+    assert (folder / "busy" / "metrics.jsonl").read_text() == "{}\n"

@@ -1,4 +1,4 @@
-"""Accuracy and loss of a network on labelled images."""
+"""What a model says of images: predictions, accuracy, loss."""
 
 import math
 from collections.abc import Callable
@@ -9,77 +9,94 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from advx_jax.analysis.batches import gather, map_batches
 from advx_jax.analysis.soundness import prepared
-from advx_jax.analysis.workers import Worker, chunk_rows, pad, spread
-from advx_jax.attacks.ascent import cross_entropy
-from advx_jax.attacks.checks import ImagesLike, LabelsLike
-from advx_jax.attacks.loop import LogitsFn
-from advx_jax.errors import UserError
+from advx_jax.analysis.workers import Worker, chunk_rows
+from advx_jax.attacks.ascent import at_least_float32, cross_entropy
+from advx_jax.attacks.base import Model
+from advx_jax.attacks.checks import ImagesLike, LabelsLike, checked_labels
 
 
 class Predictions(NamedTuple):
-    """What a network says of each image.
+    """What a model says of each image.
 
     Attributes:
-        classes: the class with the largest logit (the lowest index on ties); -1 where a logit is NaN or the
-            largest is infinite, which is no class.
-        losses: cross-entropy with the image's label.
+        logits: of each class.
     """
 
-    classes: Int[np.ndarray, " n"]
-    losses: Float[np.ndarray, " n"]
+    logits: Float[np.ndarray, "n classes"]
+
+    @property
+    def classes(self) -> Int[np.ndarray, " n"]:
+        """The class with the largest logit (the lowest index on ties).
+
+        -1 where a logit is NaN or the largest is infinite, which is no class: argmax would take a NaN for the
+        largest, and the label could be its place.
+        """
+        return np.where(np.isfinite(self.logits.max(-1, initial=-np.inf)), self.logits.argmax(-1), -1)
+
+    @property
+    def confidences(self) -> Float[np.ndarray, "n classes"]:
+        """Softmax of the logits."""
+        return np.asarray(jax.nn.softmax(self.logits))
 
     def accuracy(self, labels: LabelsLike) -> float:
         """Fraction of the images whose class is the label; NaN if there are none."""
-        labels = np.asarray(labels)
-        if labels.shape != self.classes.shape:
-            raise UserError(f"expected a label for each of {len(self.classes)} images, got shape {labels.shape}")
-        return float(np.mean(self.classes == labels)) if len(labels) else math.nan
+        y = self._labels(labels)
+        return float(np.mean(self.classes == y)) if len(y) else math.nan
 
-    def loss(self) -> float:
+    def losses(self, labels: LabelsLike) -> Float[np.ndarray, " n"]:
+        """Cross-entropy with each image's label."""
+        return np.asarray(cross_entropy(jnp.asarray(self.logits), jnp.asarray(self._labels(labels))))
+
+    def loss(self, labels: LabelsLike) -> float:
         """Mean cross-entropy; NaN if there are no images."""
-        return float(np.mean(self.losses, dtype=np.float64)) if len(self.losses) else math.nan
+        return float(np.mean(self.losses(labels), dtype=np.float64)) if len(self.logits) else math.nan
+
+    def _labels(self, labels: LabelsLike) -> Int[np.ndarray, " n"]:
+        if len(self.logits) == 0 and np.size(labels) == 0:
+            return np.zeros(0, np.int32)
+        return np.asarray(checked_labels(labels, *self.logits.shape))
 
 
-def predict(
-    logits_fn: LogitsFn,
-    images: ImagesLike,
-    labels: LabelsLike,
-    on_progress: Callable[[int], None] = lambda _: None,
-) -> Predictions:
+def predict(model: Model, images: ImagesLike, on_progress: Callable[[int], None] = lambda _: None) -> Predictions:
     """Classify images in evaluation mode; no image's result depends on another's.
 
     Args:
-        logits_fn: images to logits; in evaluation mode.
+        model: images to logits; in evaluation mode.
         images: on the [0,1] scale. Where there are none, there are no predictions.
-        labels: true classes.
         on_progress: called with the number of images just finished.
 
     Raises:
-        UserError: see `prepared`.
+        UserError: model or images are none to work with.
     """
-    images, labels, _ = prepared(logits_fn, images, labels)
-    rows = chunk_rows(len(images))
-    classes = np.zeros(len(images), np.int64)
-    losses = np.zeros(len(images), np.float32)
+    x, _, n_classes = prepared(model, images)
+    if len(x) == 0:
+        return Predictions(np.zeros((0, max(n_classes, 1)), np.float32))
 
-    def work(worker: Worker, begin: int) -> tuple[np.ndarray, np.ndarray]:
-        part = slice(begin, begin + rows)
-        arrays = worker.put(pad(images[part], rows)), worker.put(pad(labels[part], rows))
-        return jax.device_get(worker.call(_classify, worker.logits_fn, *arrays))
-
-    for begin, (found, loss) in spread(logits_fn, range(0, len(images), rows), work):
-        part = slice(begin, min(begin + rows, len(images)))
-        count = part.stop - begin
-        classes[part], losses[part] = found[:count], loss[:count]
+    def work(worker: Worker, count: int, x: Array) -> Array:
+        logits: Array = worker.call(_logits, worker.model, x)
         on_progress(count)
-    return Predictions(classes, losses)
+        return logits
+
+    return Predictions(gather(len(x), map_batches(model, (x,), work, chunk_rows(len(x)))))
+
+
+def accuracy(model: Model, images: ImagesLike, labels: LabelsLike) -> float:
+    """Fraction of images that the model classifies right; NaN if there are none.
+
+    Args:
+        model: images to logits; in evaluation mode.
+        images: on the [0,1] scale.
+        labels: true classes.
+
+    Raises:
+        UserError: model, images or labels are none to work with.
+    """
+    x, y, _ = prepared(model, images, labels)
+    return predict(model, x).accuracy(y)
 
 
 @jax.jit
-def _classify(
-    logits_fn: LogitsFn, images: Float[Array, "batch *shape"], labels: Int[Array, " batch"]
-) -> tuple[Int[Array, " batch"], Float[Array, " batch"]]:
-    logits = logits_fn(images)
-    # argmax would take a NaN for the largest, and the label could be its place.
-    return jnp.where(jnp.isfinite(logits.max(-1)), logits.argmax(-1), -1), cross_entropy(logits, labels)
+def _logits(model: Model, images: Float[Array, "batch *shape"]) -> Float[Array, "batch classes"]:
+    return at_least_float32(model(images))

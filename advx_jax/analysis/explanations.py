@@ -7,16 +7,14 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from advx_jax.analysis.segments import attack_in_segments
+from advx_jax.analysis.batches import map_batches
+from advx_jax.analysis.segments import result_of, run_in_segments
 from advx_jax.analysis.soundness import prepared
-from advx_jax.analysis.workers import Worker, chunk_rows, pad, spread
-from advx_jax.attacks import AttackSettings
-from advx_jax.attacks.bounded import TARGETED
+from advx_jax.analysis.workers import Worker, chunk_rows
+from advx_jax.attacks.base import Model
 from advx_jax.attacks.checks import ImagesLike
-from advx_jax.attacks.loop import LogitsFn, LoopAttack
-
-PUBLISHED_SETTINGS = AttackSettings(eps=0.1, steps=35, overshoot=5.0)
-"""ρ = 0.1, 35 steps whose lengths sum to 5ρ, no momentum."""
+from advx_jax.attacks.norms import rms
+from advx_jax.attacks.published import EXPLANATION, PublishedBounded, PublishedState
 
 
 class Explanation(NamedTuple):
@@ -47,18 +45,20 @@ def second_class(logits: Float[np.ndarray, " classes"], label: int) -> int:
 
 
 def explain(
-    logits_fn: LogitsFn,
+    model: Model,
     images: ImagesLike,
-    settings: AttackSettings = PUBLISHED_SETTINGS,
+    attack: PublishedBounded = EXPLANATION,
     on_progress: Callable[[float], None] = lambda _: None,
+    rows: int | None = None,
 ) -> Iterator[tuple[int, Explanation]]:
     """Explain images towards every class, on all devices of this machine.
 
     Args:
-        logits_fn: images to logits, for instance a `Classifier`; in evaluation mode.
+        model: images to logits, for instance a `Classifier`; in evaluation mode.
         images: on the [0,1] scale. Where there are none, nothing is yielded.
-        settings: of the targeted attack.
+        attack: towards a class.
         on_progress: called with how many images' worth of work was just done; fractions add up.
+        rows: images a chunk; by how many there are if None.
 
     Yields:
         The place of an image and its explanation, as they are finished.
@@ -66,32 +66,39 @@ def explain(
     Raises:
         UserError: see `prepared`; when the first explanation is asked for.
     """
-    images, _, n_classes = prepared(logits_fn, images)
+    images, _, n_classes = prepared(model, images)
     if len(images) == 0:
         return
-    rows = chunk_rows(len(images), row_factor=n_classes)
-    attack = LoopAttack(TARGETED, settings)
-    targets = np.repeat(np.arange(n_classes, dtype=np.int32)[:, None], rows, axis=1)
+    attack.check(n_classes)
+    rows = chunk_rows(len(images), row_factor=n_classes) if rows is None else rows
+    classes = np.repeat(np.arange(n_classes, dtype=np.int32)[:, None], rows, axis=1)
 
-    def work(worker: Worker, begin: int) -> Explanation:
-        chunk = pad(images[begin : begin + rows], rows)
-        count = min(rows, len(images) - begin)
-        logits, confidences = worker.call(_classify, worker.logits_fn, worker.put(chunk))
-        result = attack_in_segments(
-            worker, attack, chunk, targets, lambda steps: on_progress(count * steps / settings.steps)
-        )
-        by_class = (result.perturbation, result.rms, result.first_ok, result.succeeded, result.finite)
-        by_image = (np.moveaxis(np.asarray(field), 0, 1) for field in by_class)
-        return Explanation(np.asarray(logits), np.asarray(confidences), *by_image)
+    def work(worker: Worker, count: int, x: Array) -> Explanation:
+        def on_steps(steps: int) -> None:
+            on_progress(count * steps / attack.steps)
 
-    for begin, batch in spread(logits_fn, range(0, len(images), rows), work):
-        for place in range(min(rows, len(images) - begin)):
-            yield begin + place, Explanation(*(field[place] for field in batch))
+        targets = worker.put(classes)
+        state = run_in_segments(worker, attack, x, targets, on_steps=on_steps)
+        result = result_of(worker, attack, x, targets, state)
+        by_class = worker.call(_of_each, attack, state, result.finite)
+        logits, confidences = map(np.asarray, worker.call(_classify, worker.model, x))
+        return Explanation(logits, confidences, *(np.moveaxis(np.asarray(field), 0, 1) for field in by_class))
+
+    for places, batch in map_batches(model, (images,), work, rows):
+        for row, place in enumerate(places):
+            yield int(place), Explanation(*(field[row] for field in batch))
+
+
+@jax.jit
+def _of_each(attack: PublishedBounded, state: PublishedState, finite: Array) -> tuple[Array, ...]:
+    """Of each class and image: δ, its RMS, when it had reached ρ, whether it did, and whether all was finite."""
+    first_stop = state.first_stop
+    return state.perturbation, jax.vmap(rms)(state.perturbation), first_stop, first_stop < attack.steps, finite
 
 
 @jax.jit
 def _classify(
-    logits_fn: LogitsFn, images: Float[Array, "batch *shape"]
+    model: Model, images: Float[Array, "batch *shape"]
 ) -> tuple[Float[Array, "batch classes"], Float[Array, "batch classes"]]:
-    logits = logits_fn(images)
+    logits = model(images)
     return logits, jax.nn.softmax(logits)

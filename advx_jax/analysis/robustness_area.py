@@ -9,39 +9,29 @@ from typing import Any, NamedTuple, SupportsIndex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from advx_jax.analysis.segments import attack_in_segments
+from advx_jax.analysis.batches import gather, map_batches
+from advx_jax.analysis.segments import result_of, run_in_segments
 from advx_jax.analysis.soundness import prepared
-from advx_jax.analysis.workers import Worker, chunk_rows, pad, spread
-from advx_jax.attacks import AttackSettings
-from advx_jax.attacks.best import BEST
-from advx_jax.attacks.chain import Chain, MinimumNormAttack, smaller_success
+from advx_jax.analysis.workers import Worker, chunk_rows
+from advx_jax.attacks.base import Attack, Model, example_keys
 from advx_jax.attacks.checks import ImagesLike, LabelsLike
-from advx_jax.attacks.criteria import UNTIL_MISCLASSIFIED, UNTIL_RANDOM, Criterion
-from advx_jax.attacks.ddn import DDN
-from advx_jax.attacks.fmn import FMN
-from advx_jax.attacks.loop import LogitsFn
-from advx_jax.attacks.minimum_norm import Published
-from advx_jax.attacks.search import Search
+from advx_jax.attacks.criteria import Criterion, Misclassified, NoBetterThanRandom, are_numbers
+from advx_jax.attacks.published import Published
 from advx_jax.errors import UserError
 
-PUBLISHED_SETTINGS = AttackSettings(eps=20.0, steps=450, momentum=0.9)
-"""A path of length 20 in 450 steps, momentum 0.9."""
+_PUBLISHED = Published()
 
-PUBLISHED_ATTACK = Published(PUBLISHED_SETTINGS)
-
-SEARCHES: dict[str, Search | Chain] = {"ddn": DDN(), "fmn": FMN(), "best": BEST}
-"""Other attacks, by name; they find smaller distances with fewer gradients."""
-
-KINDS: dict[str, Criterion] = {"attack": UNTIL_MISCLASSIFIED, "btr": UNTIL_RANDOM}
+KINDS: dict[str, Criterion] = {"attack": Misclassified(), "btr": NoBetterThanRandom()}
 """The paper's two: until misclassified, and until no better than random."""
-
-DistancesLike = Any
-"""A distance for each image, as an array or a list of numbers."""
 
 _BINS = 1000
 _FEWEST_CLASSES = 2
+
+
+DistancesLike = Any
+"""A distance for each image, as an array or a list of numbers."""
 
 
 class Distances(NamedTuple):
@@ -49,7 +39,7 @@ class Distances(NamedTuple):
 
     Attributes:
         distances: RMS of the minimum-norm perturbation found; infinite where the boundary was never
-            crossed, NaN where a value was infinite or NaN on the way. 0 says that the image needs no
+            crossed, NaN where a logit was no number on the way (see `are_numbers`). 0 says that the image needs no
             perturbation, and nothing else.
         first_ok: first step at which the boundary was crossed; the number of steps if it never was.
         crossed: whether it ever was.
@@ -144,12 +134,14 @@ def robustness_curve(distances: DistancesLike, n_classes: SupportsIndex) -> Robu
 
 
 def minimum_norm_distances(
-    logits_fn: LogitsFn,
+    model: Model,
     images: ImagesLike,
     labels: LabelsLike,
-    attack: MinimumNormAttack = PUBLISHED_ATTACK,
+    attack: Attack = _PUBLISHED,
+    keys: Key[Array, " n"] | None = None,
     on_progress: Callable[[float], None] = lambda _: None,
     on_spared: Callable[[float], None] = lambda _: None,
+    rows: int | None = None,
 ) -> Iterator[tuple[Int[np.ndarray, " part"], Distances]]:
     """Measure the distances of images to a boundary, on all devices of this machine.
 
@@ -157,12 +149,14 @@ def minimum_norm_distances(
     answered from one evaluation, and only the others are attacked.
 
     Args:
-        logits_fn: images to logits, for instance a `Classifier`; in evaluation mode.
+        model: images to logits, for instance a `Classifier`; in evaluation mode.
         images: on the [0,1] scale. Where there are none, nothing is yielded.
         labels: true classes.
-        attack: until one of the criteria in `KINDS`.
+        attack: a minimum-norm attack; its criterion says until when.
+        keys: of each image's random draws, for an attack that draws.
         on_progress: called with how many images' worth of work was just done; fractions add up.
         on_spared: called with how many images need no attack.
+        rows: images a chunk; by how many need an attack if None.
 
     Yields:
         Places of images and their distances, as chunks are finished.
@@ -170,53 +164,115 @@ def minimum_norm_distances(
     Raises:
         UserError: see `prepared`; when the first distances are asked for.
     """
-    images, labels, _ = prepared(logits_fn, images, labels)
-    start_rows = chunk_rows(len(images))
+    images, labels, n_classes = prepared(model, images, labels)
+    if len(images) == 0:
+        return
+    attack.check(n_classes)
+    keys = example_keys(None, jnp.arange(len(images))) if keys is None else keys
 
-    def look(worker: Worker, begin: int) -> tuple[np.ndarray, np.ndarray]:
-        part = slice(begin, begin + start_rows)
-        arrays = (worker.put(pad(images[part], start_rows)), worker.put(pad(labels[part], start_rows)))
-        return jax.device_get(worker.call(_starts_inside, worker.logits_fn, attack.criterion, *arrays))
-
-    inside = np.zeros(len(images), bool)
-    finite = np.zeros(len(images), bool)
-    for begin, answer in spread(logits_fn, range(0, len(images), start_rows), look):
-        part = slice(begin, min(begin + start_rows, len(images)))
-        inside[part], finite[part] = (field[: part.stop - begin] for field in answer)
-
+    inside, finite = starts_inside(model, images, labels, attack.criterion)
     # What is not finite at the start has no distance, and no attack would give it one.
     settled = np.flatnonzero(~inside | ~finite)
     if len(settled):
         zeros, crossed = np.zeros(len(settled), np.float32), ~inside[settled] & finite[settled]
-        first_ok = np.where(crossed, 0, attack.steps).astype(np.int32)
+        first_ok = np.where(crossed, 0, attack.n_steps).astype(np.int32)
         yield settled, Distances.found(zeros, first_ok, crossed, finite[settled])
         on_spared(len(settled))
 
     remaining = np.flatnonzero(inside & finite)
-    rows = chunk_rows(len(remaining))
+    if len(remaining) == 0:
+        return
+    key_data = np.asarray(jax.random.key_data(keys))
 
-    def work(worker: Worker, begin: int) -> Distances:
-        places = remaining[begin : begin + rows]
-        x, y = pad(images[places], rows), pad(labels[places], rows)
-
+    def work(worker: Worker, count: int, x: Array, y: Array, key_data: Array) -> Distances:
         def on_steps(steps: int) -> None:
-            on_progress(len(places) * steps / attack.steps)
+            on_progress(count * steps / attack.n_steps)
 
-        results = [attack_in_segments(worker, part, x, y[None], on_steps) for part in attack.parts]
-        result = functools.reduce(jax.vmap(smaller_success), results)
-        fields = (result.rms, result.first_ok, result.succeeded, result.finite)
-        return Distances.found(*(np.asarray(field)[0, : len(places)] for field in fields))
+        results = []
+        for part in attack.parts(n_classes):
+            draws = part.keys(jax.random.wrap_key_data(key_data))
+            state = run_in_segments(worker, part.attack, x, y, draws, on_steps, on_steps)
+            results.append(result_of(worker, part.attack, x, y, state))
+        result = functools.reduce(attack.join, results)
+        return Distances.found(*map(np.asarray, (result.rms, result.first_success, result.success, result.finite)))
 
-    for begin, found in spread(logits_fn, range(0, len(remaining), rows), work):
-        yield remaining[begin : begin + rows], found
+    arrays = images[remaining], labels[remaining], key_data[remaining]
+    for places, found in map_batches(model, arrays, work, chunk_rows(len(remaining)) if rows is None else rows):
+        yield remaining[places], found
+
+
+def boundary_distances(
+    model: Model,
+    images: ImagesLike,
+    labels: LabelsLike,
+    attack: Attack = _PUBLISHED,
+    key: Key[Array, "..."] | None = None,
+    on_progress: Callable[[float], None] = lambda _: None,
+) -> Float[np.ndarray, " n"]:
+    """Distance of each image to a boundary of the model: the RMS of the smallest perturbation found.
+
+    Args:
+        model: images to logits, in evaluation mode.
+        images: on the [0,1] scale.
+        labels: true classes.
+        attack: a minimum-norm attack; its criterion says which boundary. Every attack finds upper bounds.
+        key: of random draws, folded with each image's place; or a key for each image.
+        on_progress: called with how many images' worth of work was just done; fractions add up.
+
+    Returns:
+        RMS over all values of an image; 0 where it needs no perturbation, infinite where the boundary was never
+        crossed, NaN where a logit was NaN or infinite.
+
+    Raises:
+        UserError: model, images, labels or attack are none to work with.
+    """
+    x, y, _ = prepared(model, images, labels)
+    found = np.full(len(x), np.nan, np.float32)
+    keys = example_keys(key, jnp.arange(len(x)))
+    for places, part in minimum_norm_distances(model, x, y, attack, keys, on_progress, on_progress):
+        found[places] = part.distances
+    return found
+
+
+def accuracy_robustness_area(distances: DistancesLike, n_classes: SupportsIndex) -> float:
+    """ARA, the area between the curve of accuracy against perturbation and chance level; see `robustness_curve`.
+
+    Args:
+        distances: as `boundary_distances` gives them.
+        n_classes: K, the model's.
+
+    Returns:
+        The area, in RMS; infinite if more images than chance level were never crossed.
+
+    Raises:
+        UserError: see `robustness_curve`.
+    """
+    return robustness_curve(distances, n_classes).area
+
+
+def starts_inside(
+    model: Model,
+    images: Float[np.ndarray, "n *shape"],
+    labels: Int[np.ndarray, " n"],
+    criterion: Criterion,
+) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+    """Which unperturbed images are not over the boundary, and of which the logits are numbers."""
+
+    def look(worker: Worker, count: int, x: Array, y: Array) -> tuple[Array, Array]:
+        del count
+        found: tuple[Array, Array] = worker.call(_starts_inside, worker.model, criterion, x, y)
+        return found
+
+    inside, finite = gather(len(images), map_batches(model, (images, labels), look, chunk_rows(len(images))))
+    return inside, finite
 
 
 @functools.partial(jax.jit, static_argnames=("criterion",))
 def _starts_inside(
-    logits_fn: LogitsFn,
+    model: Model,
     criterion: Criterion,
     images: Float[Array, "batch *shape"],
     labels: Int[Array, " batch"],
 ) -> tuple[Bool[Array, " batch"], Bool[Array, " batch"]]:
-    logits = logits_fn(images)
-    return ~criterion.success(logits, labels), jnp.isfinite(logits).all(-1)
+    logits = model(images)
+    return ~criterion.success(logits, labels), are_numbers(logits, labels)

@@ -5,12 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
-from jaxtyping import Array, Float, Int
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Key
 
 from advx_jax.analysis.workers import Worker
-from advx_jax.attacks.chain import Part
-from advx_jax.attacks.loop import LogitsFn
+from advx_jax.attacks.base import Attack, AttackResult, Model, State, example_keys
 
 # About 3 seconds of a chunk on a CPU core.
 _LONGEST_SEGMENT = 36
@@ -28,46 +27,67 @@ def segment_lengths(steps: int) -> list[int]:
     return [steps // count + (index < steps % count) for index in range(count)]
 
 
-def attack_in_segments(
+def run_in_segments(
     worker: Worker,
-    attack: Part,
-    images: Float[np.ndarray, "batch *shape"],
-    labels: Int[np.ndarray, "runs batch"],
+    attack: Attack,
+    images: Array,
+    labels: Int[Array, "*runs batch"],
+    keys: Key[Array, " batch"] | None = None,
     on_steps: Callable[[int], None] = lambda _: None,
-) -> Any:
-    """Attack each image once for each row of labels (all of them at once, by vmap).
+    on_spared: Callable[[int], None] = lambda _: None,
+) -> State:
+    """Run an attack to its last step, or until no example can get better.
 
     Args:
-        worker: where to compute.
-        attack: an attack of the loop, or a part of a minimum-norm attack.
-        images: on the network's scale.
-        labels: true classes in a single row, or a row for each target.
+        worker: where to compute, and where all arrays are.
+        attack: one that runs by itself, such as the parts of an ensemble.
+        images: x.
+        labels: true classes or targets; with a row for each run all runs are made at once, by vmap.
+        keys: of random draws; None for an attack that draws nothing.
         on_steps: called after each segment with the number of steps it made.
+        on_spared: called with the number of steps that were not needed.
 
     Returns:
-        The attack's result, on the worker's device; every field has leading axes (runs, batch).
+        The attack's last state, to be given to `result_of`; every field has the leading axes of `labels`.
 
     Raises:
         Interrupted: the work was given up.
     """
-    x, y = worker.put(images), worker.put(labels)
-    state = worker.call(_start, attack, x, y)
-    for steps in segment_lengths(attack.steps):
-        state = worker.call(_advance, worker.logits_fn, attack, x, y, state, steps)
+    state, left = worker.call(_init, attack, worker.model, images, labels, keys), attack.n_steps
+    for steps in segment_lengths(attack.n_steps):
+        state, all_settled = worker.call(_advance, attack, worker.model, images, labels, state, steps)
+        left -= steps
         on_steps(steps)
-    return worker.call(_finish, worker.logits_fn, attack, x, y, state)
+        if left and bool(all_settled):
+            on_spared(left)
+            break
+    return state
+
+
+def result_of(worker: Worker, attack: Attack, images: Array, labels: Array, state: State) -> AttackResult:
+    """The result of the state that `run_in_segments` gave; every field has the leading axes of `labels`."""
+    result: AttackResult = worker.call(_result, attack, worker.model, images, labels, state)
+    return result
+
+
+def _over_runs(function: Callable[..., Any], labels: Array, *mapped: Any) -> Any:
+    return function(labels, *mapped) if labels.ndim == 1 else jax.vmap(function)(labels, *mapped)
 
 
 @jax.jit
-def _start(attack: Part, images: Array, labels: Array) -> Any:
-    return jax.vmap(lambda _: attack.start(images))(labels)
+def _init(attack: Attack, model: Model, images: Array, labels: Array, keys: Array | None) -> Any:
+    draws = example_keys(keys, jnp.arange(len(images)))
+    return _over_runs(lambda y: attack.init(model, images, y, draws), labels)
 
 
 @functools.partial(jax.jit, static_argnames=("n_steps",))
-def _advance(logits_fn: LogitsFn, attack: Part, images: Array, labels: Array, state: Any, n_steps: int) -> Any:
-    return jax.vmap(lambda y, s: attack.advance(logits_fn, images, y, s, n_steps))(labels, state)
+def _advance(attack: Attack, model: Model, images: Array, labels: Array, state: Any, n_steps: int) -> tuple[Any, Array]:
+    state = _over_runs(lambda y, s: attack.advance(model, images, y, s, n_steps), labels, state)
+    settled = attack.settled(state) if labels.ndim == 1 else jax.vmap(attack.settled)(state)
+    return state, settled.all()
 
 
 @jax.jit
-def _finish(logits_fn: LogitsFn, attack: Part, images: Array, labels: Array, state: Any) -> Any:
-    return jax.vmap(lambda y, s: attack.finish(logits_fn, images, y, s))(labels, state)
+def _result(attack: Attack, model: Model, images: Array, labels: Array, state: Any) -> AttackResult:
+    result: AttackResult = _over_runs(lambda y, s: attack.result(model, images, y, s), labels, state)
+    return result

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from advx_jax.analysis.workers import as_pytree
+from advx_jax.attacks.base import Model
 from advx_jax.attacks.checks import ImagesLike, LabelsLike, checked, number_of_classes
-from advx_jax.attacks.loop import LogitsFn
 from advx_jax.data.image_set import ImageSet
 from advx_jax.errors import UserError
 from advx_jax.networks.classifier import Classifier
@@ -54,7 +54,7 @@ def check_classes(classifier: Classifier, class_names: tuple[str, ...]) -> None:
 
 
 def prepared(
-    logits_fn: LogitsFn,
+    model: Model,
     images: ImagesLike,
     labels: LabelsLike | None = None,
     may_be_random: bool = False,
@@ -62,7 +62,7 @@ def prepared(
     """Check classifier, images and labels, as every analysis does before its work.
 
     Args:
-        logits_fn: images to logits.
+        model: images to logits.
         images: on the [0,1] scale. There may be none, and then nothing is checked.
         labels: true classes; None where the analysis has no use for them.
         may_be_random: a classifier that answers differently when asked again is let through; its caller says so.
@@ -76,9 +76,9 @@ def prepared(
     n_images = _length(images)
     if n_images == 0 and (labels is None or _length(labels) == 0):
         return np.asarray(images, np.float32), np.zeros(0, np.int32), 0
-    x, y, n_classes = checked(logits_fn, images, np.zeros(n_images, np.int32) if labels is None else labels)
+    x, y, n_classes = checked(model, images, np.zeros(n_images, np.int32) if labels is None else labels)
     x, y = np.asarray(x), np.asarray(y)
-    check_answers(logits_fn, x, may_be_random)
+    check_answers(model, x, may_be_random)
     return x, y, n_classes
 
 
@@ -87,7 +87,7 @@ def _length(values: Any) -> int:
     return len(values) if hasattr(values, "__len__") and np.ndim(values) else 1
 
 
-def check_answers(logits_fn: LogitsFn, images: Float[np.ndarray, "n *shape"], may_be_random: bool = False) -> None:
+def check_answers(model: Model, images: Float[np.ndarray, "n *shape"], may_be_random: bool = False) -> None:
     """Refuse a classifier whose answer for an image does not depend on that image alone.
 
     The first image is classified in a small batch, twice, and alone without compilation, where it has another place
@@ -97,12 +97,12 @@ def check_answers(logits_fn: LogitsFn, images: Float[np.ndarray, "n *shape"], ma
         UserError: the answer depends on the rest of the batch, differs from call to call (unless
             `may_be_random`), or was fixed by an earlier call; with the remedy.
     """
-    if isinstance(logits_fn, Classifier):
+    if isinstance(model, Classifier):
         return
-    compiled = as_pytree(logits_fn)
+    compiled = as_pytree(model)
     batch = jnp.asarray(_probes(images))
     for part in (batch, batch[-1:]):
-        number_of_classes(logits_fn, part)
+        number_of_classes(model, part)
     try:
         first, second = (np.asarray(_classify(compiled, batch), np.float64) for _ in range(2))
     except jax.errors.ConcretizationTypeError as error:
@@ -147,7 +147,7 @@ def _probes(images: Float[np.ndarray, "n *shape"]) -> Float[np.ndarray, "probes 
     return np.concatenate([drawn.astype(images.dtype), images[:1]])
 
 
-def _uncompiled(compiled: LogitsFn, images: Array) -> Float[np.ndarray, "batch classes"]:
+def _uncompiled(compiled: Model, images: Array) -> Float[np.ndarray, "batch classes"]:
     """Logits as the function gives them now, whatever was compiled of it before."""
     # Put together anew: a module that counts its calls or moves its statistics is to be left as it was.
     leaves, structure = jax.tree.flatten(compiled)
@@ -183,7 +183,7 @@ def differing_rows(
     return ~(same | close).all(-1)
 
 
-def _precision(compiled: LogitsFn, batch: Array) -> float:
+def _precision(compiled: Model, batch: Array) -> float:
     """How much logits may differ for the lowest precision that anything is computed in."""
     inside = str(jax.make_jaxpr(lambda f, x: f(x))(compiled, batch))
     types = [dtype for name, dtype in _NARROW.items() if f":{name}[" in inside]
@@ -193,5 +193,5 @@ def _precision(compiled: LogitsFn, batch: Array) -> float:
 
 
 @jax.jit
-def _classify(logits_fn: LogitsFn, images: Array) -> Float[Array, "batch classes"]:
-    return logits_fn(images)
+def _classify(model: Model, images: Array) -> Float[Array, "batch classes"]:
+    return model(images)

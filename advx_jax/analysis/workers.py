@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from advx_jax.analysis.lane_check import lanes_agree, what_is_wrong
-from advx_jax.attacks.loop import LogitsFn
+from advx_jax.attacks.base import Model
 from advx_jax.errors import UserError
 
 Task = TypeVar("Task")
@@ -42,14 +42,14 @@ class Worker(NamedTuple):
 
     Attributes:
         device: where its chunks are computed.
-        logits_fn: the network, its variables on that device.
+        model: the network, its variables on that device.
         stopping: set when the work is to be given up; see `check`.
         dispatching: held while a computation is compiled and started, not while it runs, so that
             two workers never compile the same thing twice.
     """
 
     device: jax.Device
-    logits_fn: LogitsFn
+    model: Model
     stopping: threading.Event
     dispatching: threading.Lock
 
@@ -70,15 +70,15 @@ class Worker(NamedTuple):
         return jax.device_put(array, self.device)
 
 
-def as_pytree(logits_fn: LogitsFn) -> LogitsFn:
+def as_pytree(model: Model) -> Model:
     """Make any function from images to logits an argument that `jit` accepts.
 
     A `Classifier` or a `jax.tree_util.Partial` is one already: its arrays become arguments of the
     compiled code. A plain function is kept as it is, with its arrays as constants.
     """
-    if jax.tree_util.all_leaves([logits_fn]):
-        return jax.tree_util.Partial(logits_fn)
-    return logits_fn
+    if jax.tree_util.all_leaves([model]):
+        return jax.tree_util.Partial(model)
+    return model
 
 
 def lanes() -> list[jax.Device]:
@@ -143,12 +143,12 @@ def pad(array: np.ndarray, rows: int) -> np.ndarray:
 
 
 def spread(
-    logits_fn: LogitsFn, tasks: Sequence[Task], work: Callable[[Worker, Task], Result]
+    model: Model, tasks: Sequence[Task], work: Callable[[Worker, Task], Result]
 ) -> Iterator[tuple[Task, Result]]:
     """Do tasks on all lanes at once and give each result as soon as it is there.
 
     Args:
-        logits_fn: the network, copied to every device used.
+        model: the network, copied to every device used.
         tasks: what is to be done.
         work: does one task, on the worker it is given.
 
@@ -156,9 +156,9 @@ def spread(
         A task and its result, in the order in which they finish. If the caller stops listening
         (or is interrupted), running tasks end at their next `Worker.call`.
     """
-    logits_fn = as_pytree(logits_fn)
+    model = as_pytree(model)
     devices = lanes()[: max(1, len(tasks))]
-    copies = {device: jax.device_put(logits_fn, device) for device in dict.fromkeys(devices)}
+    copies = {device: jax.device_put(model, device) for device in dict.fromkeys(devices)}
     stopping, dispatching = threading.Event(), threading.Lock()
     idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
     for device in devices:

@@ -1,46 +1,45 @@
-"""Attacks over any function from images to logits: the paper's loop, minimum norms, and fixed budgets."""
+"""Attacks on any function from images to logits, all with one contract (`Attack`) and one result (`AttackResult`)."""
 
-from advx_jax.attacks.apgd import apgd_attack, targeted_apgd_attack
-from advx_jax.attacks.autoattack import autoattack
+from advx_jax.attacks.apgd import APGD, APGDT
+from advx_jax.attacks.autoattack import AutoAttack
+from advx_jax.attacks.base import Attack, AttackResult, example_keys
 from advx_jax.attacks.best import BEST
-from advx_jax.attacks.bounded import bounded_attack, targeted_attack
-from advx_jax.attacks.budget import Budget, Found
-from advx_jax.attacks.chain import Chain, minimise_norm
-from advx_jax.attacks.criteria import UNTIL_MISCLASSIFIED, UNTIL_RANDOM, UNTIL_TARGET, Criterion
+from advx_jax.attacks.criteria import Criterion, Misclassified, NoBetterThanRandom, Targeted
 from advx_jax.attacks.ddn import DDN
-from advx_jax.attacks.fab import FABResult, fab_attack, targeted_fab_attack
+from advx_jax.attacks.ensemble import Ensemble, FirstSuccess, Restarted, SmallestSuccess
+from advx_jax.attacks.fab import FAB, FABT
+from advx_jax.attacks.fixed_epsilon import FixedEpsilon
 from advx_jax.attacks.fmn import FMN
-from advx_jax.attacks.loop import AttackResult, AttackSettings
-from advx_jax.attacks.minimum_norm import better_than_random_attack, minimum_norm_attack
-from advx_jax.attacks.pgd import pgd_attack
-from advx_jax.attacks.search import SearchResult
-from advx_jax.attacks.square import square_attack
+from advx_jax.attacks.minimum_norm import MinimumNorm
+from advx_jax.attacks.pgd import PGD
+from advx_jax.attacks.published import EXPLANATION, Published, PublishedBounded
+from advx_jax.attacks.square import Square
 
 __all__ = [
+    "APGD",
+    "APGDT",
     "BEST",
     "DDN",
+    "EXPLANATION",
+    "FAB",
+    "FABT",
     "FMN",
-    "UNTIL_MISCLASSIFIED",
-    "UNTIL_RANDOM",
-    "UNTIL_TARGET",
+    "PGD",
+    "Attack",
     "AttackResult",
-    "AttackSettings",
-    "Budget",
-    "Chain",
+    "AutoAttack",
     "Criterion",
-    "FABResult",
-    "Found",
-    "SearchResult",
-    "apgd_attack",
-    "autoattack",
-    "better_than_random_attack",
-    "bounded_attack",
-    "fab_attack",
-    "minimise_norm",
-    "minimum_norm_attack",
-    "pgd_attack",
-    "square_attack",
-    "targeted_apgd_attack",
-    "targeted_attack",
-    "targeted_fab_attack",
+    "Ensemble",
+    "FirstSuccess",
+    "FixedEpsilon",
+    "MinimumNorm",
+    "Misclassified",
+    "NoBetterThanRandom",
+    "Published",
+    "PublishedBounded",
+    "Restarted",
+    "SmallestSuccess",
+    "Square",
+    "Targeted",
+    "example_keys",
 ]

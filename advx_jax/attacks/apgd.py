@@ -4,29 +4,16 @@ From "Reliable evaluation of adversarial robustness with an ensemble of diverse 
 attacks" (Croce and Hein 2020, arXiv 2003.01690).
 """
 
-import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from advx_jax.attacks.budget import (
-    Budget,
-    Found,
-    Method,
-    check,
-    look,
-    nothing_found,
-    random_direction,
-    run_all,
-    steepest,
-    untargeted,
-    within,
-)
-from advx_jax.attacks.loop import LogitsFn
-from advx_jax.attacks.losses import UNTARGETED, LossName, climb, likeliest_targets
+from advx_jax.attacks.base import Model
+from advx_jax.attacks.fixed_epsilon import FixedEpsilon, Found, Targets, random_direction, steepest
+from advx_jax.attacks.losses import CLASSES_NEEDED, LossName, climb
 from advx_jax.attacks.norms import per_example
 from advx_jax.errors import UserError
 
@@ -43,21 +30,23 @@ class APGDState(NamedTuple):
         step: number of steps made.
         iterate: the point to step from.
         previous: the point before it.
+        targets: the class to go to, for each example; looked at by the targeted loss only.
         gradient: of the loss at the iterate.
         best: the point with the largest loss so far.
         best_gradient: of the loss there.
         best_loss: there.
         last_loss: at the point evaluated last.
-        step_size: in the budget's norm.
+        step_size: in the ball's norm.
         rises: how often the loss rose since the last checkpoint.
         best_at_check: the largest loss at the last checkpoint.
         halved_at_check: whether the step was halved at the last checkpoint.
-        found: what was misclassified.
+        found: the first success.
     """
 
     step: Int[Array, ""]
     iterate: Float[Array, "batch *shape"]
     previous: Float[Array, "batch *shape"]
+    targets: Int[Array, " batch"]
     gradient: Float[Array, "batch *shape"]
     best: Float[Array, "batch *shape"]
     best_gradient: Float[Array, "batch *shape"]
@@ -86,72 +75,99 @@ def checkpoints(steps: int) -> Int[np.ndarray, " steps"]:
     return ends
 
 
-def start_at(
-    loss: LossName,
-    logits_fn: LogitsFn,
-    images: Float[Array, "batch *shape"],
-    labels: Int[Array, " batch"],
-    targets: Int[Array, " batch"],
-    budget: Budget,
-    initial: Float[Array, "batch *shape"],
-) -> APGDState:
-    """State before the first step, at points of one's own (brought into the budget)."""
-    initial = within(budget, images, initial)
-    values, gradient, logits = climb(loss, logits_fn, initial, labels, targets)
-    batch = images.shape[0]
-    return APGDState(
-        step=jnp.zeros((), jnp.int32),
-        iterate=initial,
-        previous=initial,
-        gradient=gradient,
-        best=initial,
-        best_gradient=gradient,
-        best_loss=values,
-        # The reference implementation compares the first step's loss with 0 instead of the one
-        # before; so do we, to halve where it halves.
-        last_loss=jnp.zeros_like(values),
-        step_size=jnp.full(batch, _FIRST_STEP, images.dtype) * budget.eps,
-        rises=jnp.zeros(batch, jnp.int32),
-        best_at_check=values,
-        halved_at_check=jnp.ones(batch, bool),
-        found=look(nothing_found(images), initial, logits, labels),
-    )
+@struct.dataclass(kw_only=True)
+class APGD(FixedEpsilon):
+    """APGD from a random point on the surface of the ball.
 
+    Attributes:
+        steps: AutoAttack makes 100.
+        loss: what to climb: "cross_entropy" (AutoAttack's APGD-CE), "dlr" (its APGD-DLR), "margin", or "targeted_dlr"
+            towards one class (see `APGDT` for several).
+    """
 
-def start(
-    loss: LossName,
-    logits_fn: LogitsFn,
-    images: Float[Array, "batch *shape"],
-    labels: Int[Array, " batch"],
-    targets: Int[Array, " batch"],
-    budget: Budget,
-    keys: Key[Array, " batch"],
-) -> APGDState:
-    """State before the first step, at random points on the surface of the ball."""
-    initial = images + budget.eps * random_direction(budget.norm, keys, images)
-    return start_at(loss, logits_fn, images, labels, targets, budget, initial)
+    steps: int = struct.field(pytree_node=False, default=100)
+    loss: LossName = struct.field(pytree_node=False, default="cross_entropy")
 
+    @property
+    def name(self) -> str:
+        """As the field names it."""
+        return {"cross_entropy": "apgd-ce", "targeted_dlr": "apgd-t"}.get(self.loss, f"apgd-{self.loss}")
 
-def advance(
-    loss: LossName,
-    logits_fn: LogitsFn,
-    images: Float[Array, "batch *shape"],
-    labels: Int[Array, " batch"],
-    targets: Int[Array, " batch"],
-    budget: Budget,
-    state: APGDState,
-    n_steps: int,
-) -> APGDState:
-    """Make `n_steps` of the budget's steps."""
-    windows = jnp.asarray(checkpoints(budget.steps))
+    @property
+    def is_random(self) -> bool:
+        """The starting point is drawn."""
+        return True
 
-    def step(state: APGDState, _: None) -> tuple[APGDState, None]:
+    @property
+    def evaluations(self) -> int:
+        """A gradient each step, and one at the starting point."""
+        return self.steps + 1
+
+    def check(self, n_classes: int | None = None) -> None:
+        """Refuse losses that there are none of, or too few classes for.
+
+        Raises:
+            UserError: in one line.
+        """
+        super().check(n_classes)
+        if self.loss not in CLASSES_NEEDED:
+            raise UserError(f"expected one of {', '.join(CLASSES_NEEDED)} as the loss, got {self.loss!r}")
+        needed = CLASSES_NEEDED[self.loss]
+        if n_classes is not None and n_classes < needed:
+            raise UserError(f"expected a model of at least {needed} classes for {self.name}, got {n_classes}")
+
+    def init(
+        self,
+        model: Model,
+        images: Float[Array, "batch *shape"],
+        labels: Int[Array, " batch"],
+        keys: Key[Array, " batch"],
+    ) -> APGDState:
+        """State before the first step."""
+        initial = images + self.eps * random_direction(self.norm, keys, images)
+        return self.init_at(model, images, labels, initial)
+
+    def init_at(
+        self,
+        model: Model,
+        images: Float[Array, "batch *shape"],
+        labels: Int[Array, " batch"],
+        initial: Float[Array, "batch *shape"],
+    ) -> APGDState:
+        """State before the first step, at points of one's own (brought into the ball)."""
+        found, targets = self.look_at_inputs(model, images, labels)
+        initial = self.within(images, initial)
+        values, gradient, logits = climb(self.loss, model, initial, labels, targets)
+        batch = images.shape[0]
+        return APGDState(
+            step=jnp.zeros((), jnp.int32),
+            iterate=initial,
+            previous=initial,
+            targets=targets,
+            gradient=gradient,
+            best=initial,
+            best_gradient=gradient,
+            best_loss=values,
+            # The reference implementation compares the first step's loss with 0 instead of the one
+            # before; so do we, to halve where it halves.
+            last_loss=jnp.zeros_like(values),
+            step_size=jnp.full(batch, _FIRST_STEP, images.dtype) * self.eps,
+            rises=jnp.zeros(batch, jnp.int32),
+            best_at_check=values,
+            halved_at_check=jnp.ones(batch, bool),
+            found=self.look(found._replace(evaluations=found.evaluations + 1), initial, logits, labels),
+        )
+
+    def step(
+        self, model: Model, images: Float[Array, "batch *shape"], labels: Int[Array, " batch"], state: APGDState
+    ) -> APGDState:
+        """Climb with momentum; at a checkpoint go back to the best point and halve the step if the loss was stuck."""
         here = state.iterate
         inertia = jnp.where(state.step > 0, _INERTIA, 1).astype(images.dtype)
-        uphill = here + per_example(state.step_size, here) * steepest(budget.norm, state.gradient)
-        plain = within(budget, images, uphill)
-        new = within(budget, images, here + inertia * (plain - here) + (1 - inertia) * (here - state.previous))
-        values, gradient, logits = climb(loss, logits_fn, new, labels, targets)
+        uphill = here + per_example(state.step_size, here) * steepest(self.norm, state.gradient)
+        plain = self.within(images, uphill)
+        new = self.within(images, here + inertia * (plain - here) + (1 - inertia) * (here - state.previous))
+        values, gradient, logits = climb(self.loss, model, new, labels, state.targets)
 
         better = values > state.best_loss
         best = jnp.where(per_example(better, new), new, state.best)
@@ -159,14 +175,16 @@ def advance(
         best_loss = jnp.where(better, values, state.best_loss)
         rises = state.rises + (values > state.last_loss)
 
-        window = windows[state.step]
+        window = jnp.asarray(checkpoints(self.steps))[state.step]
         stuck = ~state.halved_at_check & (state.best_at_check >= best_loss)
         halve = (window > 0) & ((rises <= _RISES * window) | stuck)
         back = per_example(halve, new)
+        found = state.found._replace(evaluations=state.found.evaluations + 1)
         return APGDState(
             step=state.step + 1,
             iterate=jnp.where(back, best, new),
             previous=here,
+            targets=state.targets,
             gradient=jnp.where(back, best_gradient, gradient),
             best=best,
             best_gradient=best_gradient,
@@ -176,65 +194,21 @@ def advance(
             rises=jnp.where(window > 0, 0, rises),
             best_at_check=jnp.where(window > 0, best_loss, state.best_at_check),
             halved_at_check=jnp.where(window > 0, halve, state.halved_at_check),
-            found=look(state.found, new, logits, labels),
-        ), None
-
-    return lax.scan(step, state, length=n_steps)[0]
+            found=self.look(found, new, logits, labels),
+        )
 
 
-def method(loss: LossName) -> Method:
-    """APGD on a loss, to be run in segments; make one and keep it, since compiled code is kept apart by it."""
-    return Method(functools.partial(start, loss), functools.partial(advance, loss))
+@struct.dataclass(kw_only=True)
+class APGDT(Targets):
+    """AutoAttack's APGD-T: APGD on the targeted DLR loss, towards the likeliest other classes one after another."""
 
-
-APGD_CE = method("cross_entropy")
-APGD_DLR = method("dlr")
-APGD_T = method("targeted_dlr")
-
-
-def apgd_attack(
-    logits_fn: LogitsFn,
-    images: Float[Array, "batch *shape"],
-    labels: Int[Array, " batch"],
-    budget: Budget,
-    key: Key[Array, ""],
-    loss: LossName = "cross_entropy",
-    restarts: int = 1,
-    indices: Int[Array, " batch"] | None = None,
-) -> Found:
-    """APGD from random points: with "cross_entropy" AutoAttack's APGD-CE, with "dlr" its APGD-DLR.
-
-    Args:
-        logits_fn: images to logits, for instance a `Classifier`.
-        images: x, on the [0,1] scale.
-        labels: true classes.
-        budget: of each run; AutoAttack makes 100 steps.
-        key: of the starting points.
-        loss: what to climb: "cross_entropy", "dlr" or "margin".
-        restarts: how often to start.
-        indices: of the images in their data set; see `run_all`.
-
-    Raises:
-        UserError: shapes do not fit, the budget is none, or the loss is another or has too few classes.
-    """
-    if loss not in UNTARGETED:
-        raise UserError(f"expected one of {', '.join(UNTARGETED)} as the loss, got {loss!r}")
-    return run_all(method(loss), logits_fn, images, labels, untargeted(labels, restarts), budget, key, indices)
-
-
-def targeted_apgd_attack(
-    logits_fn: LogitsFn,
-    images: Float[Array, "batch *shape"],
-    labels: Int[Array, " batch"],
-    budget: Budget,
-    key: Key[Array, ""],
-    n_targets: int = 9,
-    indices: Int[Array, " batch"] | None = None,
-) -> Found:
-    """AutoAttack's APGD-T: APGD on the targeted DLR loss, towards the likeliest other classes one after another.
-
-    Arguments as `apgd_attack`; `n_targets` is how many classes to go to.
-    """
-    check(images, labels, budget)
-    targets = likeliest_targets(logits_fn(images), labels, n_targets)
-    return run_all(APGD_T, logits_fn, images, labels, targets, budget, key, indices)
+    def towards(self, rank: int) -> APGD:
+        """APGD towards one class."""
+        return APGD(
+            eps=self.eps,
+            norm=self.norm,
+            steps=self.steps,
+            stay_in_range=self.stay_in_range,
+            loss="targeted_dlr",
+            target=rank,
+        )

@@ -11,19 +11,29 @@ from advx_jax.attacks.norms import damped_unit, exact_unit
 Direction = Literal["cross_entropy", "scale_free"]
 
 
+def at_least_float32(values: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The same numbers, so that what is computed from them is not rounded to half precision."""
+    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+
+
 def cross_entropy(logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]) -> Float[Array, " batch"]:
     """Cross-entropy CE = -log p_y of each example, in plain floating point as published."""
-    return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)[:, 0]
+    return -jnp.take_along_axis(jax.nn.log_softmax(at_least_float32(logits)), labels[:, None], axis=-1)[:, 0]
 
 
 def negative_log_odds(logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]) -> Float[Array, " batch"]:
     """M = logsumexp of the other logits - z_y, so that CE = log(1 + eᵐ) and ∇CE = σ(m)·∇m.
 
     Its gradient has the direction of the cross-entropy's, but does not vanish, nor lose its
-    ∂z_y term, where p_y rounds to 1 (docs/method.md, Saturated networks).
+    ∂z_y term, where p_y rounds to 1 (docs/method.md, Saturated networks). Where all other classes are masked by -inf
+    it is -inf, and has no gradient but the label's.
     """
+    logits = at_least_float32(logits)
     own = jnp.arange(logits.shape[-1])[None] == labels[:, None]
-    others = jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), axis=-1)
+    alone = (own | (logits == -jnp.inf)).all(-1)
+    # The gradient of the logarithm of an empty sum would be NaN.
+    others = jax.nn.logsumexp(jnp.where(alone[:, None], 0, jnp.where(own, -jnp.inf, logits)), axis=-1)
+    others = jnp.where(alone, -jnp.inf, others)
     return others - jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
 
 

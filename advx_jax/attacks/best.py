@@ -1,11 +1,9 @@
-"""The strongest L2 minimum-norm attack here for 200 gradients an image: two searches that fail on different images."""
+"""The strongest L2 minimum-norm attack here for 200 gradients an image: two attacks that fail on different images."""
 
-from advx_jax.attacks.chain import Chain
+from advx_jax.attacks.ensemble import SmallestSuccess
 from advx_jax.attacks.fmn import FMN
 
-_ADAPTED = FMN(climb="log_odds", relative=True)
-
-BEST = Chain("best", (FMN(), _ADAPTED))
+BEST = SmallestSuccess(title="best", attacks=(FMN(), FMN(climb="log_odds", relative=True)))
 """FMN as published, then FMN that climbs the log odds by steps in proportion to the radius; the smaller success counts.
 
 The first follows one rival class at a time and is the stronger one on networks with the robustness additions, the

@@ -96,12 +96,12 @@ class Checked(NamedTuple):
     n_classes: int
 
 
-def checked(logits_fn: Any, images: ImagesLike, labels: LabelsLike, what: str = "label") -> Checked:
+def checked(model: Any, images: ImagesLike, labels: LabelsLike, what: str = "label") -> Checked:
     """Bring images and labels into the form that attacks work with.
 
     Args:
-        logits_fn: images to logits; only its shapes are computed.
-        images: on the [0,1] scale, shape (batch, height, width, channels), or another one that `logits_fn` takes.
+        model: images to logits; only its shapes are computed.
+        images: on the [0,1] scale, shape (batch, height, width, channels), or another one that `model` takes.
         labels: one for each image.
         what: what the labels are called, in the singular.
 
@@ -109,16 +109,8 @@ def checked(logits_fn: Any, images: ImagesLike, labels: LabelsLike, what: str = 
         UserError: images, labels or classifier are none that an attack can work with.
     """
     x = checked_images(images)
-    n_classes = number_of_classes(logits_fn, x)
+    n_classes = number_of_classes(model, x)
     return Checked(x, checked_labels(labels, len(x), n_classes, what), n_classes)
-
-
-def checked_on_device(
-    logits_fn: Any, images: ImagesLike, labels: LabelsLike, what: str = "label"
-) -> tuple[Float[Array, "batch *shape"], Int[Array, " batch"]]:
-    """Images and labels as `checked` gives them, as JAX arrays."""
-    x, y, _ = checked(logits_fn, images, labels, what)
-    return jnp.asarray(x), jnp.asarray(y)
 
 
 def checked_images(images: ImagesLike) -> Float[Array, "batch *shape"] | Float[np.ndarray, "batch *shape"]:
@@ -177,22 +169,6 @@ def checked_labels(
     return y.astype(np.int32, copy=False)
 
 
-def checked_mask(mask: Any, n_images: int) -> Array | None:
-    """Which examples are meant, as booleans, or None for all.
-
-    Raises:
-        UserError: it is no truth value for each image.
-    """
-    if mask is None:
-        return None
-    values = _array(mask, "attacked")
-    if values.shape != (n_images,) or values.dtype != np.bool_:
-        raise UserError(
-            f"expected one truth value for each of {n_images} images, got {values.dtype} of shape {values.shape}"
-        )
-    return jnp.asarray(values)
-
-
 def checked_indices(indices: Any, n_images: int) -> Array:
     """Indices of images in their data set, as integers; their places in the batch if None.
 
@@ -207,23 +183,23 @@ def checked_indices(indices: Any, n_images: int) -> Array:
     return jnp.asarray(values)
 
 
-def number_of_classes(logits_fn: Any, images: Array | np.ndarray) -> int:
+def number_of_classes(model: Any, images: Array | np.ndarray) -> int:
     """K of a classifier, from the shape of its logits; nothing is computed.
 
     Args:
-        logits_fn: images to logits.
+        model: images to logits.
         images: as `checked_images` gives them; only their shape and type count.
 
     Raises:
         UserError: it takes no such images, or gives no logits of at least two classes for each.
     """
-    if not callable(logits_fn):
-        raise UserError(f"expected a function from images to logits, got {type(logits_fn).__name__}")
+    if not callable(model):
+        raise UserError(f"expected a function from images to logits, got {type(model).__name__}")
     shape, dtype = tuple(images.shape), images.dtype
     try:
-        logits = jax.eval_shape(logits_fn, jax.ShapeDtypeStruct(shape, dtype))
+        logits = jax.eval_shape(model, jax.ShapeDtypeStruct(shape, dtype))
     except Exception as problem:
-        raise _refusal(logits_fn, shape, dtype, problem) from problem
+        raise _refusal(model, shape, dtype, problem) from problem
     if not isinstance(logits, jax.ShapeDtypeStruct):
         kind = f"a dict of {', '.join(map(str, logits))}" if isinstance(logits, dict) else f"a {type(logits).__name__}"
         raise UserError(f"expected a classifier that gives one array of logits, got {kind}: wrap it to give the logits")
@@ -257,15 +233,16 @@ def check_settings(settings: Any, in_use: bool = True) -> None:
 
     Args:
         settings: a dataclass of settings, whose fields are known by their names.
-        in_use: it is about to be used; before, numbers may be arrays of them, to be mapped over.
+        in_use: it is about to be used. Before, only Python's and NumPy's floating-point numbers are looked at, because
+            JAX makes such objects of other things too: axes to map over, shapes, gradients.
 
     Raises:
         UserError: a value is out of its range; its name is in the message.
     """
     for field in dataclasses.fields(settings):
         name, value = field.name, getattr(settings, field.name)
-        if name in _NUMBERS:
-            check_number(name, value, in_use)
+        if name in _NUMBERS and (in_use or isinstance(value, float | np.floating)):
+            check_number(name, value)
         elif name in _COUNTS and value is not None:
             object.__setattr__(settings, name, counted(name, value))
         elif name == "norm":
@@ -273,11 +250,17 @@ def check_settings(settings: Any, in_use: bool = True) -> None:
         elif name in _CHOICES and value not in _CHOICES[name]:
             raise UserError(f"expected {' or '.join(_CHOICES[name])} as {name}, got {value!r}")
     eps = getattr(settings, "eps", None)
-    if getattr(settings, "norm", None) == "Linf" and _has_values(eps) and np.max(np.asarray(eps)) > 1:
+    if getattr(settings, "norm", None) == "Linf" and (in_use or isinstance(eps, float | np.floating)):
+        _check_linf(eps)
+
+
+def _check_linf(eps: Any) -> None:
+    """No two images differ by more than 1 in a value: who says more thinks of pixels up to 255."""
+    if _has_values(eps) and float(eps) > 1:
         raise UserError(f"expected eps of at most 1 in Linf, since images lie in [0,1], got {eps}: is {eps}/255 meant?")
 
 
-def check_number(name: str, value: Any, in_use: bool = True) -> None:
+def check_number(name: str, value: Any) -> None:
     """Refuse a setting that is no number or out of its range.
 
     Raises:
@@ -289,7 +272,7 @@ def check_number(name: str, value: Any, in_use: bool = True) -> None:
     kind = getattr(value, "dtype", np.asarray(value).dtype)
     if not (jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(kind, jnp.integer)):
         raise UserError(f"expected a number {range_.text} as {name}, got {value!r}")
-    if in_use and np.ndim(value):
+    if np.ndim(value):
         raise UserError(f"expected one number as {name}, got an array of shape {np.shape(value)}")
     if not range_.holds(np.asarray(value)).all():
         raise UserError(f"expected {name} {range_.text}, got {value}")
@@ -347,7 +330,7 @@ def _ends(values: Array) -> tuple[Array, Array]:
     return values.min(), values.max()
 
 
-def _refusal(logits_fn: Callable[..., Any], shape: tuple[int, ...], dtype: Any, problem: Exception) -> UserError:
+def _refusal(model: Callable[..., Any], shape: tuple[int, ...], dtype: Any, problem: Exception) -> UserError:
     """Why a classifier does not take images: by what it would take instead, where that is known."""
     others: list[tuple[tuple[int, ...], Any, str]] = []
     if len(shape) == 4:
@@ -367,7 +350,7 @@ def _refusal(logits_fn: Callable[..., Any], shape: tuple[int, ...], dtype: Any, 
     ]
     for other_shape, other_dtype, message in others:
         try:
-            jax.eval_shape(logits_fn, jax.ShapeDtypeStruct(other_shape, other_dtype))
+            jax.eval_shape(model, jax.ShapeDtypeStruct(other_shape, other_dtype))
         except Exception:  # noqa: S112 - it takes this no more than the images themselves
             continue
         return UserError(f"expected a classifier f of images (batch, height, width, channels), got {message}")

@@ -4,22 +4,25 @@ The perturbation follows the gradient's direction and is then put on a sphere, w
 after a success and grows after a failure.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from advx_jax.attacks.ascent import negative_log_odds
-from advx_jax.attacks.loop import LogitsFn, Number
+from advx_jax.attacks.base import Model, Number
+from advx_jax.attacks.minimum_norm import MinimumNorm, SearchState, cosine, farthest_in_box
 from advx_jax.attacks.norms import per_example
 from advx_jax.attacks.projections import clip_to_box, l2_norm, unit_l2
-from advx_jax.attacks.search import Search, State, cosine, farthest_in_box, look, nothing_found
+from advx_jax.errors import UserError
 
 _LAST_STEP_LENGTH = 0.01
 
 
-@struct.dataclass
-class DDN(Search):
+@struct.dataclass(kw_only=True)
+class DDN(MinimumNorm):
     """The attack's settings; lengths are L2 norms on the images' scale.
 
     Attributes:
@@ -33,27 +36,46 @@ class DDN(Search):
     init_norm: Number = 1.0
     levels: int | None = struct.field(pytree_node=False, default=None)
 
-    def start(self, images: Float[Array, "batch *shape"]) -> State:
-        """State before the first step: no perturbation."""
-        radius = jnp.full(images.shape[:1], self.init_norm, images.dtype)
-        return State(jnp.zeros((), jnp.int32), jnp.zeros_like(images), radius, nothing_found(self, images))
+    def settings(self) -> dict[str, Any]:
+        """Everything that a result depends on; its norm is always the same."""
+        fields = super().settings()
+        del fields["norm"]
+        return fields
 
-    def step(
+    def check(self, n_classes: int | None = None) -> None:
+        """Refuse other norms than L2.
+
+        Raises:
+            UserError: in one line.
+        """
+        super().check(n_classes)
+        if self.norm != "L2":
+            raise UserError(f"expected L2 as the norm of DDN, got {self.norm}")
+
+    def init(
         self,
-        logits_fn: LogitsFn,
+        model: Model,
         images: Float[Array, "batch *shape"],
         labels: Int[Array, " batch"],
-        state: State,
-    ) -> State:
+        keys: Key[Array, " batch"] | None,
+    ) -> SearchState:
+        """State before the first step: no perturbation."""
+        del model, labels, keys
+        radius = jnp.full(images.shape[:1], self.init_norm, images.dtype)
+        return SearchState(jnp.zeros((), jnp.int32), jnp.zeros_like(images), radius, self.nothing_found(images))
+
+    def step(
+        self, model: Model, images: Float[Array, "batch *shape"], labels: Int[Array, " batch"], state: SearchState
+    ) -> SearchState:
         """Look, follow the gradient by a step of falling length, and go to the sphere."""
 
         def unlikeliness(perturbation: Array) -> tuple[Array, Array]:
-            logits = logits_fn(images + perturbation)
+            logits = model(images + perturbation)
             # The direction of the cross-entropy's gradient, which does not vanish where p_y rounds to 1.
             return negative_log_odds(logits, labels).sum(), logits
 
         gradient, logits = jax.grad(unlikeliness, has_aux=True)(state.perturbation)
-        found, success = look(self, logits, labels, state.perturbation, state.found)
+        found, success = self.look(state.found, state.perturbation, logits, labels)
 
         direction = unit_l2(-gradient if self.criterion.towards_label else gradient)
         length = _LAST_STEP_LENGTH + (1 - _LAST_STEP_LENGTH) * cosine(state.step, self.steps)
@@ -67,4 +89,4 @@ class DDN(Search):
         if self.levels is not None:
             perturbation = jnp.round((images + perturbation) * (self.levels - 1)) / (self.levels - 1) - images
         found = found._replace(evaluations=found.evaluations + 1)
-        return State(state.step + 1, perturbation, radius, found)
+        return SearchState(state.step + 1, perturbation, radius, found)

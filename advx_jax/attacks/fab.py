@@ -10,15 +10,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from advx_jax.attacks.budget import Budget, Found, Method, check, check_runs, nothing_found
-from advx_jax.attacks.criteria import UNTIL_MISCLASSIFIED, clearly_met, is_met
-from advx_jax.attacks.loop import LogitsFn
-from advx_jax.attacks.losses import likeliest_targets
+from advx_jax.attacks.ascent import at_least_float32
+from advx_jax.attacks.base import AttackResult, Model, smaller
+from advx_jax.attacks.criteria import are_numbers, clearly_met, is_met
+from advx_jax.attacks.fixed_epsilon import FixedEpsilon, Found, Targets
 from advx_jax.attacks.norms import per_example
-from advx_jax.attacks.projections import Norm, dual_size, linf_norm, size
+from advx_jax.attacks.projections import Norm, clipped, dual_size, linf_norm, size
 
 # The paper's α_max, η and β: how much of a step may start from the image itself, how far steps go
 # beyond the linearised boundary, and how much of the way an adversarial point keeps.
@@ -31,128 +32,120 @@ class FABState(NamedTuple):
 
     Attributes:
         iterate: the point to step from.
-        nearest: the nearest misclassified point so far; the image itself if there was none.
-        distance: how far it is, in the budget's norm; infinite if there was none.
-        found: what of this lies within the budget.
+        targets: the class to go to, for each example; not looked at if untargeted.
+        nearest: the nearest success so far; the image itself if there was none.
+        distance: how far it is, in the ball's norm; infinite if there was none.
+        found: whether there was one within the ball.
     """
 
     iterate: Float[Array, "batch *shape"]
+    targets: Int[Array, " batch"]
     nearest: Float[Array, "batch *shape"]
     distance: Float[Array, " batch"]
     found: Found
 
 
-class FABResult(NamedTuple):
-    """The nearest misclassified points that FAB found, whether or not within a budget.
+@struct.dataclass(kw_only=True)
+class FAB(FixedEpsilon):
+    """FAB towards the nearest of all classes in each step, which takes the gradients of all logits.
+
+    With an infinite eps it is a minimum-norm attack: the result is the nearest success.
 
     Attributes:
-        adversarial: that point; the unperturbed image if there was none.
-        distance: how far it is, in the norm; infinite if there was none.
-        found: what of this lies within the budget.
+        steps: AutoAttack makes 100.
+        targeted: towards one class instead, with one gradient a step (see `FABT` for several).
     """
 
-    adversarial: Float[Array, "batch *shape"]
-    distance: Float[Array, " batch"]
-    found: Found
+    steps: int = struct.field(pytree_node=False, default=100)
+    targeted: bool = struct.field(pytree_node=False, default=False)
 
+    @property
+    def name(self) -> str:
+        """As the field names it."""
+        return "fab-t" if self.targeted else "fab"
 
-def start(
-    targeted: bool,
-    logits_fn: LogitsFn,
-    images: Float[Array, "batch *shape"],
-    labels: Int[Array, " batch"],
-    targets: Int[Array, " batch"],
-    budget: Budget,
-    keys: Key[Array, " batch"],
-) -> FABState:
-    """State before the first step, at the images themselves; there is nothing random in it."""
-    del targeted, logits_fn, labels, targets, budget, keys
-    return FABState(images, images, jnp.full(images.shape[0], jnp.inf, images.dtype), nothing_found(images))
+    @property
+    def passes_per_step(self) -> int:
+        """A gradient, and a look at the point that it leads to."""
+        return 4
 
+    def init(
+        self,
+        model: Model,
+        images: Float[Array, "batch *shape"],
+        labels: Int[Array, " batch"],
+        keys: Key[Array, " batch"] | None,
+    ) -> FABState:
+        """State before the first step, at the images themselves; there is nothing random in it."""
+        del keys
+        found, targets = self.look_at_inputs(model, images, labels)
+        distance = jnp.where(found.success, 0, jnp.inf).astype(images.dtype)
+        return FABState(images, targets, images, distance, found)
 
-def advance(
-    targeted: bool,
-    logits_fn: LogitsFn,
-    images: Float[Array, "batch *shape"],
-    labels: Int[Array, " batch"],
-    targets: Int[Array, " batch"],
-    budget: Budget,
-    state: FABState,
-    n_steps: int,
-) -> FABState:
-    """Make `n_steps` of the budget's steps."""
-    norm = budget.norm
-
-    def step(state: FABState, _: None) -> tuple[FABState, None]:
-        here = state.iterate
-        if targeted:
-            gap, normal = _towards_target(logits_fn, here, labels, targets)
+    def step(
+        self, model: Model, images: Float[Array, "batch *shape"], labels: Int[Array, " batch"], state: FABState
+    ) -> FABState:
+        """Go a little beyond the linearised boundary, and back towards the image where that was across."""
+        norm, here = self.norm, state.iterate
+        if self.targeted:
+            gap, normal = _towards_target(model, here, labels, state.targets)
         else:
-            gap, normal = _towards_nearest(norm, logits_fn, here, labels)
+            gap, normal = _towards_nearest(norm, model, here, labels)
         offset = (normal * (here - images)).sum(tuple(range(1, images.ndim)))
-        along = to_hyperplane(norm, here, normal, gap, budget.stay_in_range)
-        afresh = to_hyperplane(norm, images, normal, gap - offset, budget.stay_in_range)
+        along = to_hyperplane(norm, here, normal, gap, self.stay_in_range)
+        afresh = to_hyperplane(norm, images, normal, gap - offset, self.stay_in_range)
         length, length_afresh = (jnp.maximum(size(norm, d), _SHORTEST) for d in (along, afresh))
         bias = per_example(jnp.minimum(length / (length + length_afresh), _LARGEST_BIAS), images)
         new = (1 - bias) * (here + _OVERSHOOT * along) + bias * (images + _OVERSHOOT * afresh)
-        if budget.stay_in_range:
-            new = jnp.clip(new, 0, 1)
+        if self.stay_in_range:
+            new = clipped(images, new)
 
-        logits = logits_fn(new)
-        finite = jnp.isfinite(logits).all(-1)
-        across = is_met(UNTIL_MISCLASSIFIED, logits, labels)
+        logits = model(new)
+        across = is_met(self.criterion, logits, labels)
         distance = size(norm, new - images)
-        nearer = clearly_met(UNTIL_MISCLASSIFIED, logits, labels) & (distance < state.distance)
+        nearer = clearly_met(self.criterion, logits, labels) & (distance < state.distance)
         nearest = jnp.where(per_example(nearer, new), new, state.nearest)
         distance = jnp.where(nearer, distance, state.distance)
-        broken = distance <= budget.eps
-        adversarial = jnp.where(per_example(broken, images), nearest, images)
-        return FABState(
-            iterate=jnp.where(per_example(across, new), images + _KEPT * (new - images), new),
-            nearest=nearest,
-            distance=distance,
-            found=Found(adversarial, broken, state.found.finite & finite),
-        ), None
+        within = distance <= self.eps
+        evaluations = state.found.evaluations + 1
+        found = Found(
+            adversarial=jnp.where(per_example(within, images), nearest, images),
+            success=within,
+            first_success=jnp.where(within & ~state.found.success, evaluations, state.found.first_success),
+            evaluations=evaluations,
+            finite=state.found.finite & are_numbers(logits, labels),
+        )
+        iterate = jnp.where(per_example(across, new), images + _KEPT * (new - images), new)
+        return FABState(iterate, state.targets, nearest, distance, found)
 
-    return lax.scan(step, state, length=n_steps)[0]
+    def settled(self, state: FABState) -> Bool[Array, "*batch"]:
+        """Never: the nearest point may still get nearer after it is within the ball."""
+        del state
+        return jnp.zeros((), bool)
 
-
-# The nearest point may still get nearer after it is within the budget.
-FAB = Method(functools.partial(start, False), functools.partial(advance, False), freezes=False)
-FAB_T = Method(functools.partial(start, True), functools.partial(advance, True), freezes=False)
-
-
-def fab_attack(
-    logits_fn: LogitsFn, images: Float[Array, "batch *shape"], labels: Int[Array, " batch"], budget: Budget
-) -> FABResult:
-    """FAB towards the nearest of all classes in each step; that takes the gradients of all logits.
-
-    Args:
-        logits_fn: images to logits, for instance a `Classifier`.
-        images: x, on the [0,1] scale.
-        labels: true classes; an image misclassified to begin with has distance 0.
-        budget: norm, steps, and the eps up to which an image counts as broken.
-
-    Raises:
-        UserError: shapes do not fit, or the budget is none.
-    """
-    return _nearest(FAB, logits_fn, images, labels, labels[None], budget)
+    def join(self, first: AttackResult, second: AttackResult) -> AttackResult:
+        """The nearer success of each image."""
+        return smaller(first, second)
 
 
-def targeted_fab_attack(
-    logits_fn: LogitsFn,
-    images: Float[Array, "batch *shape"],
-    labels: Int[Array, " batch"],
-    budget: Budget,
-    n_targets: int = 9,
-) -> FABResult:
-    """FAB-T: towards the likeliest other classes one after another, with one gradient a step.
+@struct.dataclass(kw_only=True)
+class FABT(Targets):
+    """AutoAttack's FAB-T: towards the likeliest other classes one after another, with one gradient a step."""
 
-    Arguments as `fab_attack`; `n_targets` is how many classes to go to.
-    """
-    check(images, labels, budget)
-    targets = likeliest_targets(logits_fn(images), labels, n_targets)
-    return _nearest(FAB_T, logits_fn, images, labels, targets, budget)
+    def towards(self, rank: int) -> FAB:
+        """FAB towards one class."""
+        return FAB(
+            eps=self.eps,
+            norm=self.norm,
+            steps=self.steps,
+            stay_in_range=self.stay_in_range,
+            targeted=True,
+            target=rank,
+        )
+
+    def join(self, first: AttackResult, second: AttackResult) -> AttackResult:
+        """The nearer success of each image."""
+        return smaller(first, second)
 
 
 def to_hyperplane(
@@ -182,14 +175,16 @@ def to_hyperplane(
     sign = -jnp.sign(gap)[:, None] * jnp.sign(w)
     steepness = jnp.abs(w)
     speed = jnp.where(steepness > 0, steepness if norm == "L2" else 1, 0)
-    wanted = jnp.abs(gap)
+    # No way leads to a class that is masked, by -inf or the like.
+    wanted = jnp.where(jnp.isfinite(gap), jnp.abs(gap), 0)
     slope = steepness * speed
     if not stay_in_range:
         total = slope.sum(1)
         pace = jnp.where(total > 0, wanted / jnp.where(total > 0, total, 1), 0)
         return (sign * pace[:, None] * speed).reshape(points.shape)
 
-    room = jnp.where(sign > 0, 1 - flat, flat)
+    # Points may lie out of the box by as much as their images do.
+    room = jnp.maximum(jnp.where(sign > 0, 1 - flat, flat), 0)
     ends = jnp.where(speed > 0, room / jnp.where(speed > 0, speed, 1), jnp.inf)
 
     def paces(pace: Array) -> Array:
@@ -212,12 +207,12 @@ def to_hyperplane(
 
 
 def _towards_target(
-    logits_fn: LogitsFn, points: Array, labels: Array, targets: Array
+    model: Model, points: Array, labels: Array, targets: Array
 ) -> tuple[Float[Array, " batch"], Float[Array, "batch *shape"]]:
     """z_t - z_y and its gradient: a hyperplane where both logits are equal."""
 
     def total(points: Array) -> tuple[Array, Array]:
-        logits = logits_fn(points)
+        logits = at_least_float32(model(points))
         rows = jnp.arange(len(labels))
         gap = logits[rows, targets] - logits[rows, labels]
         return gap.sum(), gap
@@ -227,13 +222,13 @@ def _towards_target(
 
 
 def _towards_nearest(
-    norm: Norm, logits_fn: LogitsFn, points: Array, labels: Array
+    norm: Norm, model: Model, points: Array, labels: Array
 ) -> tuple[Float[Array, " batch"], Float[Array, "batch *shape"]]:
     """The hyperplane that is nearest in the norm, of those between the label and each other class."""
     rows = jnp.arange(len(labels))
 
     def gaps(points: Array) -> Array:
-        logits = logits_fn(points)
+        logits = at_least_float32(model(points))
         return logits - logits[rows, labels][:, None]
 
     values, pull = jax.vjp(gaps, points)
@@ -249,28 +244,3 @@ def _towards_nearest(
     distances = jnp.where(own, jnp.inf, jnp.abs(values) / (dual.T + _TINY))
     nearest = distances.argmin(-1)
     return values[rows, nearest], normals[nearest, rows]
-
-
-def _nearest(
-    method: Method, logits_fn: LogitsFn, images: Array, labels: Array, targets: Int[Array, "runs batch"], budget: Budget
-) -> FABResult:
-    check(images, labels, budget)
-    check_runs(targets)
-    logits = logits_fn(images)
-    finite = jnp.isfinite(logits).all(-1)
-    wrong = is_met(UNTIL_MISCLASSIFIED, logits, labels)
-    start_distance = jnp.where(wrong, 0, jnp.inf).astype(images.dtype)
-    begin = FABResult(images, start_distance, Found(images, wrong, finite))
-    no_keys = jax.random.split(jax.random.key(0), len(images))
-
-    def one(best: FABResult, aims: Array) -> tuple[FABResult, None]:
-        state = method.start(logits_fn, images, labels, aims, budget, no_keys)
-        state = method.advance(logits_fn, images, labels, aims, budget, state, budget.steps)
-        nearer = state.distance < best.distance
-        adversarial = jnp.where(per_example(nearer, images), state.nearest, best.adversarial)
-        distance = jnp.where(nearer, state.distance, best.distance)
-        broken = distance <= budget.eps
-        inside = jnp.where(per_example(broken, images), adversarial, images)
-        return FABResult(adversarial, distance, Found(inside, broken, best.found.finite & state.found.finite)), None
-
-    return lax.scan(one, begin, targets)[0]

@@ -11,21 +11,21 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from advx_jax.attacks.ascent import negative_log_odds
-from advx_jax.attacks.loop import LogitsFn, Number
+from advx_jax.attacks.base import Model, Number
+from advx_jax.attacks.criteria import grid_step
+from advx_jax.attacks.minimum_norm import MinimumNorm, SearchState, cosine, farthest_in_box
 from advx_jax.attacks.norms import per_example
-from advx_jax.attacks.projections import Norm, clip_to_box, dual_size, project, size, unit_l2
-from advx_jax.attacks.search import Search, State, cosine, farthest_in_box, look, nothing_found
+from advx_jax.attacks.projections import clip_to_box, dual_size, project, unit_l2
 
 
-@struct.dataclass
-class FMN(Search):
+@struct.dataclass(kw_only=True)
+class FMN(MinimumNorm):
     """The attack's settings; lengths are L2 norms on the images' scale, also of the L∞ attack.
 
     Attributes:
-        norm: to minimise, "L2" or "Linf".
         step_length: α of the first step; falls to `last_step_length` as half a cosine.
         last_step_length: α after the last step.
         gamma: γ, by which fraction the first radii shrink or grow; falls to `last_gamma` in the same way.
@@ -36,7 +36,6 @@ class FMN(Search):
             any robustness.
     """
 
-    norm: Norm = struct.field(pytree_node=False, default="L2")
     step_length: Number = 1.0
     last_step_length: Number = 0.01
     gamma: Number = 0.05
@@ -44,26 +43,25 @@ class FMN(Search):
     climb: Literal["margin", "log_odds"] = struct.field(pytree_node=False, default="margin")
     relative: bool = struct.field(pytree_node=False, default=False)
 
-    def size(self, perturbation: Float[Array, "batch *shape"]) -> Float[Array, " batch"]:
-        """The norm that is minimised."""
-        return size(self.norm, perturbation)
-
-    def start(self, images: Float[Array, "batch *shape"]) -> State:
-        """State before the first step: no perturbation."""
-        radius = jnp.full(images.shape[:1], jnp.inf, images.dtype)
-        return State(jnp.zeros((), jnp.int32), jnp.zeros_like(images), radius, nothing_found(self, images))
-
-    def step(
+    def init(
         self,
-        logits_fn: LogitsFn,
+        model: Model,
         images: Float[Array, "batch *shape"],
         labels: Int[Array, " batch"],
-        state: State,
-    ) -> State:
+        keys: Key[Array, " batch"] | None,
+    ) -> SearchState:
+        """State before the first step: no perturbation."""
+        del model, labels, keys
+        radius = jnp.full(images.shape[:1], jnp.inf, images.dtype)
+        return SearchState(jnp.zeros((), jnp.int32), jnp.zeros_like(images), radius, self.nothing_found(images))
+
+    def step(
+        self, model: Model, images: Float[Array, "batch *shape"], labels: Int[Array, " batch"], state: SearchState
+    ) -> SearchState:
         """Look, change the radius, follow the gradient, and go back into the ball."""
 
         def descended(perturbation: Array) -> tuple[Array, tuple[Array, Array]]:
-            logits = logits_fn(images + perturbation)
+            logits = model(images + perturbation)
             margin = self.criterion.margin(logits, labels)
             if self.climb == "margin":
                 return margin.sum(), (margin, logits)
@@ -71,7 +69,7 @@ class FMN(Search):
             return (height if self.criterion.towards_label else -height).sum(), (margin, logits)
 
         gradient, (margin, logits) = jax.grad(descended, has_aux=True)(state.perturbation)
-        found, success = look(self, logits, labels, state.perturbation, state.found)
+        found, success = self.look(state.found, state.perturbation, logits, labels)
 
         fall = cosine(state.step, self.steps).astype(images.dtype)
         length = self.last_step_length + (self.step_length - self.last_step_length) * fall
@@ -80,11 +78,14 @@ class FMN(Search):
         # Growing a little at least: where the box cuts steps short, the estimate alone closes in on the
         # boundary from inside and never crosses it. What the box cut off counts as grown already.
         least = jnp.minimum(state.radius, reached * (1 + gamma)) * (1 + self.last_gamma)
-        estimate = jnp.maximum(reached + jnp.abs(margin) / self._slope(gradient), least)
+        gap = jnp.abs(margin) + grid_step(self.criterion, logits, labels)
+        estimate = jnp.maximum(reached + gap / self._slope(gradient), least)
         missed = jnp.where(jnp.isfinite(found.norm), state.radius * (1 + gamma), estimate)
         radius = jnp.where(success, jnp.minimum(state.radius * (1 - gamma), found.norm), missed)
         if self.stay_in_range:
             radius = jnp.minimum(radius, self.size(farthest_in_box(images)))
+        # No ball is known to hold a boundary where the gradient vanishes or all other classes are masked.
+        radius = jnp.where(jnp.isfinite(radius), radius, reached)
         # Of the ball's corner, for L∞.
         reach = radius if self.norm == "L2" else radius * math.sqrt(images[0].size)
         lengths = jnp.broadcast_to(length, radius.shape) * (reach if self.relative else 1)
@@ -93,7 +94,7 @@ class FMN(Search):
         if self.stay_in_range:
             perturbation = clip_to_box(images, perturbation)
         found = found._replace(evaluations=found.evaluations + 1)
-        return State(state.step + 1, perturbation, radius, found)
+        return SearchState(state.step + 1, perturbation, radius, found)
 
     def _slope(self, gradient: Float[Array, "batch *shape"]) -> Float[Array, " batch"]:
         """Largest change of the margin along a perturbation of size 1: the dual norm of its gradient."""

@@ -10,15 +10,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from advx_jax.attacks.ascent import cross_entropy
+from advx_jax.attacks.ascent import at_least_float32, cross_entropy
 from advx_jax.attacks.criteria import logit_lag
-from advx_jax.attacks.loop import LogitsFn
 from advx_jax.errors import UserError
 
 LossName = Literal["cross_entropy", "dlr", "targeted_dlr", "margin"]
 
+CLASSES_NEEDED: dict[LossName, int] = {"cross_entropy": 2, "dlr": 3, "targeted_dlr": 4, "margin": 2}
+"""How many classes a model needs to have for a loss."""
+
 # Croce & Hein's denominators, which keep equal logits from giving 0/0.
 _TINY = 1e-12
+# Between logits of classes that are alive there is less; a ratio's gradient with more would round to 0.
+_WIDEST = 1e12
+# A class so far below is masked: no way leads to it, and the gradient of such a ratio would overflow.
+_FARTHEST = 1e30
 
 
 def dlr(logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]) -> Float[Array, " batch"]:
@@ -33,7 +39,7 @@ def dlr(logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]) -> 
     """
     top, order = _largest(logits, 3, "the DLR loss")
     other = jnp.where(order[:, 0] == labels, top[:, 1], top[:, 0])
-    return (other - _logit(logits, labels)) / (top[:, 0] - top[:, 2] + _TINY)
+    return _ratio(other - _logit(logits, labels), top[:, 0] - top[:, 2])
 
 
 def targeted_dlr(
@@ -45,7 +51,7 @@ def targeted_dlr(
         UserError: there are fewer than 4 classes.
     """
     top, _ = _largest(logits, 4, "the targeted DLR loss")
-    return (_logit(logits, targets) - _logit(logits, labels)) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + _TINY)
+    return _ratio(_logit(logits, targets) - _logit(logits, labels), top[:, 0] - (top[:, 2] + top[:, 3]) / 2)
 
 
 UNTARGETED: dict[LossName, Callable[[Array, Array], Array]] = {
@@ -63,7 +69,7 @@ def loss_values(name: LossName, logits: Array, labels: Array, targets: Array) ->
 
 def climb(
     name: LossName,
-    logits_fn: LogitsFn,
+    model: Callable[[Array], Array],
     points: Float[Array, "batch *shape"],
     labels: Int[Array, " batch"],
     targets: Int[Array, " batch"],
@@ -71,7 +77,7 @@ def climb(
     """The loss of each example at a point, its gradient, and the logits there."""
 
     def total(points: Array) -> tuple[Array, tuple[Array, Array]]:
-        logits = logits_fn(points)
+        logits = model(points)
         values = loss_values(name, logits, labels, targets)
         return values.sum(), (values, logits)
 
@@ -91,16 +97,25 @@ def likeliest_targets(
     """
     n_classes = logits.shape[-1]
     own = jnp.arange(n_classes)[None] == labels[:, None]
-    order = jnp.argsort(jnp.where(own, -jnp.inf, logits), axis=-1, descending=True)
+    # Masked classes come last, but before the label itself.
+    others = jnp.maximum(logits, jnp.finfo(logits.dtype).min)
+    order = jnp.argsort(jnp.where(own, -jnp.inf, others), axis=-1, descending=True)
     return order[:, : min(n_targets, n_classes - 1)].T.astype(labels.dtype)
 
 
 def _largest(logits: Array, count: int, who: str) -> tuple[Array, Array]:
     if logits.shape[-1] < count:
         raise UserError(f"expected at least {count} classes for {who}, got {logits.shape[-1]}")
-    top, order = jax.lax.top_k(logits, count)
+    top, order = jax.lax.top_k(at_least_float32(logits), count)
     return top, order
 
 
 def _logit(logits: Array, classes: Array) -> Array:
-    return jnp.take_along_axis(logits, classes[:, None], axis=-1)[:, 0]
+    return jnp.take_along_axis(at_least_float32(logits), classes[:, None], axis=-1)[:, 0]
+
+
+def _ratio(gap: Array, spread: Array) -> Array:
+    """Gap / spread, finite and with a finite gradient also where -inf or the like masks classes."""
+    masked = gap < -_FARTHEST
+    ratio = jnp.where(masked, 0, gap) / (jnp.minimum(spread, _WIDEST) + _TINY)
+    return jnp.where(masked, -_FARTHEST, ratio)

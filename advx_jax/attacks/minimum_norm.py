@@ -1,108 +1,126 @@
-"""Minimum-norm attacks: cross a boundary, then shrink the perturbation while staying across."""
+"""What minimum-norm attacks share: they look at a perturbation, remember the smallest success, and step."""
 
-import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from advx_jax.attacks.criteria import UNTIL_MISCLASSIFIED, UNTIL_RANDOM, UNTIL_TARGET, Criterion
-from advx_jax.attacks.loop import (
-    AttackResult,
-    AttackSettings,
-    Kind,
-    LogitsFn,
-    LoopAttack,
-    Sight,
-    attack,
-    without_memory,
-)
+from advx_jax.attacks.base import Attack, AttackResult, Model
+from advx_jax.attacks.criteria import are_numbers, clearly_met, is_met
+from advx_jax.attacks.norms import per_example, rms
+from advx_jax.attacks.projections import NormLike, size
 
 
-def _until(criterion: Criterion) -> Kind:
-    """Follow the gradient until the criterion holds."""
-
-    def follow(sight: Sight) -> Bool[Array, " batch"]:
-        return ~criterion.success(sight.logits, sight.labels)
-
-    return Kind(follow, criterion.towards_label, keeps_smallest=True)
-
-
-MISCLASSIFIED = _until(UNTIL_MISCLASSIFIED)
-BETTER_THAN_RANDOM = _until(UNTIL_RANDOM)
-
-# Made once: compiled code is kept apart by them.
-_KINDS = {
-    UNTIL_MISCLASSIFIED: MISCLASSIFIED,
-    UNTIL_RANDOM: BETTER_THAN_RANDOM,
-    UNTIL_TARGET: _until(UNTIL_TARGET),
-}
-
-
-@struct.dataclass
-class Published:
-    """The paper's attack among the other minimum-norm attacks.
+class Smallest(NamedTuple):
+    """The smallest success so far, per example.
 
     Attributes:
-        settings: how it moves.
-        criterion: of success.
+        perturbation: δ; 0 if there was none.
+        norm: its size, by which it is the smallest; infinite if there was none.
+        first_success: evaluations before the first success; all so far if there was none.
+        evaluations: made so far, of each example.
+        finite: no logit was NaN, nor infinite where that decides, and no perturbation was either.
     """
 
-    settings: AttackSettings
-    criterion: Criterion = struct.field(pytree_node=False, default=UNTIL_MISCLASSIFIED)
-
-    @property
-    def steps(self) -> int:
-        """Number of steps."""
-        return self.settings.steps
-
-    @property
-    def gradient_evaluations(self) -> int:
-        """Cost for each image; success is looked for once more after the last step, without a gradient."""
-        return self.settings.steps
-
-    @property
-    def parts(self) -> tuple[LoopAttack]:
-        """What to run."""
-        return (LoopAttack(_KINDS[self.criterion], self.settings),)
-
-    def until(self, criterion: Criterion) -> "Published":
-        """The same attack with another criterion of success."""
-        return dataclasses.replace(self, criterion=criterion)
-
-    def record(self) -> dict[str, Any]:
-        """Everything that a result depends on, apart from network, image and criterion."""
-        return dataclasses.asdict(self.settings)
+    perturbation: Float[Array, "batch *shape"]
+    norm: Float[Array, " batch"]
+    first_success: Int[Array, " batch"]
+    evaluations: Int[Array, ""]
+    finite: Bool[Array, " batch"]
 
 
-def minimum_norm_attack(
-    logits_fn: LogitsFn,
-    images: Float[Array, "batch *shape"],
-    labels: Int[Array, " batch"],
-    settings: AttackSettings,
-    attacked: Bool[Array, " batch"] | None = None,
-) -> AttackResult:
-    """Find a small perturbation that makes the network misclassify (the paper's L2,min attack).
+class SearchState(NamedTuple):
+    """State between two steps.
 
-    Args:
-        logits_fn: images to logits.
-        images: x, on the scale that `logits_fn` takes.
-        labels: true classes; an image misclassified to begin with has distance 0.
-        settings: eps is the length of the whole path, far larger than the distances looked for.
-        attacked: examples to perturb; all if None.
+    Attributes:
+        step: number of steps made.
+        perturbation: δ, to look at next.
+        radius: ε of the sphere or ball that it lies in, of each example.
+        found: the smallest success so far.
     """
-    return attack(without_memory(logits_fn), MISCLASSIFIED, images, labels, settings, attacked)[0]
+
+    step: Int[Array, ""]
+    perturbation: Float[Array, "batch *shape"]
+    radius: Float[Array, " batch"]
+    found: Smallest
 
 
-def better_than_random_attack(
-    logits_fn: LogitsFn,
-    images: Float[Array, "batch *shape"],
-    labels: Int[Array, " batch"],
-    settings: AttackSettings,
-    attacked: Bool[Array, " batch"] | None = None,
-) -> AttackResult:
-    """Find a small perturbation at which the label is no likelier than 1/K (the paper's BTR attack).
+@struct.dataclass(kw_only=True)
+class MinimumNorm(Attack):
+    """Base of attacks that look for the smallest perturbation at which the criterion holds.
 
-    Arguments as `minimum_norm_attack`.
+    Attributes:
+        steps: with one gradient each; success is looked for once more after the last step, without one.
+        norm: to minimise, "L2" or "Linf".
+        stay_in_range: keep x + δ in [0,1], as benchmarks do.
     """
-    return attack(without_memory(logits_fn), BETTER_THAN_RANDOM, images, labels, settings, attacked)[0]
+
+    steps: int = struct.field(pytree_node=False, default=100)
+    norm: NormLike = struct.field(pytree_node=False, default="L2")
+    stay_in_range: bool = struct.field(pytree_node=False, default=True)
+
+    def size(self, perturbation: Float[Array, "batch *shape"]) -> Float[Array, " batch"]:
+        """The norm that is minimised."""
+        return size(self.norm, perturbation)
+
+    def nothing_found(self, images: Float[Array, "batch *shape"]) -> Smallest:
+        """What is known before the first look."""
+        batch = images.shape[0]
+        return Smallest(
+            perturbation=jnp.zeros_like(images),
+            norm=jnp.full(batch, jnp.inf, images.dtype),
+            first_success=jnp.full(batch, self.steps, jnp.int32),
+            evaluations=jnp.zeros((), jnp.int32),
+            finite=jnp.ones(batch, bool),
+        )
+
+    def look(
+        self,
+        found: Smallest,
+        perturbation: Float[Array, "batch *shape"],
+        logits: Float[Array, "batch classes"],
+        labels: Int[Array, " batch"],
+    ) -> tuple[Smallest, Bool[Array, " batch"]]:
+        """Tell which examples succeed with a perturbation, and remember it where it is the smallest.
+
+        A success so close to the boundary that rounding decides is none. An image that needs no perturbation
+        is over the boundary by definition.
+        """
+        norm = self.size(perturbation)
+        unmoved = (norm == 0) & is_met(self.criterion, logits, labels)
+        success = clearly_met(self.criterion, logits, labels) | unmoved
+        smaller = success & (norm < found.norm)
+        found = found._replace(
+            perturbation=jnp.where(per_example(smaller, perturbation), perturbation, found.perturbation),
+            norm=jnp.where(smaller, norm, found.norm),
+            first_success=jnp.where(success, jnp.minimum(found.first_success, found.evaluations), found.first_success),
+            finite=found.finite & are_numbers(logits, labels) & jnp.isfinite(norm),
+        )
+        return found, success
+
+    def result(
+        self, model: Model, images: Float[Array, "batch *shape"], labels: Int[Array, " batch"], state: Any
+    ) -> AttackResult:
+        """Look at the last perturbation too, and say what was found."""
+        found, _ = self.look(state.found, state.perturbation, model(images + state.perturbation), labels)
+        success = jnp.isfinite(found.norm)
+        return AttackResult(
+            adversarial=jnp.where(per_example(success, images), images + found.perturbation, images),
+            success=success,
+            norm=found.norm,
+            rms=jnp.where(success, rms(found.perturbation), jnp.inf),
+            first_success=found.first_success,
+            evaluations=jnp.broadcast_to(found.evaluations, success.shape),
+            finite=found.finite,
+        )
+
+
+def cosine(step: Int[Array, ""], steps: int) -> Float[Array, ""]:
+    """Fall from 1 at the first step towards 0 after the last one, as half a cosine."""
+    return (1 + jnp.cos(jnp.pi * step / steps)) / 2
+
+
+def farthest_in_box(images: Float[Array, "batch *shape"]) -> Float[Array, "batch *shape"]:
+    """How far each value can move in [0,1]."""
+    return jnp.maximum(images, 1 - images)

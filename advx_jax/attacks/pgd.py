@@ -4,26 +4,14 @@ From "Towards deep learning models resistant to adversarial attacks" (Madry, Mak
 Vladu 2018, arXiv 1706.06083).
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
-from jax import lax
+from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
-from advx_jax.attacks.budget import (
-    Budget,
-    Found,
-    Method,
-    look,
-    nothing_found,
-    random_direction,
-    run_all,
-    steepest,
-    untargeted,
-    within,
-)
-from advx_jax.attacks.loop import LogitsFn
+from advx_jax.attacks.base import Model
+from advx_jax.attacks.fixed_epsilon import FixedEpsilon, Found, random_direction, steepest
 from advx_jax.attacks.losses import climb
 from advx_jax.attacks.projections import Norm
 
@@ -37,7 +25,7 @@ class PGDState(NamedTuple):
     Attributes:
         iterate: the point to step from.
         gradient: of the cross-entropy there.
-        found: what was misclassified.
+        found: the first success.
     """
 
     iterate: Float[Array, "batch *shape"]
@@ -45,86 +33,59 @@ class PGDState(NamedTuple):
     found: Found
 
 
-def start_at(
-    logits_fn: LogitsFn,
-    images: Float[Array, "batch *shape"],
-    labels: Int[Array, " batch"],
-    targets: Int[Array, " batch"],
-    budget: Budget,
-    initial: Float[Array, "batch *shape"],
-) -> PGDState:
-    """State before the first step, at points of one's own (brought into the budget)."""
-    return _arrive(logits_fn, labels, targets, within(budget, images, initial), nothing_found(images))
+@struct.dataclass(kw_only=True)
+class PGD(FixedEpsilon):
+    """PGD on the cross-entropy, from a point that is uniform in the ball; each step is 2.5·eps over their number."""
+
+    steps: int = struct.field(pytree_node=False, default=40)
+
+    @property
+    def is_random(self) -> bool:
+        """The starting point is drawn."""
+        return True
+
+    @property
+    def evaluations(self) -> int:
+        """A gradient each step, and one at the starting point."""
+        return self.steps + 1
+
+    def init(
+        self,
+        model: Model,
+        images: Float[Array, "batch *shape"],
+        labels: Int[Array, " batch"],
+        keys: Key[Array, " batch"],
+    ) -> PGDState:
+        """State before the first step."""
+        drawn = jax.vmap(lambda key, image: _uniform_in_unit_ball(self.norm, key, image))(keys, images)
+        return self.init_at(model, images, labels, images + self.eps * drawn)
+
+    def init_at(
+        self,
+        model: Model,
+        images: Float[Array, "batch *shape"],
+        labels: Int[Array, " batch"],
+        initial: Float[Array, "batch *shape"],
+    ) -> PGDState:
+        """State before the first step, at points of one's own (brought into the ball)."""
+        found, _ = self.look_at_inputs(model, images, labels)
+        return self._arrive(model, labels, self.within(images, initial), found)
+
+    def step(
+        self, model: Model, images: Float[Array, "batch *shape"], labels: Int[Array, " batch"], state: PGDState
+    ) -> PGDState:
+        """Follow the gradient and look at the point reached."""
+        step_size = _PATH_OVER_EPS * self.eps / self.steps
+        new = self.within(images, state.iterate + step_size * steepest(self.norm, state.gradient))
+        return self._arrive(model, labels, new, state.found)
+
+    def _arrive(self, model: Model, labels: Array, points: Array, found: Found) -> PGDState:
+        _, gradient, logits = climb("cross_entropy", model, points, labels, labels)
+        found = found._replace(evaluations=found.evaluations + 1)
+        return PGDState(points, gradient, self.look(found, points, logits, labels))
 
 
-def start(
-    logits_fn: LogitsFn,
-    images: Float[Array, "batch *shape"],
-    labels: Int[Array, " batch"],
-    targets: Int[Array, " batch"],
-    budget: Budget,
-    keys: Key[Array, " batch"],
-) -> PGDState:
-    """State before the first step, at points that are uniform in the ball."""
-    initial = images + budget.eps * jax.vmap(functools.partial(_draw, budget.norm))(keys, images)
-    return start_at(logits_fn, images, labels, targets, budget, initial)
-
-
-def advance(
-    logits_fn: LogitsFn,
-    images: Float[Array, "batch *shape"],
-    labels: Int[Array, " batch"],
-    targets: Int[Array, " batch"],
-    budget: Budget,
-    state: PGDState,
-    n_steps: int,
-) -> PGDState:
-    """Make `n_steps` of the budget's steps, each 2.5·eps divided by their number; every point reached is looked at."""
-    step_size = _PATH_OVER_EPS * budget.eps / budget.steps
-
-    def step(state: PGDState, _: None) -> tuple[PGDState, None]:
-        new = within(budget, images, state.iterate + step_size * steepest(budget.norm, state.gradient))
-        return _arrive(logits_fn, labels, targets, new, state.found), None
-
-    return lax.scan(step, state, length=n_steps)[0]
-
-
-PGD = Method(start, advance)
-
-
-def pgd_attack(
-    logits_fn: LogitsFn,
-    images: Float[Array, "batch *shape"],
-    labels: Int[Array, " batch"],
-    budget: Budget,
-    key: Key[Array, ""],
-    restarts: int = 1,
-    indices: Int[Array, " batch"] | None = None,
-) -> Found:
-    """PGD on the cross-entropy, from random points of the ball.
-
-    Args:
-        logits_fn: images to logits, for instance a `Classifier`.
-        images: x, on the [0,1] scale.
-        labels: true classes.
-        budget: of each run.
-        key: of the starting points.
-        restarts: how often to start.
-        indices: of the images in their data set; see `run_all`.
-
-    Raises:
-        UserError: shapes do not fit, or the budget is none.
-    """
-    return run_all(PGD, logits_fn, images, labels, untargeted(labels, restarts), budget, key, indices)
-
-
-def _arrive(logits_fn: LogitsFn, labels: Array, targets: Array, points: Array, found: Found) -> PGDState:
-    _, gradient, logits = climb("cross_entropy", logits_fn, points, labels, targets)
-    return PGDState(points, gradient, look(found, points, logits, labels))
-
-
-def _draw(norm: Norm, key: Key[Array, ""], like: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """A point that is uniform in the unit ball."""
+def _uniform_in_unit_ball(norm: Norm, key: Key[Array, ""], like: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     if norm == "Linf":
         return jax.random.uniform(key, like.shape, like.dtype, -1, 1)
     # The part of a ball within radius r grows as r to the power of its dimension.

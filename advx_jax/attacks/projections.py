@@ -4,7 +4,7 @@ Everything is per example. These are plain norms, as the field states its bounds
 root mean square of the paper: L2 = RMS·√n for n values an example.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -13,6 +13,9 @@ from advx_jax.attacks.norms import per_example
 
 Norm = Literal["L2", "Linf"]
 """As the field names them."""
+
+NormLike = Any
+"""A norm in any spelling, "L2", "l2", "Linf", "inf" or infinity; settings hold it in the field's."""
 
 Radius = float | Float[Array, ""] | Float[Array, " batch"]
 """Of a ball: one for all examples, or one for each."""
@@ -41,7 +44,8 @@ def dual_size(norm: Norm, v: Float[Array, "batch *shape"]) -> Float[Array, " bat
 
 
 def project(norm: Norm, delta: Float[Array, "batch *shape"], eps: Radius) -> Float[Array, "batch *shape"]:
-    """Bring each perturbation into the ball of radius eps; one inside it does not change."""
+    """Bring each perturbation into the ball of radius eps; one inside it does not change. None is below 0."""
+    eps = jnp.maximum(eps, 0)
     return project_l2(delta, eps) if norm == "L2" else project_linf(delta, eps)
 
 
@@ -63,7 +67,15 @@ def clip_to_box(
     images: Float[Array, "batch *shape"], delta: Float[Array, "batch *shape"]
 ) -> Float[Array, "batch *shape"]:
     """Change perturbations so that x + δ lies in [0,1]; x + the result may round by one unit in the last place."""
-    return jnp.clip(images + delta, 0, 1) - images
+    return clipped(images, images + delta) - images
+
+
+def clipped(images: Float[Array, "batch *shape"], points: Float[Array, "batch *shape"]) -> Float[Array, "batch *shape"]:
+    """Bring points into [0,1], or as far out of it as their images are: they only move towards their images.
+
+    So a point in a ball around its image stays there, also where the image itself is not in [0,1].
+    """
+    return jnp.clip(points, jnp.minimum(images, 0), jnp.maximum(images, 1))
 
 
 def unit_l2(v: Float[Array, "batch *shape"]) -> Float[Array, "batch *shape"]:

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from advx_jax.attacks.budget import Budget, Found, Method, look, nothing_found, run_all, untargeted, within
+from advx_jax.attacks.base import Model
 from advx_jax.attacks.criteria import logit_lag
-from advx_jax.attacks.loop import LogitsFn
+from advx_jax.attacks.fixed_epsilon import FixedEpsilon, Found
 from advx_jax.attacks.norms import per_example
 from advx_jax.attacks.projections import l2_norm
 from advx_jax.errors import UserError
@@ -37,7 +37,7 @@ class SquareState(NamedTuple):
         best: the point with the largest margin loss so far.
         best_loss: there.
         keys: of each image's draws.
-        found: what was misclassified.
+        found: the first success.
     """
 
     step: Int[Array, ""]
@@ -57,107 +57,93 @@ def window_side(step: int, height: int, width: int, norm: str) -> int:
     return int(min(max(side, 1), height, width))
 
 
-def start(
-    logits_fn: LogitsFn,
-    images: Float[Array, "batch height width channels"],
-    labels: Int[Array, " batch"],
-    targets: Int[Array, " batch"],
-    budget: Budget,
-    keys: Key[Array, " batch"],
-) -> SquareState:
-    """State before the first step: vertical stripes of ±eps (L∞), or a grid of bumps of random signs (L2).
+@struct.dataclass(kw_only=True)
+class Square(FixedEpsilon):
+    """Square Attack on the margin loss.
 
-    Raises:
-        UserError: the images are not a batch of (height, width, channels).
+    Attributes:
+        steps: one query each; AutoAttack makes 5000.
     """
-    del targets
-    if images.ndim != 4:
-        raise UserError(f"expected images of shape (batch, height, width, channels), got {images.shape}")
-    height, width, channels = images.shape[1:]
-    draw = _stripes if budget.norm == "Linf" else _bumps
-    pattern = jax.vmap(lambda key: draw(key, (height, width, channels)))
-    # The draws of the steps are folded in from 0 upwards.
-    drawn = pattern(jax.vmap(lambda key: jax.random.fold_in(key, budget.steps))(keys)).astype(images.dtype)
-    initial = within(budget, images, images + budget.eps * drawn)
-    logits = logits_fn(initial)
-    found = look(nothing_found(images), initial, logits, labels)
-    return SquareState(jnp.zeros((), jnp.int32), initial, logit_lag(logits, labels), keys, found)
 
+    steps: int = struct.field(pytree_node=False, default=5000)
 
-def advance(
-    logits_fn: LogitsFn,
-    images: Float[Array, "batch height width channels"],
-    labels: Int[Array, " batch"],
-    targets: Int[Array, " batch"],
-    budget: Budget,
-    state: SquareState,
-    n_steps: int,
-) -> SquareState:
-    """Make `n_steps` of the budget's steps, one query each."""
-    del targets
-    height, width = images.shape[1:3]
-    sides = np.array([window_side(step, height, width, budget.norm) for step in range(budget.steps)])
-    distinct = np.unique(sides)
-    bumps = jnp.asarray(np.stack([_bump_pair(int(side), height, width) for side in distinct]), images.dtype)
-    which = jnp.asarray(np.searchsorted(distinct, sides))
+    @property
+    def is_random(self) -> bool:
+        """Windows and signs are drawn."""
+        return True
 
-    def step(state: SquareState, _: None) -> tuple[SquareState, None]:
-        keys = jax.vmap(lambda key: jax.random.fold_in(key, state.step))(state.keys)
-        kind = which[state.step]
+    @property
+    def evaluations(self) -> int:
+        """A query each step, and one for the starting point."""
+        return self.steps + 1
+
+    @property
+    def passes_per_step(self) -> int:
+        """A query."""
+        return 1
+
+    def init(
+        self,
+        model: Model,
+        images: Float[Array, "batch height width channels"],
+        labels: Int[Array, " batch"],
+        keys: Key[Array, " batch"],
+    ) -> SquareState:
+        """State before the first step: vertical stripes of ±eps (L∞), or a grid of bumps of random signs (L2).
+
+        Raises:
+            UserError: the images are not a batch of (height, width, channels).
+        """
+        if images.ndim != 4:
+            raise UserError(f"expected images of shape (batch, height, width, channels), got {images.shape}")
+        draw = _stripes if self.norm == "Linf" else _bumps
+        height, width, channels = images.shape[1:]
+        pattern = jax.vmap(lambda key: draw(key, (height, width, channels)))
+        # The draws of the steps are folded in from 0 upwards.
+        drawn = pattern(jax.vmap(lambda key: jax.random.fold_in(key, self.steps))(keys)).astype(images.dtype)
+        initial = self.within(images, images + self.eps * drawn)
+        found, _ = self.look_at_inputs(model, images, labels)
+        logits = model(initial)
+        found = self.look(found._replace(evaluations=found.evaluations + 1), initial, logits, labels)
+        return SquareState(jnp.zeros((), jnp.int32), initial, logit_lag(logits, labels), keys, found)
+
+    def step(
+        self,
+        model: Model,
+        images: Float[Array, "batch height width channels"],
+        labels: Int[Array, " batch"],
+        state: SquareState,
+    ) -> SquareState:
+        """Change a window of each image, and keep the change where the loss rises."""
+        height, width = images.shape[1:3]
+        sides = np.array([window_side(step, height, width, self.norm) for step in range(self.steps)])
+        distinct = np.unique(sides)
+        bumps = jnp.asarray(np.stack([_bump_pair(int(side), height, width) for side in distinct]), images.dtype)
+        kind = jnp.asarray(np.searchsorted(distinct, sides))[state.step]
         side = jnp.asarray(distinct)[kind]
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, state.step))(state.keys)
 
         def propose(key: Array, image: Array, best: Array) -> Array:
-            if budget.norm == "Linf":
-                return _recolour(key, best, side, budget.eps)
-            return image + _reshape(key, best - image, side, bumps[kind], budget.eps)
+            if self.norm == "Linf":
+                return _recolour(key, best, side, self.eps)
+            return image + _reshape(key, best - image, side, bumps[kind], self.eps)
 
         new = jax.vmap(propose)(keys, images, state.best)
-        if budget.norm == "L2":
+        if self.norm == "L2":
             # The energy that clipping took away is given back, as far as clipping allows.
             length = l2_norm(new - images)
-            new = images + (new - images) * per_example(budget.eps / (length + _TINY), new)
-        new = within(budget, images, new)
-        logits = logits_fn(new)
+            new = images + (new - images) * per_example(self.eps / (length + _TINY), new)
+        new = self.within(images, new)
+        logits = model(new)
         values = logit_lag(logits, labels)
-        better = (values > state.best_loss) & ~state.found.broken
+        better = (values > state.best_loss) & ~state.found.success
         return SquareState(
             step=state.step + 1,
             best=jnp.where(per_example(better, new), new, state.best),
             best_loss=jnp.where(better, values, state.best_loss),
             keys=state.keys,
-            found=look(state.found, new, logits, labels),
-        ), None
-
-    return lax.scan(step, state, length=n_steps)[0]
-
-
-SQUARE = Method(start, advance)
-
-
-def square_attack(
-    logits_fn: LogitsFn,
-    images: Float[Array, "batch height width channels"],
-    labels: Int[Array, " batch"],
-    budget: Budget,
-    key: Key[Array, ""],
-    restarts: int = 1,
-    indices: Int[Array, " batch"] | None = None,
-) -> Found:
-    """Square Attack on the margin loss; AutoAttack makes 5000 steps.
-
-    Args:
-        logits_fn: images to logits, for instance a `Classifier`.
-        images: x, on the [0,1] scale.
-        labels: true classes.
-        budget: of each run; a step is one query.
-        key: of all draws.
-        restarts: how often to start.
-        indices: of the images in their data set; see `run_all`.
-
-    Raises:
-        UserError: shapes do not fit, or the budget is none.
-    """
-    return run_all(SQUARE, logits_fn, images, labels, untargeted(labels, restarts), budget, key, indices)
+            found=self.look(state.found._replace(evaluations=state.found.evaluations + 1), new, logits, labels),
+        )
 
 
 def _sign(key: Array, shape: tuple[int, ...]) -> Float[Array, "*shape"]:

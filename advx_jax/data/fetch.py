@@ -11,6 +11,7 @@ from advx_jax.data.image_set import CIFAR10_CLASSES, ImageSet, Labels, Pixels, S
 from advx_jax.data.mirror import download_tarball, read_tarball
 from advx_jax.data.published import PUBLISHED, is_published
 from advx_jax.errors import UserError
+from advx_jax.files import check_output_folder
 
 Origin = Literal["auto", "home", "mirror"]
 _Splits = dict[Split, tuple[Pixels, Labels]]
@@ -43,7 +44,7 @@ def fetch(origin: Origin, output_dir: Path, say: Callable[[str], None]) -> Path:
         say(f"CIFAR-10 is already in {folder}, whole and right")
         return folder
     try:
-        output_dir.mkdir(parents=True, exist_ok=True)
+        check_output_folder(folder if folder.exists() else output_dir)
         with tempfile.TemporaryDirectory(prefix=".cifar-10-", dir=output_dir) as scratch:
             splits = _bring(origin, Path(scratch), say)
             written = Path(scratch) / BINARY_FOLDER

@@ -1,12 +1,9 @@
 """Explanations of many images as files: pictures, gallery, JSON; kept as they come."""
 
-import contextlib
-import dataclasses
 import functools
 import hashlib
 import shutil
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,15 +13,17 @@ from jaxtyping import Float, UInt8
 from advx_jax.analysis.accuracy import predict
 from advx_jax.analysis.explanations import Explanation, explain, second_class
 from advx_jax.analysis.soundness import check_classes
-from advx_jax.attacks import AttackSettings
+from advx_jax.analysis.workers import chunk_rows, lanes
+from advx_jax.attacks import PublishedBounded
 from advx_jax.data.image_set import CIFAR10_CLASSES, ImageSet, unit_images
 from advx_jax.data.own_files import natural_order
 from advx_jax.data.own_images import OwnImage
 from advx_jax.errors import UserError
+from advx_jax.files import check_output_folder, locked
 from advx_jax.names import safe_name, unique_names
 from advx_jax.networks.classifier import Classifier
 from advx_jax.networks.registry import ResolvedNetwork
-from advx_jax.reports.earlier_checks import check_explanations
+from advx_jax.reports.earlier_checks import is_explanation
 from advx_jax.reports.explanation_tree import (
     FORMAT,
     ExplainedImage,
@@ -35,16 +34,16 @@ from advx_jax.reports.explanation_tree import (
 )
 from advx_jax.reports.explanation_words import closing_words, shortfall
 from advx_jax.reports.gallery import Beside, write_gallery
-from advx_jax.reports.kept_work import attack_record, earlier_results
-from advx_jax.reports.results_json import head, read_json, write_json
+from advx_jax.reports.results_json import attack_record, head, older_results, plain, read_json, write_json
 from advx_jax.runs.progress import progress
+from advx_jax.runs.store import LOCK_FILE, Record, Rules, Store
+from advx_jax.runs.work import complete
 from advx_jax.wording import one_line
 
 RESULTS_FILE = "explanations.json"
+STORE_FILE = "explanations.jsonl"
 BESIDE_FOLDER = "beside"
 """Where explanations by second networks lie; no image's folder has such a name, without `-`."""
-# Often enough to lose little, seldom enough that the list of ten thousand images costs nothing.
-_SECONDS_BETWEEN_WRITES = 5.0
 
 
 class NamedImage(NamedTuple):
@@ -91,7 +90,7 @@ def own_images(classifier: Classifier, own: Sequence[OwnImage]) -> ImagesToExpla
     class_names = CIFAR10_CLASSES if named else tuple(f"class_{number}" for number in range(n_classes))
     check_classes(classifier, class_names)
     pixels = np.stack([image.pixels for image in own])
-    tops = predict(classifier, unit_images(pixels), np.zeros(len(own), np.int32)).classes
+    tops = predict(classifier, unit_images(pixels)).classes
     names = unique_names([one_line(image.path.stem) for image in own])
     images = [
         # Where there is no top class the picture tree needs one all the same; the record shows what the network says.
@@ -106,7 +105,7 @@ def own_images(classifier: Classifier, own: Sequence[OwnImage]) -> ImagesToExpla
 def report_explanations(
     network: ResolvedNetwork,
     wanted: ImagesToExplain,
-    settings: AttackSettings,
+    attack: PublishedBounded,
     output: Path,
     overwrite: bool,
     strict: bool,
@@ -120,7 +119,7 @@ def report_explanations(
     Args:
         network: the network.
         wanted: images to explain.
-        settings: of the attack.
+        attack: towards a class.
         output: folder for pictures, gallery and JSON.
         overwrite: replace what other settings left there.
         strict: an explanation that misses ρ is an error.
@@ -136,52 +135,65 @@ def report_explanations(
     """
     for resolved in (network, *([] if beside is None else [beside])):
         check_classes(resolved.classifier, wanted.class_names)
-    results = _explain_into(output, network, wanted, settings, overwrite)
+    check_output_folder(output)
+    folder = None if beside is None else output / BESIDE_FOLDER / safe_name(beside.provenance.name)
+    if folder:
+        check_output_folder(folder)
+    results = _explain_into(output, network, wanted, attack, overwrite)
     other = None
-    if beside is not None:
-        folder = output / BESIDE_FOLDER / safe_name(beside.provenance.name)
-        other = Beside(folder, _explain_into(folder, beside, wanted, settings, overwrite))
-        write_gallery(*other)
-    write_gallery(output, results, other)
+    if beside is not None and folder is not None:
+        other = _explain_into(folder, beside, wanted, attack, overwrite)
+        with locked(output / LOCK_FILE):
+            # Read again: in the meantime, another process may have added images.
+            write_gallery(output, read_json(output / RESULTS_FILE), Beside(folder, other))
     folders = {_folder(image, wanted.class_names) for image in wanted.images}
     # The second network is shown for comparison: it may miss ρ even where the first must not.
     if strict and (message := shortfall(results, folders)):
         raise UserError(message)
-    return closing_words(output, results, None if other is None else other.results, folders)
+    return closing_words(output, results, other, folders)
 
 
 def _explain_into(
-    output: Path, network: ResolvedNetwork, wanted: ImagesToExplain, settings: AttackSettings, overwrite: bool
+    output: Path, network: ResolvedNetwork, wanted: ImagesToExplain, attack: PublishedBounded, overwrite: bool
 ) -> dict[str, Any]:
-    """Explain what is missing in `output`; returns what its results file holds then."""
-    results = head("explain", FORMAT, attack_record(network, dataclasses.asdict(settings)))
-    results |= {"data": wanted.source, "class_names": wanted.class_names, "images": []}
+    """Explain what is missing in `output`, and list all that is there; returns the content of its results file."""
+    results = head("explain", FORMAT, attack_record(network, attack.settings()))
     path = output / RESULTS_FILE
-    names = wanted.class_names
-    check = functools.partial(check_explanations, class_names=names)
-    earlier = earlier_results(path, results, overwrite, check)
-    if earlier is not None:
-        results["images"] = earlier["images"]
-    elif path.exists():
-        _remove_pictures(output, path)
-    todo = [image for image in wanted.images if not _is_done(output, results["images"], image, names, overwrite)]
+    names = tuple(wanted.class_names)
+    images = {_folder(image, names): image for image in wanted.images}
+    rows = chunk_rows(len(images), network.classifier.architecture.n_classes)
+    rules = Rules(
+        functools.partial(is_explanation, names),
+        functools.partial(_forget, output),
+        lambda: older_results(path, _older_records),
+    )
+    with Store(output / STORE_FILE, results, overwrite, rules) as store:
+        is_done = functools.partial(_is_done, output, images, store.records, overwrite)
 
-    images = unit_images(np.stack([image.pixels for image in todo])) if todo else np.zeros((0, 32, 32, 3), "f4")
-    entries = {entry["folder"]: entry for entry in results["images"]}
-    last_write = time.monotonic()
-    try:
-        with progress(len(todo), "image", "explain") as update:
-            for place, explanation in explain(network.classifier, images, settings, update):
-                record = _record(todo[place], names, images[place], explanation)
+        def measure(folders: list[str]) -> Iterator[dict[str, Record]]:
+            todo = [images[folder] for folder in folders]
+            pixels = unit_images(np.stack([image.pixels for image in todo]))
+            for place, explanation in explain(network.classifier, pixels, attack, update, rows):
+                record = _record(todo[place], names, pixels[place], explanation)
+                # Before its record, which must never be of pictures that are not there.
                 write_explanation(output, record)
-                entry = summary(record) | {"input_sha256": todo[place].sha256()}
-                entries[entry["folder"]] = entry
-                if time.monotonic() - last_write > _SECONDS_BETWEEN_WRITES:
-                    _write_results(path, results, entries)
-                    last_write = time.monotonic()
-    finally:
-        # Also when interrupted: what is finished is listed, and so not done again.
-        _write_results(path, results, entries)
+                yield {folders[place]: plain(summary(record) | {"input_sha256": todo[place].sha256()})}
+
+        def done_elsewhere(folders: list[str]) -> None:
+            update(len(folders), spared=True)
+
+        try:
+            todo = sum(not is_done(folder) for folder in images)
+            with progress(todo, "image", "explain") as update:
+                complete(store, list(images), is_done, measure, rows * len(lanes()), done_elsewhere)
+        finally:
+            # Also when interrupted: a person may look at what is finished.
+            with store.final():
+                results |= {"data": wanted.source, "class_names": names}
+                results["images"] = sorted(store.records.values(), key=lambda record: natural_order(record["name"]))
+                if store.records:
+                    write_json(path, results)
+                    write_gallery(output, results)
     return results
 
 
@@ -209,32 +221,24 @@ def _folder(image: NamedImage, class_names: Sequence[str]) -> str:
 
 
 def _is_done(
-    output: Path, done: Sequence[dict[str, Any]], image: NamedImage, class_names: Sequence[str], overwrite: bool
+    output: Path, images: Mapping[str, NamedImage], records: Mapping[str, Record], overwrite: bool, folder: str
 ) -> bool:
-    folder = _folder(image, class_names)
-    entry = next((entry for entry in done if entry["folder"] == folder), None)
-    if entry is None or not (output / folder).is_dir() or not difference_folder(output, folder).is_dir():
+    record = records.get(folder)
+    if record is None or not (output / folder).is_dir() or not difference_folder(output, folder).is_dir():
         return False
-    if entry.get("input_sha256") == image.sha256():
+    if record.get("input_sha256") == images[folder].sha256():
         return True
     if overwrite:
         return False
     raise UserError(f"{output / folder} explains another image of that name: choose another --output, or --overwrite")
 
 
-def _remove_pictures(output: Path, path: Path) -> None:
-    """Remove what an earlier call with other settings wrote, as its results file lists it."""
-    with contextlib.suppress(UserError, KeyError, TypeError, IndexError):
-        earlier = read_json(path)
-        for entry in earlier["images"]:
-            # Made anew, not read from the file: a path in it must not lead out of `output`.
-            folder = folder_name(str(entry["name"]), str(earlier["class_names"][entry["label"]]))
-            shutil.rmtree(difference_folder(output, folder), ignore_errors=True)
-            shutil.rmtree(output / folder, ignore_errors=True)
-    path.unlink()
+def _older_records(results: dict[str, Any]) -> dict[str, Record]:
+    return {entry["folder"]: entry for entry in results["images"]}
 
 
-def _write_results(path: Path, results: dict[str, Any], entries: dict[str, dict[str, Any]]) -> None:
-    results["images"] = sorted(entries.values(), key=lambda entry: natural_order(entry["name"]))
-    if entries:
-        write_json(path, results)
+def _forget(output: Path, records: Mapping[str, Record]) -> None:
+    for folder in records:
+        shutil.rmtree(difference_folder(output, folder), ignore_errors=True)
+        shutil.rmtree(output / folder, ignore_errors=True)
+    (output / RESULTS_FILE).unlink(missing_ok=True)

@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-from advx_jax.analysis.fixed_budget import check_stages
 from advx_jax.analysis.soundness import check_fit
 from advx_jax.data.image_set import ImageSet
 from advx_jax.files import check_output_folder
@@ -30,13 +29,14 @@ def report_fixed_budget(
     """
     check_fit(network.classifier, data)
     n_classes = network.classifier.architecture.n_classes
-    check_stages(plan.stages, n_classes)
+    for member in plan.members:
+        member.check(n_classes)
     check_output_folder(output)
     files = BrokenImages(output, data)
     with measured(network, data, plan, output, files, overwrite) as found:
         settings = plan.depends_on(network, data) | {"n_images": plan.n_images}
         results = head("robustness", FORMAT, settings) | _results(plan, data, found)
-        results["warnings"] = warnings(found.records, plan.stages, n_classes)
+        results["warnings"] = warnings(found.records, plan.members, n_classes)
         write_json(output / RESULTS_FILE, results)
         written = f"results: {output / RESULTS_FILE}"
         if pictures:
@@ -51,11 +51,11 @@ def _results(plan: Plan, data: ImageSet, found: Measured) -> dict[str, Any]:
     left = sum(record["correct"] for record in records)
     accuracy = left / n
     attacks = []
-    for stage in plan.stages:
-        broken = sum(record.get("broken_by") == stage.name for record in records)
+    for member in plan.members:
+        broken = sum(record.get("broken_by") == member.name for record in records)
         left -= broken
-        seconds = found.seconds.get(stage.name, 0.0)
-        attacks.append({"name": stage.name, "broken": broken, "accuracy_left": left / n, "seconds": seconds})
+        seconds = found.seconds.get(member.name, 0.0)
+        attacks.append({"name": member.name, "broken": broken, "accuracy_left": left / n, "seconds": seconds})
     pixels = math.prod(data.images.shape[1:])
     return {
         "data": data.source,

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from advx_jax.analysis.fixed_budget import FirstLook, attack_standing, first_look, good_rows, n_runs
+from advx_jax.analysis.robust_accuracy import FirstLook, attack_standing, first_look, good_rows
 from advx_jax.analysis.segments import segment_lengths
 from advx_jax.analysis.workers import chunk_rows, lanes
-from advx_jax.attacks.autoattack import Stage
-from advx_jax.attacks.budget import Budget
+from advx_jax.attacks import Attack, FirstSuccess
+from advx_jax.attacks.base import Part
 from advx_jax.attacks.projections import Norm
 from advx_jax.data.image_set import ImageSet, unit_images
 from advx_jax.networks.registry import ResolvedNetwork
@@ -38,7 +39,7 @@ class Plan(NamedTuple):
 
     Attributes:
         attack: name of the whole.
-        stages: its attacks, in their order.
+        members: its attacks, in their order, with eps and norm.
         eps: radius in the norm, on the [0,1] scale.
         norm: "L2" or "Linf".
         seed: of all random draws.
@@ -47,7 +48,7 @@ class Plan(NamedTuple):
     """
 
     attack: str
-    stages: tuple[Stage, ...]
+    members: tuple[Attack, ...]
     eps: float
     norm: Norm
     seed: int
@@ -61,21 +62,13 @@ class Plan(NamedTuple):
             "network_sha256": network.classifier.fingerprint(),
             "data_sha256": data.fingerprint,
             "attack": self.attack,
-            "steps": {stage.name: stage.steps for stage in self.stages},
-            "restarts": {stage.name: stage.restarts for stage in self.stages},
+            "steps": {member.name: member.parts()[0].attack.n_steps for member in self.members},
+            "restarts": {member.name: getattr(member, "restarts", 1) for member in self.members},
             "norm": self.norm,
             "eps": self.eps,
             "seed": self.seed,
             "stay_in_range": self.stay_in_range,
         }
-
-
-class _Run(NamedTuple):
-    """One run of one attack; `number` is the attack's place among all."""
-
-    number: int
-    stage: Stage
-    run: int
 
 
 class Measured(NamedTuple):
@@ -105,9 +98,9 @@ def measured(
     Raises:
         UserError: `output` holds results of other settings and must not be overwritten.
     """
-    stages, n_classes = plan.stages, network.classifier.architecture.n_classes
-    runs = [_Run(number, stage, run) for number, stage in enumerate(stages) for run in range(n_runs(stage, n_classes))]
-    names, older = {stage.name for stage in stages}, output / _OLDER_FILE
+    n_classes = network.classifier.architecture.n_classes
+    runs = FirstSuccess(attacks=plan.members).parts(n_classes)
+    names, older = {member.name for member in plan.members}, output / _OLDER_FILE
 
     def forget(records: Mapping[str, Record]) -> None:  # noqa: ARG001 (orphans of a killed call go too)
         older.unlink(missing_ok=True)
@@ -137,20 +130,21 @@ class _Measurement:
         network: ResolvedNetwork,
         data: ImageSet,
         plan: Plan,
-        runs: Sequence[_Run],
+        runs: Sequence[Part],
         store: Store,
         files: BrokenImages,
     ) -> None:
         self._classifier, self._data, self._plan = network.classifier, data, plan
         self._runs, self._store, self._files = runs, store, files
         self._keys = [str(index) for index in range(plan.n_images)]
-        costs = np.array([run.stage.steps * run.stage.cost for run in runs], float)
+        costs = np.array([run.attack.n_steps * run.attack.passes_per_step for run in runs], float)
         # Of an image's work, the part that is done before each run.
         self._before = np.concatenate([[0], np.cumsum(costs / costs.sum())])
         phases = []
         for run in runs:
-            segments = len(segment_lengths(run.stage.steps))
-            phases.append(Phase(run.stage.name, segments, run.stage.steps * run.stage.cost / segments))
+            attack = run.attack
+            segments = len(segment_lengths(attack.n_steps))
+            phases.append(Phase(attack.name, segments, attack.n_steps * attack.passes_per_step / segments))
         self._estimate = Estimate(phases, self._rows, len(lanes()))
         self._shown = 0.0
 
@@ -165,13 +159,14 @@ class _Measurement:
         left = self._estimate.seconds_left
         with progress(plan.n_images, "image", "robustness", self._shown, seconds_left=left) as self._update:
             rows = chunk_rows(plan.n_images)
-            complete(self._store, self._keys, records.__contains__, functools.partial(self._look, rows), rows, told)
+            look = functools.partial(self._look, rows)
+            complete(self._store, self._keys, records.__contains__, look, rows * len(lanes()), told)
             for position, run in enumerate(self._runs):
                 told([])
                 rows = self._rows(sum(self._has_reached(records[key], position) for key in self._keys))
                 is_done = functools.partial(self._is_done, position)
                 attack = functools.partial(self._attack, position, rows)
-                complete(self._store, self._keys, is_done, attack, rows, told, run.stage.name)
+                complete(self._store, self._keys, is_done, attack, rows * len(lanes()), told, run.attack.name)
 
     def _show(self, amount: float, spared: bool = False) -> None:
         self._shown += amount
@@ -214,8 +209,7 @@ class _Measurement:
 
     def _attack(self, position: int, rows: int, keys: list[str]) -> Iterator[dict[str, Record]]:
         plan, run = self._plan, self._runs[position]
-        stage, records, estimate = run.stage, self._store.records, self._estimate
-        budget = Budget(plan.eps, plan.norm, stage.steps, plan.stay_in_range)
+        records, estimate = self._store.records, self._estimate
         cost = float(self._before[position + 1] - self._before[position])
         rest = float(1 - self._before[position + 1])
 
@@ -235,24 +229,21 @@ class _Measurement:
             images,
             labels,
             np.array(block),
-            stage,
-            run.number,
-            run.run,
-            budget,
-            plan.seed,
+            run,
+            jax.random.key(plan.seed),
             rows,
             advanced,
             spared,
         ):
             found = {}
-            for place, broken, predicted, distance, adversarial, finite in zip(places, *attacked, strict=True):
+            for place, success, predicted, distance, adversarial, finite in zip(places, *attacked, strict=True):
                 record = records[keys[place]] | {"runs": position + 1}
                 if not finite:
-                    record["not_finite_under"] = stage.name
-                if broken:
+                    record["not_finite_under"] = run.attack.name
+                if success:
                     # Before its record, which must never be of an image that is not there.
                     self._files.keep(block[place], adversarial)
-                    record |= {"broken_by": stage.name, "predicted": int(predicted), "distance": float(distance)}
+                    record |= {"broken_by": run.attack.name, "predicted": int(predicted), "distance": float(distance)}
                     self._show(rest, spared=True)
                 found[keys[place]] = record
             estimate.go_on(position, len(found), sum(map(stands, found.values())))

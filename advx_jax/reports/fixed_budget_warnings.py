@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from advx_jax.attacks.autoattack import Stage
+from advx_jax.attacks import Attack, Restarted
 from advx_jax.reports.fixed_budget_run import stands
 from advx_jax.runs.store import Record
 
@@ -10,12 +10,12 @@ from advx_jax.runs.store import Record
 _SQUARE_BREAKS_TOO_MANY = 0.002
 
 
-def warnings(records: Sequence[Record], stages: Sequence[Stage], n_classes: int) -> list[str]:
+def warnings(records: Sequence[Record], members: Sequence[Attack], n_classes: int) -> list[str]:
     """Warnings that apply, each with what it means.
 
     Args:
         records: of the images.
-        stages: the attacks, in their order.
+        members: the attacks, in their order.
         n_classes: of the network.
     """
     n = len(records)
@@ -46,15 +46,19 @@ def warnings(records: Sequence[Record], stages: Sequence[Stage], n_classes: int)
             f"the gradient of cross-entropy or DLR is exactly 0 for {flat} of {n} images: gradient attacks cannot "
             "move there, and the accuracy left may be too high"
         )
-    targets = max((stage.n_targets for stage in stages), default=0)
+    targets = max((getattr(member, "n_targets", 0) for member in _unrepeated(members)), default=0)
     if targets > n_classes - 1:
         lines.append(
             f"targeted attacks want {targets} other classes and there are {n_classes - 1}: they run once for each"
         )
     square = sum(record.get("broken_by") == "square" for record in records)
-    if len(stages) > 1 and square > _SQUARE_BREAKS_TOO_MANY * n:
+    if len(members) > 1 and square > _SQUARE_BREAKS_TOO_MANY * n:
         lines.append(
             f"Square, which uses no gradients, broke {square} of {n} images that gradient attacks left: gradients "
             "may be masked; try more steps, or an attack made for this network"
         )
     return lines
+
+
+def _unrepeated(members: Sequence[Attack]) -> list[Attack]:
+    return [member.attack if isinstance(member, Restarted) else member for member in members]

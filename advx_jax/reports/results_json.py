@@ -12,6 +12,7 @@ import numpy as np
 
 from advx_jax.errors import UserError
 from advx_jax.files import written_whole
+from advx_jax.networks.registry import ResolvedNetwork
 from advx_jax.wording import shown
 
 
@@ -33,6 +34,15 @@ def head(command: str, results_format: int, settings: Mapping[str, Any]) -> dict
         "settings": dict(settings),
         "fingerprint": fingerprint(settings),
         "environment": environment(),
+    }
+
+
+def attack_record(network: ResolvedNetwork, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that an attack's result depends on, apart from its image."""
+    return {
+        "model": network.provenance.name,
+        "network_sha256": network.classifier.fingerprint(),
+        **settings,
     }
 
 
@@ -130,6 +140,11 @@ def older_results(path: Path, records_of: Callable[[dict[str, Any]], Any]) -> di
         raise UserError(
             f"expected results of an earlier release in {path}, got others: --overwrite, or remove it"
         ) from error
+
+
+def plain(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as JSON has it; NaN and the infinities become null, and flags beside them say what they are."""
+    return dict(_plain(record, non_finite_as_null=True))
 
 
 def _plain(value: Any, *, non_finite_as_null: bool) -> Any:

@@ -1,5 +1,6 @@
 """The files of a training run beside its checkpoints: its config, and its metrics as JSON lines."""
 
+import contextlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from advx_jax.errors import UserError
-from advx_jax.files import written_whole
+from advx_jax.files import locked, written_whole
 from advx_jax.reports.results_json import environment, read_json, write_json
 from advx_jax.training.checkpoints import CHECKPOINTS
 from advx_jax.training.recipe import differing_fields
@@ -16,6 +17,7 @@ CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
 
 _FORMAT = 1
+_LOCK_FILE = ".lock"
 # Where things lie may change; what they are may not, and has fingerprints. What is kept changes no result.
 _MAY_DIFFER = ("keeping.", "data", "init_from")
 
@@ -70,6 +72,19 @@ def read_config(workdir: Path) -> KeptConfig:
     if not all(isinstance(there.get(part), dict) for part in ("config", "fingerprints")):
         raise UserError(f"expected the config and the fingerprints of a run in {path}, got {', '.join(there)}")
     return KeptConfig(there["config"], there["fingerprints"])
+
+
+@contextlib.contextmanager
+def workdir_held(workdir: Path) -> Iterator[None]:
+    """Keep other processes from training in a workdir; whoever is killed holds it no longer.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    with locked(workdir / _LOCK_FILE, wait=False) as free:
+        if not free:
+            raise UserError(f"another process trains in {workdir}: wait until it ends, or choose another --workdir")
+        yield
 
 
 class MetricsFile:

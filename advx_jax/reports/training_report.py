@@ -1,5 +1,6 @@
 """A training run from a config to its results: claim the workdir, train, measure, tell."""
 
+import contextlib
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,13 +8,13 @@ from typing import Any
 
 import jax
 
-from advx_jax.analysis.robustness_area import PUBLISHED_ATTACK
+from advx_jax.attacks import Published
 from advx_jax.errors import UserError
+from advx_jax.files import check_output_folder
 from advx_jax.networks.registry import WORKDIR_NETWORK, ResolvedNetwork, resolve_network
 from advx_jax.reports.robustness_report import report_robustness
-from advx_jax.reports.training_record import CONFIG_FILE, claim_workdir, read_metrics
+from advx_jax.reports.training_record import CONFIG_FILE, claim_workdir, read_metrics, workdir_held
 from advx_jax.reports.training_watch import watching
-from advx_jax.training.checkpoints import check_writable
 from advx_jax.training.loop import Data, check_fit, export_checkpoint, train
 from advx_jax.training.recipe import Recipe, recipe_from_config
 from advx_jax.training.stopping import stop_on_signals
@@ -26,13 +27,20 @@ def report_training(config: Mapping[str, Any], data: Data, workdir: Path) -> str
         What came out, or where training was stopped.
 
     Raises:
-        UserError: the config is wrong, is not that of the run in the workdir, or training failed.
+        UserError: the config is wrong, is not that of the run in the workdir, another process trains there, or
+            training failed.
         KeyboardInterrupt: Ctrl-C; the checkpoint is written.
     """
     recipe, start = _recipe_and_start(config, data)
-    if jax.process_index() == 0:
-        check_writable(workdir)
-        claim_workdir(workdir, config, _fingerprints(data, start))
+    with contextlib.ExitStack() as context:
+        if jax.process_index() == 0:
+            check_output_folder(workdir)
+            context.enter_context(workdir_held(workdir))
+            claim_workdir(workdir, config, _fingerprints(data, start))
+        return _train(recipe, data, workdir, start)
+
+
+def _train(recipe: Recipe, data: Data, workdir: Path, start: ResolvedNetwork | None) -> str:
     with stop_on_signals() as stop, watching(recipe, workdir) as watcher:
         finished = train(recipe, data, workdir, watcher, stop, start and start[:2])
     if jax.process_index() > 0:
@@ -50,12 +58,12 @@ def report_training(config: Mapping[str, Any], data: Data, workdir: Path) -> str
     if recipe.keeping.ara_images:
         network = resolve_network(str(workdir))
         n_images = min(recipe.keeping.ara_images, len(data.test))
-        verdict += "\n" + report_robustness(network, data.test, n_images, PUBLISHED_ATTACK, workdir / "ara", True)
+        verdict += "\n" + report_robustness(network, data.test, n_images, Published(), workdir / "ara", True)
     return verdict
 
 
 def export_training(config: Mapping[str, Any], data: Data, workdir: Path) -> str:
-    """Write the network of the workdir's last checkpoint, without training.
+    """Write the network of the workdir's last checkpoint, without training; also while another process trains.
 
     Raises:
         UserError: there is no checkpoint, or it is of another config.

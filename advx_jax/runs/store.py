@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from advx_jax.errors import UserError
-from advx_jax.files import locked, try_lock
+from advx_jax.files import locked, remove_temporaries, try_lock
 
 Record = dict[str, Any]
 
@@ -29,8 +29,9 @@ LOCK_FILE = ".lock"
 """Held for moments only: while a store is opened, work is divided or final results are written."""
 
 _SECONDS_BETWEEN_SYNCS = 5.0
-# Of work on the [0,1] scale in memory, four times the size of its pixels: never all of a data set.
-_LARGEST_CLAIM = 1024
+# So many at once that devices seldom wait for the last chunk of a claim, and so few that a process which comes later
+# soon has its share. What is claimed is in memory, so it is never all of a data set.
+_ROUNDS_PER_CLAIM, _LARGEST_CLAIM = 8, 1024
 
 
 class Rules(NamedTuple):
@@ -145,13 +146,13 @@ class Store:
             os.fsync(self._descriptor)
             self._synced = time.monotonic()
 
-    def claim(self, keys: Sequence[str], is_done: Callable[[str], bool], rows: int = 1) -> list[str]:
+    def claim(self, keys: Sequence[str], is_done: Callable[[str], bool], at_once: int = 1) -> list[str]:
         """Choose, of what is missing, what this process does next; others leave it alone until the next claim.
 
         Args:
             keys: of what is wanted.
             is_done: whether nothing is missing of it, by what is in the store now.
-            rows: work is best divided in multiples of this.
+            at_once: how many are computed at once; work is best divided in multiples of this.
 
         Returns:
             Some of the keys, in their order; nothing if all that is missing is claimed by others that still run.
@@ -163,7 +164,8 @@ class Store:
             missing = [key for key in keys if not is_done(key)]
             free = [key for key in missing if key not in taken]
             share = -(-len(missing) // (len(others) + 1))
-            chosen = free[: min(-(-share // rows) * rows, _LARGEST_CLAIM)]
+            rounds = min(-(-share // at_once), _ROUNDS_PER_CLAIM, max(1, _LARGEST_CLAIM // at_once))
+            chosen = free[: rounds * at_once]
             if chosen or self._mine.claims:
                 self._write({"serial": self._serial, "claims": chosen})
                 self._mine.claims = set(chosen)
@@ -218,6 +220,8 @@ class Store:
                 ) from None
             self._replace(self._accepted(older.get("records")))
             return {}
+        if not any(part.is_held() for part in self._parts.values()):
+            remove_temporaries(self._path.parent)
         if not heads:
             self._rules.forget({})
         return older

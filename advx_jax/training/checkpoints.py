@@ -235,21 +235,6 @@ class Checkpoints:
                 manager.reload()
 
 
-def check_writable(workdir: Path) -> None:
-    """Make sure that files can be written to the workdir; make it if it is missing.
-
-    Raises:
-        UserError: they cannot.
-    """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / ".probe"
-        probe.write_bytes(b"probe")
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"expected a workdir that can be written to, got {workdir}: {error.strerror}") from error
-
-
 def check_room(workdir: Path, state: TrainState, n_checkpoints: int) -> None:
     """Make sure that there is room for the checkpoints, before any work is done.
 

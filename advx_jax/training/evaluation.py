@@ -27,8 +27,8 @@ def evaluate(classifier: Classifier, data: ImageSet) -> Evaluation:
     """Measure a network; each process takes its share of the images."""
     mine = slice(jax.process_index(), None, jax.process_count())
     labels = data.labels[mine].astype(np.int32)
-    predictions = predict(classifier, unit_images(data.images[mine]), labels)
-    sums = np.array([(predictions.classes == labels).sum(), predictions.losses.sum(dtype=np.float64)])
+    predictions = predict(classifier, unit_images(data.images[mine]))
+    sums = np.array([(predictions.classes == labels).sum(), predictions.losses(labels).sum(dtype=np.float64)])
     if jax.process_count() > 1:
         # As text of 64 bits: without x64, JAX would round what it gathers to float32.
         bits = multihost_utils.process_allgather(sums.view(np.uint32))

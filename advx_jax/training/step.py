@@ -13,12 +13,9 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from advx_jax.attacks import AttackSettings
 from advx_jax.attacks.ascent import cross_entropy
-from advx_jax.attacks.bounded import BOUNDED
-from advx_jax.attacks.loop import attack
-from advx_jax.attacks.minimum_norm import MISCLASSIFIED
 from advx_jax.attacks.norms import mean_square
+from advx_jax.attacks.published import Published, PublishedBounded
 from advx_jax.data.augmentation import augment, unit_scale
 from advx_jax.networks.classifier import Variables
 from advx_jax.networks.resnet import ResNet
@@ -31,7 +28,8 @@ from advx_jax.training.state import TrainState
 AXIS = "devices"
 """Name of the mapped axis."""
 
-ATTACK_KINDS = {"l2": BOUNDED, "l2_min": MISCLASSIFIED}
+ATTACKS = {"l2": PublishedBounded, "l2_min": Published}
+"""The paper's training attacks, by their names in recipes."""
 
 
 class TrainingSet(NamedTuple):
@@ -122,12 +120,11 @@ def attack_examples(recipe: Recipe, state: TrainState, examples: Examples, draws
     def network(images: Array, batch_stats: Variables) -> tuple[Array, Variables]:
         return _training_pass(recipe, state, state.params, batch_stats, examples._replace(images=images))
 
-    settings = AttackSettings(recipe.attack.eps, recipe.attack.steps)
-    kind = ATTACK_KINDS[recipe.attack.kind]
-    result, batch_stats = attack(
-        network, kind, examples.images, examples.labels, settings, draws.attacked, state.batch_stats
+    attack = ATTACKS[recipe.attack.kind](eps=recipe.attack.eps, steps=recipe.attack.steps, momentum=0.0)
+    perturbation, batch_stats = attack.perturb(
+        network, examples.images, examples.labels, state.batch_stats, draws.attacked
     )
-    attacked = lax.stop_gradient(examples.images + result.perturbation)
+    attacked = lax.stop_gradient(examples.images + perturbation)
     return state._replace(batch_stats=batch_stats), examples._replace(images=attacked)
 
 

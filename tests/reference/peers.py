@@ -14,9 +14,8 @@ import torch
 from networks import TINY, random_classifier
 from torch import Tensor, nn
 
-from advx_jax.analysis.fixed_budget import attack_standing, first_look, good_rows, n_runs
-from advx_jax.attacks.autoattack import Stage
-from advx_jax.attacks.budget import Budget
+from advx_jax.analysis.robust_accuracy import robust_accuracy
+from advx_jax.attacks import Attack
 from advx_jax.networks.classifier import Classifier
 from reference.flax_layout import layer_names, state_dict_from_flax
 from reference.images import to_numpy
@@ -115,20 +114,9 @@ class Recorded(nn.Module):
         return [to_numpy(point) for point in self._points]
 
 
-def images_left(
-    classifier: Classifier, images: np.ndarray, labels: np.ndarray, stage: Stage, norm: str, eps: float
-) -> int:
-    """How many images stand after all runs of one of our attacks."""
-    standing = np.flatnonzero(first_look(classifier, images, labels).correct)
-    budget = Budget(eps, norm, stage.steps)  # type: ignore[arg-type]  # one of the two norms
-    for run in range(n_runs(stage, classifier.architecture.n_classes)):
-        rows, broken = good_rows(len(standing), len(images)), np.zeros(len(standing), bool)
-        for places, part in attack_standing(
-            classifier, images[standing], labels[standing], standing, stage, 0, run, budget, 0, rows
-        ):
-            broken[places] = part.broken
-        standing = standing[~broken]
-    return len(standing)
+def images_left(classifier: Classifier, images: np.ndarray, labels: np.ndarray, attack: Attack) -> int:
+    """How many images stand after one of our attacks."""
+    return round(len(images) * robust_accuracy(classifier, images, labels, attack))
 
 
 def images_left_by_peer(twin: Twin, x: Tensor, y: Tensor, attack: Callable[[Tensor, Tensor], Tensor]) -> int:

@@ -8,49 +8,30 @@ import numpy as np
 import pytest
 from networks import random_classifier
 
-from advx_jax.attacks import (
-    Budget,
-    apgd_attack,
-    autoattack,
-    fab_attack,
-    pgd_attack,
-    square_attack,
-    targeted_apgd_attack,
-    targeted_fab_attack,
-)
-from advx_jax.attacks.apgd import APGD_CE, APGD_DLR, APGD_T, checkpoints
-from advx_jax.attacks.autoattack import STAGES, STANDARD
-from advx_jax.attacks.budget import example_keys, look, nothing_found
+from advx_jax.attacks import APGD, APGDT, FAB, FABT, PGD, AutoAttack, FirstSuccess, Restarted, Square, example_keys
+from advx_jax.attacks.apgd import checkpoints
 from advx_jax.attacks.criteria import logit_lag
-from advx_jax.attacks.fab import FAB, FAB_T, to_hyperplane
+from advx_jax.attacks.fab import to_hyperplane
 from advx_jax.attacks.losses import dlr, likeliest_targets, targeted_dlr
-from advx_jax.attacks.pgd import PGD
-from advx_jax.attacks.square import SQUARE, _bump, window_side
+from advx_jax.attacks.square import _bump, window_side
 from advx_jax.errors import UserError
 
 SHAPE = (6, 6, 3)
 N, K = 12, 5
 NORMS = ("L2", "Linf")
 STEPS = 20
+# Windows that are drawn need more of them to find a way.
+SQUARE_STEPS = 40
 QUICKLY = {"xla_backend_optimization_level": 0}
 
 ATTACKS = {
-    "pgd": pgd_attack,
-    "apgd-ce": apgd_attack,
-    "apgd-dlr": functools.partial(apgd_attack, loss="dlr"),
-    "apgd-t": targeted_apgd_attack,
-    "fab": lambda *arguments, indices=None: fab_attack(*arguments[:4]),
-    "fab-t": lambda *arguments, indices=None: targeted_fab_attack(*arguments[:4]),
-    "square": square_attack,
-}
-METHODS = {
     "pgd": PGD,
-    "apgd-ce": APGD_CE,
-    "apgd-dlr": APGD_DLR,
-    "apgd-t": APGD_T,
+    "apgd-ce": APGD,
+    "apgd-dlr": functools.partial(APGD, loss="dlr"),
+    "apgd-t": APGDT,
     "fab": FAB,
-    "fab-t": FAB_T,
-    "square": SQUARE,
+    "fab-t": FABT,
+    "square": Square,
 }
 
 # x + δ rounds by half a unit in the last place of a pixel, below 2⁻²⁴; in L2 all pixels' add up.
@@ -59,7 +40,7 @@ PIXEL_ROUNDING = 2.0**-24
 ROUNDING = 1e-5
 # Images whose distance to a boundary is this near to eps may fall to either side.
 EDGE = 0.05
-# PGD's steps do not get shorter towards the end, and 20 random windows lead only to boundaries that are much nearer.
+# PGD's steps do not get shorter towards the end, and random windows lead only to boundaries that are much nearer.
 MISSED = {"pgd": 0.25, "square": 0.8}
 # What FAB's last steps, of 5 % too far and then 10 % back, leave of the way.
 FAB_COARSENESS = 0.01
@@ -99,10 +80,9 @@ def quickly(function):
     return jax.jit(function, compiler_options=QUICKLY)
 
 
-@functools.cache
-def compiled(name):
-    """One attack, compiled once for each norm and used for all values of eps."""
-    return quickly(ATTACKS[name])
+@functools.partial(jax.jit, compiler_options=QUICKLY)
+def call(attack, model, images, labels, keys):
+    return attack(model, images, labels, keys)
 
 
 def eps_of(norm, quantile=0.5):
@@ -110,12 +90,15 @@ def eps_of(norm, quantile=0.5):
     return float(np.quantile(exact_distances(norm), quantile))
 
 
+def keys_of(seed=0, indices=None):
+    return example_keys(jax.random.key(seed), jnp.arange(N) if indices is None else indices)
+
+
 def run(name, norm, eps=None, seed=0, order=slice(None)):
     images, labels = batch()
-    budget = Budget(jnp.float32(eps_of(norm) * 1.5 if eps is None else eps), norm, STEPS)
-    indices = jnp.arange(N)[order]
-    result = compiled(name)(linear, images[order], labels[order], budget, jax.random.key(seed), indices=indices)
-    return getattr(result, "found", result)
+    eps = jnp.float32(eps_of(norm) * 1.5 if eps is None else eps)
+    attack = ATTACKS[name](eps=eps, norm=norm, steps=SQUARE_STEPS if name == "square" else STEPS)
+    return call(attack, linear, images[order], labels[order], keys_of(seed, jnp.arange(N)[order]))
 
 
 def sizes_of(norm, delta):
@@ -141,10 +124,10 @@ def test_no_attack_leaves_its_budget_or_counts_what_is_not_broken(name, norm, sc
     found = run(name, norm, eps)
     assert_within(norm, eps, images, found.adversarial)
     assert found.finite.all()
-    assert found.broken.any()
+    assert found.success.any()
     predicted = linear(found.adversarial).argmax(-1)
-    np.testing.assert_array_equal(predicted != labels, found.broken)
-    np.testing.assert_array_equal(found.adversarial[~found.broken], images[~found.broken])
+    np.testing.assert_array_equal(predicted != labels, found.success)
+    np.testing.assert_array_equal(found.adversarial[~found.success], images[~found.success])
 
 
 @pytest.mark.parametrize(("name", "norm"), [("apgd-t", "Linf"), ("square", "L2")])
@@ -153,19 +136,20 @@ def test_so_it_is_on_a_convolutional_network(name, norm):
     images = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
     labels = jax.jit(classifier)(images).argmax(-1).astype(jnp.int32)
     eps = {"L2": 2.0, "Linf": 0.06}[norm]
-    attack = square_attack if name == "square" else functools.partial(targeted_apgd_attack, n_targets=2)
-    found = quickly(attack)(classifier, images, labels, Budget(eps, norm, 12), jax.random.key(0))
+    options = {} if name == "square" else {"n_targets": 2}
+    attack = ATTACKS[name](eps=eps, norm=norm, steps=12, **options)
+    found = call(attack, classifier, images, labels, keys_of(indices=jnp.arange(4)))
     assert_within(norm, eps, images, found.adversarial)
     logits = jax.jit(classifier)(found.adversarial)
     # Another compilation rounds otherwise: a broken image may be found on the boundary itself.
-    assert (logit_lag(logits, labels)[found.broken] > -ROUNDING).all()
-    assert found.broken.any()
+    assert (logit_lag(logits, labels)[found.success] > -ROUNDING).all()
+    assert found.success.any()
 
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", ATTACKS)
 def test_accuracy_never_rises_with_eps(name, norm):
-    standing = [int((~run(name, norm, eps_of(norm) * scale).broken).sum()) for scale in (1e-6, 0.5, 1, 2, 4)]
+    standing = [int((~run(name, norm, eps_of(norm) * scale).success).sum()) for scale in (1e-6, 0.5, 1, 2, 4)]
     assert standing == sorted(standing, reverse=True)
     assert standing[0] == N
     assert standing[-1] < N
@@ -182,24 +166,27 @@ def test_results_depend_on_key_and_index_only(name, norm):
         assert (whole.adversarial != other.adversarial).any()
     order = np.random.default_rng(0).permutation(N)
     moved = run(name, norm, order=order)
-    np.testing.assert_array_equal(moved.broken, whole.broken[order])
+    np.testing.assert_array_equal(moved.success, whole.success[order])
     np.testing.assert_allclose(moved.adversarial, whole.adversarial[order], atol=ROUNDING)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_segments_make_the_same_steps_as_one_run(name):
+@pytest.mark.parametrize("name", ATTACKS)
+def test_steps_one_by_one_are_the_whole(name):
+    """As the contract says: `init`, `step` so often as `n_steps` tells, `result`; of ensembles too."""
     images, labels = batch()
-    method = METHODS[name]
-    budget = Budget(eps_of("L2"), "L2", STEPS)
-    fixed = (linear, images, labels, (labels + 1) % K, budget)
-    start = quickly(lambda: method.start(*fixed, example_keys(jax.random.key(0), jnp.arange(N))))
-    advance = jax.jit(
-        lambda state, n_steps: method.advance(*fixed, state, n_steps), static_argnums=1, compiler_options=QUICKLY
-    )
-    half = advance(start(), STEPS // 2)
-    both, whole = advance(half, STEPS - STEPS // 2), advance(start(), STEPS)
-    np.testing.assert_allclose(both.found.adversarial, whole.found.adversarial, atol=ROUNDING)
-    np.testing.assert_array_equal(both.found.broken, whole.found.broken)
+    attack = ATTACKS[name](eps=eps_of("L2"), norm="L2", steps=STEPS)
+    fixed = (linear, images, labels)
+    state = quickly(lambda: attack.init(*fixed, keys_of()))()
+    advance = jax.jit(lambda state, n: attack.advance(*fixed, state, n), static_argnums=1, compiler_options=QUICKLY)
+    state = advance(advance(state, 7), attack.n_steps - 7)
+    found = quickly(lambda state: attack.result(*fixed, state))(state)
+    whole = call(attack, *fixed, keys_of())
+    np.testing.assert_allclose(found.adversarial, whole.adversarial, atol=ROUNDING)
+    np.testing.assert_array_equal(found.success, whole.success)
+    np.testing.assert_array_equal(found.evaluations, whole.evaluations)
+    np.testing.assert_array_equal(found.first_success, whole.first_success)
+    assert (whole.evaluations == sum(p.attack.evaluations for p in attack.parts(K))).all()
+    assert (whole.first_success <= whole.evaluations).all()
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -207,22 +194,25 @@ def test_segments_make_the_same_steps_as_one_run(name):
 def test_robust_accuracy_of_a_linear_classifier_is_exact(name, norm):
     eps, distances = eps_of(norm), exact_distances(norm)
     found = run(name, norm, eps)
-    assert not (found.broken & (distances > eps * (1 + EDGE))).any()
+    assert not (found.success & (distances > eps * (1 + EDGE))).any()
     missed = MISSED.get(name, EDGE)
-    assert (found.broken | (distances > eps * (1 - missed))).all()
+    assert (found.success | (distances > eps * (1 - missed))).all()
 
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", ["fab", "fab-t"])
 def test_fab_finds_the_distance_to_the_nearest_boundary(name, norm):
     images, labels = batch()
-    budget = Budget(jnp.float32(eps_of(norm)), norm, STEPS)
-    result = compiled(name)(linear, images, labels, budget, jax.random.key(0), indices=jnp.arange(N))
+    # No point of the box is farther away than this.
+    far = {"L2": float(np.sqrt(np.prod(SHAPE))), "Linf": 1.0}[norm]
+    result = call(ATTACKS[name](eps=jnp.float32(far), norm=norm, steps=STEPS), linear, images, labels, keys_of())
     distances = exact_distances(norm)
-    assert (result.distance >= distances * (1 - ROUNDING)).all()
-    np.testing.assert_allclose(result.distance, distances, rtol=FAB_COARSENESS)
-    np.testing.assert_allclose(sizes_of(norm, result.adversarial - images), result.distance, rtol=ROUNDING)
-    np.testing.assert_array_equal(result.found.broken, result.distance <= budget.eps)
+    assert (result.norm >= distances * (1 - ROUNDING)).all()
+    np.testing.assert_allclose(result.norm, distances, rtol=FAB_COARSENESS)
+    np.testing.assert_allclose(sizes_of(norm, result.adversarial - images), result.norm, rtol=ROUNDING)
+    within = run(name, norm, eps_of(norm))
+    np.testing.assert_array_equal(within.success, result.norm <= np.float32(eps_of(norm)))
+    np.testing.assert_array_equal(np.isinf(within.norm), ~within.success)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -261,54 +251,110 @@ def _by_bisection(norm, points, normal, gap):
     return np.sqrt((moved**2).sum((1, 2, 3))) if norm == "L2" else moved.max((1, 2, 3))
 
 
-def test_autoattack_breaks_what_any_of_its_attacks_breaks():
+def test_an_ensemble_breaks_what_any_of_its_attacks_breaks():
     images, labels = batch()
-    stages = tuple(stage._replace(steps=8) for stage in STANDARD)
     eps = eps_of("Linf")
-    attack = quickly(functools.partial(autoattack, linear, norm="Linf", stages=stages))
-    found = attack(images, labels, eps=jnp.float32(eps), key=jax.random.key(0))
+    ball = {"eps": jnp.float32(eps), "norm": "Linf", "steps": 8}
+    found = call(
+        FirstSuccess(attacks=(APGD(**ball), APGDT(**ball), FABT(**ball), Square(**ball))),
+        linear,
+        images,
+        labels,
+        keys_of(),
+    )
     assert_within("Linf", eps, images, found.adversarial)
-    np.testing.assert_array_equal(linear(found.adversarial).argmax(-1) != labels, found.broken)
+    np.testing.assert_array_equal(linear(found.adversarial).argmax(-1) != labels, found.success)
     distances = exact_distances("Linf")
-    assert not (found.broken & (distances > eps * (1 + EDGE))).any()
-    assert (found.broken | (distances > eps * (1 - EDGE))).all()
+    assert not (found.success & (distances > eps * (1 + EDGE))).any()
+    assert (found.success | (distances > eps * (1 - EDGE))).all()
 
 
-def test_standard_version_is_the_papers():
-    assert [(stage.name, stage.steps, stage.n_targets) for stage in STANDARD] == [
-        ("apgd-ce", 100, 0),
-        ("apgd-t", 100, 9),
-        ("fab-t", 100, 9),
-        ("square", 5000, 0),
-    ]
-    assert set(STAGES) == {"pgd", "apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"}
+def test_autoattack_is_the_papers_standard_version():
+    attack = AutoAttack(eps=0.5, norm="L2")
+    names = [(part.attack.name, part.attack.n_steps) for part in attack.parts(10)]
+    assert names == [("apgd-ce", 100), *[("apgd-t", 100)] * 9, *[("fab-t", 100)] * 9, ("square", 5000)]
+    assert [part.path for part in attack.parts(3)] == [(0,), (1, 0), (1, 1), (2, 0), (2, 1), (3,)]
+
+
+def test_restarts_draw_anew_and_find_no_less():
+    images, labels = batch()
+    ball = {"eps": jnp.float32(eps_of("Linf") * 0.9), "norm": "Linf", "steps": 3}
+    one = call(PGD(**ball), linear, images, labels, keys_of())
+    three = call(Restarted(attack=PGD(**ball), restarts=3), linear, images, labels, keys_of())
+    first, second = (part.keys(keys_of()) for part in Restarted(attack=PGD(**ball), restarts=2).parts(K))
+    assert (jax.random.key_data(first) != jax.random.key_data(second)).any(-1).all()
+    assert int(three.success.sum()) >= int(one.success.sum())
+    assert (three.evaluations == 3 * one.evaluations).all()
+    # An attack that draws nothing would do the same again.
+    assert len(Restarted(attack=FAB(**ball), restarts=3).parts(K)) == 1
 
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_misclassified_images_are_broken_without_a_change(name):
     images, _ = batch()
     wrong = linear(images).argmin(-1).astype(jnp.int32)
-    found = compiled(name)(
-        linear, images, wrong, Budget(jnp.float32(0.1), "L2", STEPS), jax.random.key(0), indices=jnp.arange(N)
-    )
-    found = getattr(found, "found", found)
-    assert found.broken.all()
+    found = call(ATTACKS[name](eps=jnp.float32(0.1), norm="L2", steps=STEPS), linear, images, wrong, keys_of())
+    assert found.success.all()
     np.testing.assert_array_equal(found.adversarial, images)
 
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_nan_is_never_a_misclassification_and_stays_in_its_image(name):
     images, labels = batch()
-    budget = Budget(jnp.float32(eps_of("L2") * 1.5), "L2", STEPS)
-    attack = functools.partial(compiled(name), linear)
-    key, indices = jax.random.key(0), jnp.arange(N)
-    found = attack(images.at[2, 0, 0, 0].set(jnp.nan), labels, budget, key, indices=indices)
-    healthy = attack(images, labels, budget, key, indices=indices)
-    found, healthy = (getattr(result, "found", result) for result in (found, healthy))
-    assert not found.broken[2]
+    attack = functools.partial(call, ATTACKS[name](eps=jnp.float32(eps_of("L2") * 1.5), norm="L2", steps=STEPS), linear)
+    found = attack(images.at[2, 0, 0, 0].set(jnp.nan), labels, keys_of())
+    healthy = attack(images, labels, keys_of())
+    assert not found.success[2]
     np.testing.assert_array_equal(found.finite, np.arange(N) != 2)
     others = np.arange(N) != 2
     np.testing.assert_array_equal(found.adversarial[others], healthy.adversarial[others])
+
+
+@pytest.mark.parametrize("scale", [1 + 1e-6, 4])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ATTACKS)
+def test_success_lies_within_eps_of_images_out_of_the_box_too(name, norm, scale):
+    """By rounding, or because compiled code cannot refuse them: the box never moves the image itself."""
+    images, _ = batch()
+    images = scale * (images - images.min()) / (images.max() - images.min())
+    images = images - (scale - 1) / 2
+    labels = linear(images).argmax(-1).astype(jnp.int32)
+    for eps in (1e-4, eps_of(norm) * 4):
+        found = call(ATTACKS[name](eps=jnp.float32(eps), norm=norm, steps=STEPS), linear, images, labels, keys_of())
+        sizes = sizes_of(norm, np.asarray(found.adversarial, np.float64) - np.asarray(images, np.float64))
+        rounding = scale * PIXEL_ROUNDING * (np.sqrt(np.prod(SHAPE)) if norm == "L2" else 1)
+        assert (sizes <= eps * (1 + 4 * PIXEL_ROUNDING) + 2 * rounding).all()
+    # A few random windows may lead nowhere.
+    assert found.success.any() or name == "square"
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_rounding_out_of_the_box_is_no_reason_to_refuse(name):
+    images, labels = batch()
+    images = images.at[:, 0, 0].set(-3e-8).at[:, 1, 0].set(1 + 1e-7)
+    labels = linear(images).argmax(-1).astype(jnp.int32)
+    eps = jnp.float32(eps_of("Linf") * 1.5)
+    found = call(ATTACKS[name](eps=eps, norm="Linf", steps=STEPS), linear, images, labels, keys_of())
+    assert found.finite.all()
+    assert found.success.any()
+    moved = jnp.abs(found.adversarial - images)
+    assert (moved <= eps + 2 * PIXEL_ROUNDING).all()
+    # They go back into the box, or stay no farther out of it than their image.
+    assert (found.adversarial >= jnp.minimum(images, 0)).all()
+    assert (found.adversarial <= jnp.maximum(images, 1)).all()
+
+
+@pytest.mark.parametrize("eps", [-1.0, float("nan")])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ["apgd-ce", "fab-t", "square"])
+def test_nothing_lies_within_an_eps_that_is_none(name, norm, eps):
+    """Compiled code cannot refuse it."""
+    images, labels = batch()
+
+    def attack(eps):
+        return ATTACKS[name](eps=eps, norm=norm, steps=STEPS)(linear, images, labels, keys_of())
+
+    assert not quickly(attack)(jnp.float32(eps)).success.any()
 
 
 def test_losses_are_the_papers():
@@ -351,12 +397,11 @@ def test_square_windows_shrink_as_in_the_paper():
 def test_square_spends_its_whole_budget():
     images, labels = batch()
     for norm in NORMS:
-        budget = Budget(0.05, norm, 9, stay_in_range=False)
-        keys = example_keys(jax.random.key(0), jnp.arange(N))
-        state = SQUARE.start(linear, images, labels, labels, budget, keys)
+        square = Square(eps=0.05, norm=norm, steps=9, stay_in_range=False)
+        state = square.init(linear, images, labels, keys_of())
         begun = state.best_loss
         np.testing.assert_allclose(sizes_of(norm, state.best - images), 0.05, rtol=SUM_ROUNDING)
-        state = SQUARE.advance(linear, images, labels, labels, budget, state, 9)
+        state = square.advance(linear, images, labels, state, 9)
         np.testing.assert_allclose(sizes_of(norm, state.best - images), 0.05, rtol=SUM_ROUNDING)
         assert (state.best_loss >= begun).all()
         assert (state.best_loss > begun).any()
@@ -372,48 +417,50 @@ def test_square_spends_its_whole_budget():
     ],
 )
 @pytest.mark.parametrize("name", ATTACKS)
-def test_bad_budgets_are_refused(name, field, value, message):
-    images, labels = batch()
-    budget = Budget(0.1, "L2", 3)
-    # As if made where types are not checked.
-    object.__setattr__(budget, field, value)
+def test_bad_settings_are_refused(name, field, value, message):
     with pytest.raises(UserError, match=message):
-        ATTACKS[name](linear, images, labels, budget, jax.random.key(0))
+        ATTACKS[name](**{"eps": 0.1, "norm": "L2", "steps": 3, field: value})
 
 
-def test_attacks_that_never_run_are_refused():
-    images, labels = batch()
-    budget, key = Budget(0.1, "L2", 3), jax.random.key(0)
-    for attack in (
-        lambda: pgd_attack(linear, images, labels, budget, key, restarts=0),
-        lambda: targeted_apgd_attack(linear, images, labels, budget, key, n_targets=0),
-        lambda: targeted_fab_attack(linear, images, labels, budget, n_targets=0),
-    ):
-        with pytest.raises(UserError, match="expected at least 1 restart or target, got none"):
-            attack()
+def test_norms_have_one_form():
+    assert {PGD(eps=0.1, norm=norm).norm for norm in ("linf", "inf", np.inf, "Linf")} == {"Linf"}
+    assert AutoAttack(eps=0.5, norm="l2").parts(10)[0].attack.norm == "L2"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Restarted(attack=PGD(eps=0.1, norm="L2"), restarts=0),
+        lambda: APGDT(eps=0.1, norm="L2", n_targets=0),
+    ],
+)
+def test_attacks_that_never_run_are_refused(make):
+    with pytest.raises(UserError, match="expected at least 1 restart or target, got 0"):
+        make()
 
 
 @pytest.mark.parametrize(("name", "needed"), [("apgd-dlr", 3), ("apgd-t", 4)])
 def test_too_few_classes_are_refused(name, needed):
     images, labels = batch()
-    with pytest.raises(UserError, match=f"expected at least {needed} classes for the .*DLR loss, got {needed - 1}"):
-        ATTACKS[name](lambda x: linear(x)[:, : needed - 1], images, labels * 0, Budget(0.1, "L2", 3), jax.random.key(0))
+    with pytest.raises(UserError, match=f"expected a model of at least {needed} classes for {name}, got {needed - 1}"):
+        ATTACKS[name](eps=0.1, norm="L2", steps=3)(lambda x: linear(x)[:, : needed - 1], images, labels * 0)
 
 
-@pytest.mark.parametrize("loss", ["targeted_dlr", "margin"])
-def test_untargeted_attacks_climb_no_targeted_loss(loss):
+def test_losses_have_names():
     images, labels = batch()
-    attack = functools.partial(apgd_attack, linear, images, labels, Budget(5.0, "L2", 3), jax.random.key(0))
-    if loss == "margin":
-        assert attack(loss=loss).broken.all()
-    else:
-        with pytest.raises(UserError, match="expected one of cross_entropy, dlr, margin as the loss"):
-            attack(loss=loss)
+    assert APGD(eps=5.0, norm="L2", steps=3, loss="margin")(linear, images, labels).success.all()
+    attack = APGD(eps=5.0, norm="L2", steps=3)
+    # As if made where types are not checked.
+    object.__setattr__(attack, "loss", "carlini")
+    with pytest.raises(UserError, match="expected one of cross_entropy, dlr, targeted_dlr, margin as the loss"):
+        attack(linear, images, labels)
 
 
-def test_what_rounding_decides_is_not_broken():
+def test_what_rounding_decides_is_no_success():
     """The point is misclassified, by one unit in the last place; the image itself may be."""
     logits = jnp.array([[1.0, 1.0 + 2e-7], [1.0, 1.1]])
     images, labels = jnp.zeros((2, 1)), jnp.zeros(2, jnp.int32)
-    np.testing.assert_array_equal(look(nothing_found(images), images + 1, logits, labels).broken, [False, True])
-    np.testing.assert_array_equal(look(nothing_found(images), images, logits, labels).broken, [True, True])
+    attack = PGD(eps=1.0, norm="L2")
+    nothing, _ = attack.look_at_inputs(lambda x: jnp.array([1.0, 0.0]) + 0 * x, images, labels)
+    np.testing.assert_array_equal(attack.look(nothing, images + 1, logits, labels).success, [False, True])
+    np.testing.assert_array_equal(attack.look(nothing, images, logits, labels).success, [True, True])

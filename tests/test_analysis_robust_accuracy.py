@@ -5,11 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advx_jax.analysis import fixed_budget
-from advx_jax.analysis.fixed_budget import attack_standing, check_stages, first_look, good_rows, n_runs
-from advx_jax.attacks import Budget
-from advx_jax.attacks.autoattack import STAGES, STANDARD, stage_targets
-from advx_jax.errors import UserError
+from advx_jax.analysis import robust_accuracy as module
+from advx_jax.analysis.robust_accuracy import attack_standing, first_look, good_rows, robust_accuracy
+from advx_jax.attacks import APGD, APGDT, FAB, FABT, PGD, AutoAttack, FirstSuccess, Restarted, Square
+from advx_jax.attacks.base import Part
 
 SHAPE, N, K = (6, 6, 3), 10, 5
 # The same float32 arithmetic in a chunk of another size.
@@ -28,14 +27,16 @@ def data():
     return images, np.array(linear(images).argmax(-1), np.int32)
 
 
+ATTACKS = {"pgd": PGD, "apgd-ce": APGD, "apgd-t": APGDT, "fab-t": FABT, "square": Square}
+
+
 def attack(data, name, rows, run=0, eps=0.08, progress=None, spared=None, restarts=1, steps=6):
     images, labels = data
-    stage = STAGES[name]._replace(steps=steps).restarted(restarts)
+    made = Restarted(attack=ATTACKS[name](eps=eps, norm="L2", steps=steps), restarts=restarts)
     notes = [[].append if amounts is None else amounts.append for amounts in (progress, spared)]
-    budget = Budget(eps, "L2", stage.steps)
     found = {}
     for places, part in attack_standing(
-        linear, images, labels, np.arange(len(labels)) + 100, stage, 0, run, budget, 0, rows, *notes
+        linear, images, labels, np.arange(len(labels)) + 100, made.parts(K)[run], jax.random.key(0), rows, *notes
     ):
         found |= {int(place): fields for place, *fields in zip(places, *part, strict=True)}
     return [np.array([found[i][field] for i in range(len(labels))]) for field in range(4)]
@@ -63,12 +64,9 @@ def test_targets_change_with_the_run(data):
 
 
 def test_a_restart_has_the_same_target_and_other_draws(data):
-    images, labels = data
     assert (attack(data, "pgd", 5)[3] != attack(data, "pgd", 5, run=1, restarts=2)[3]).any()
-    stage = STAGES["apgd-t"]._replace(n_targets=2).restarted(2)
-    targets = stage_targets(stage, linear(images), jnp.asarray(labels))
-    assert len(targets) == n_runs(stage, K) == 4
-    np.testing.assert_array_equal(targets[:2], targets[2:])
+    parts = Restarted(attack=APGDT(eps=0.08, norm="L2", n_targets=2), restarts=2).parts(K)
+    assert [part.attack.target for part in parts] == [0, 1, 0, 1]
 
 
 def test_an_attack_that_loses_its_way_says_so(data):
@@ -79,10 +77,9 @@ def test_an_attack_that_loses_its_way_says_so(data):
     # What it computes is finite, its slope is not.
     lost.defjvp(lambda primals, tangents: (primals[0], tangents[0] * jnp.nan))
     images, labels = data
-    budget = Budget(0.08, "L2", 6)
-    stage = STAGES["apgd-ce"]._replace(steps=6)
-    ((_, part),) = attack_standing(lambda x: lost(linear(x)), images, labels, np.arange(N), stage, 0, 0, budget, 0, N)
-    assert not part.broken.any()
+    apgd, key = Part(APGD(eps=0.08, norm="L2", steps=6), ()), jax.random.key(0)
+    ((_, part),) = attack_standing(lambda x: lost(linear(x)), images, labels, np.arange(N), apgd, key, N)
+    assert not part.success.any()
     assert not part.finite.any()
 
 
@@ -105,6 +102,14 @@ def test_first_look_finds_nothing_wrong_with_a_linear_classifier(data):
     assert not (seen.flat | seen.random | seen.normalised).any()
 
 
+def test_first_look_takes_masked_classes_for_none(data):
+    images, labels = data
+    seen = first_look(lambda x: jnp.pad(linear(x), ((0, 0), (0, 2)), constant_values=-jnp.inf), images, labels)
+    assert seen.correct.all()
+    assert seen.finite.all()
+    assert not (seen.flat | seen.random).any()
+
+
 def test_first_look_sees_what_misleads_attacks(data):
     images, labels = data
     assert first_look(lambda x: jnp.round(linear(x)), images, labels).flat.all()
@@ -119,24 +124,32 @@ def test_first_look_sees_what_misleads_attacks(data):
 def test_first_look_sees_a_random_network(data, monkeypatch):
     images, labels = data
     again = jax.jit(lambda f, x: f(x) + 0.01)
-    monkeypatch.setattr(fixed_budget, "_logits", again)
+    monkeypatch.setattr(module, "_logits", again)
     assert first_look(linear, images, labels).random.all()
 
 
-def test_attacks_need_enough_classes():
-    check_stages(STANDARD, 4)
-    with pytest.raises(UserError, match="expected a network of at least 4 classes for apgd-t, got 3"):
-        check_stages(STANDARD, 3)
-    with pytest.raises(UserError, match="expected a network of at least 3 classes for apgd-dlr, got 2"):
-        check_stages((STAGES["apgd-dlr"],), 2)
-    assert [n_runs(stage, 10) for stage in STANDARD] == [1, 9, 9, 1]
-    assert [n_runs(stage, 4) for stage in STANDARD] == [1, 3, 3, 1]
-    assert [n_runs(stage.restarted(2), 4) for stage in STANDARD] == [2, 6, 3, 2]
+@pytest.mark.parametrize("make", [APGD, FABT, AutoAttack])
+def test_robust_accuracy_is_what_an_ensemble_leaves(make, data):
+    """Part by part on those that still stand, or all at once on all: the same images are broken."""
+    images, labels = data
+    wrong = labels.copy()
+    wrong[3] = (wrong[3] + 1) % K
+    whole = make(eps=0.08, norm="L2") if make is not AutoAttack else _short_autoattack(0.08)
+    done = []
+    left = robust_accuracy(linear, images, wrong, whole, on_progress=done.append)
+    assert left == 1 - np.mean(whole(linear, images, wrong).success)
+    assert 0 < left < 0.9
+    assert sum(done) == pytest.approx(N)
+
+
+def _short_autoattack(eps):
+    ball = {"eps": eps, "norm": "L2", "steps": 4}
+    return FirstSuccess(attacks=(APGD(**ball), FAB(**ball), Square(**ball)))
 
 
 @pytest.mark.parametrize("total", [1, 7, 64, 1000])
 def test_chunks_of_few_images_left_are_smaller_but_of_few_sizes(total, monkeypatch):
-    monkeypatch.setattr(fixed_budget, "lanes", lambda: jax.devices()[:1] * 2)
+    monkeypatch.setattr(module, "lanes", lambda: jax.devices()[:1] * 2)
     sizes = [good_rows(standing, total) for standing in range(1, total + 1)]
     assert sizes == sorted(sizes)
     # Never one image alone, which is rounded in another way.

@@ -9,22 +9,16 @@ import numpy as np
 import pytest
 from networks import random_classifier
 
-from advx_jax.attacks import AttackSettings
-from advx_jax.attacks.best import BEST
-from advx_jax.attacks.chain import minimise_norm, smaller_success
-from advx_jax.attacks.criteria import UNTIL_MISCLASSIFIED, UNTIL_RANDOM, UNTIL_TARGET
-from advx_jax.attacks.ddn import DDN
-from advx_jax.attacks.fmn import FMN
-from advx_jax.attacks.minimum_norm import Published
+from advx_jax.attacks import BEST, DDN, FMN, Misclassified, NoBetterThanRandom, Published, SmallestSuccess, Targeted
+from advx_jax.attacks.base import AttackResult, smaller
 from advx_jax.attacks.projections import l2_norm, linf_norm
-from advx_jax.attacks.search import SearchResult
 from advx_jax.errors import UserError
 
 SHAPE = (4, 4, 3)
 N_CLASSES = 5
 SEARCHES = {"ddn": DDN(steps=60), "fmn": FMN(steps=60), "fmn linf": FMN(steps=60, norm="Linf")}
-ATTACKS = SEARCHES | {"best": BEST.revised(60, True)}
-CRITERIA = {"misclassified": UNTIL_MISCLASSIFIED, "random": UNTIL_RANDOM, "target": UNTIL_TARGET}
+ATTACKS = SEARCHES | {"best": BEST.with_steps(60)}
+CRITERIA = {"misclassified": Misclassified(), "random": NoBetterThanRandom(), "target": Targeted()}
 
 # The same float32 arithmetic in another order; near a success, another order may decide otherwise for a few steps.
 ROUNDING, DECISIONS = 1e-5, 0.02
@@ -55,7 +49,7 @@ def convolutional():
 
 @compiled
 def run(attack, logits_fn, images, labels):
-    return minimise_norm(attack, logits_fn, images, labels)
+    return attack(logits_fn, images, labels)
 
 
 def run_linear(attack, linear, labels=None):
@@ -82,20 +76,19 @@ def test_result_is_a_success_in_the_box_when_looked_at_again(attack, criterion, 
         labels = jnp.argsort(jax.jit(classifier)(images), axis=-1)[:, -2].astype(jnp.int32)
     search = ATTACKS[attack].until(until)
     result = run(search, classifier, images, labels)
-    assert result.succeeded.all()
+    assert result.success.all()
     assert result.finite.all()
-    reached = images + result.perturbation
+    reached = result.adversarial
     assert until.success(jax.jit(classifier)(reached), labels).all()
     # x + (clip(x + δ) - x) may round by one unit in the last place.
     assert -1e-6 <= float(reached.min()) <= float(reached.max()) <= 1 + 1e-6
     norm = linf_norm if attack == "fmn linf" else l2_norm
-    np.testing.assert_allclose(result.norm, norm(result.perturbation), rtol=ROUNDING)
-    np.testing.assert_allclose(result.rms, l2_norm(result.perturbation) / np.sqrt(8 * 8 * 3), rtol=ROUNDING)
+    np.testing.assert_allclose(result.norm, norm(reached - images), rtol=ROUNDING)
+    np.testing.assert_allclose(result.rms, l2_norm(reached - images) / np.sqrt(8 * 8 * 3), rtol=ROUNDING)
     assert (result.norm > 0).all()
-    assert (result.first_ok <= result.found_at).all()
-    assert (result.found_at <= 60).all()
-    assert (result.first_ok > 0).all()
-    assert result.evaluations == search.gradient_evaluations == 60
+    assert ((result.first_success > 0) & (result.first_success <= 60)).all()
+    assert (result.evaluations == search.evaluations).all()
+    assert search.evaluations == 60
 
 
 @pytest.mark.parametrize(
@@ -104,14 +97,14 @@ def test_result_is_a_success_in_the_box_when_looked_at_again(attack, criterion, 
         (DDN(stay_in_range=False), jnp.linalg.norm),
         (FMN(stay_in_range=False), jnp.linalg.norm),
         (FMN(norm="Linf", stay_in_range=False), lambda v, axis: jnp.abs(v).sum(axis)),
-        (BEST.revised(200, False), jnp.linalg.norm),
+        (BEST.within_box(False), jnp.linalg.norm),
     ],
     ids=["ddn", "fmn", "fmn linf", "best"],
 )
 def test_distance_to_a_linear_boundary(attack, dual, linear):
     result = run_linear(attack, linear)
     exact = exact_distances(linear, dual)
-    assert result.succeeded.all()
+    assert result.success.all()
     ratios = np.asarray(result.norm) / exact
     assert (ratios >= 1 - ROUNDING).all()
     # A path need not end at the nearest of all boundaries, but for nearly all images it does.
@@ -124,8 +117,8 @@ def test_image_over_the_boundary_has_distance_zero(attack, linear):
     logits_fn, _, images, _ = linear
     wrong = logits_fn(images).argmin(-1).astype(jnp.int32)
     result = run_linear(ATTACKS[attack], linear, wrong)
-    assert result.succeeded.all()
-    for field in (result.norm, result.rms, result.first_ok, result.found_at, result.perturbation):
+    assert result.success.all()
+    for field in (result.norm, result.rms, result.first_success, result.adversarial - images):
         assert (field == 0).all()
 
 
@@ -139,13 +132,14 @@ def hopeless(slope, images):
 def test_what_cannot_succeed_is_no_success_and_has_no_distance(slope, attack):
     """Where there is a gradient, but no image at which the second class wins, and where there is none."""
     network = jax.tree_util.Partial(hopeless, slope)
-    result = run(ATTACKS[attack], network, jnp.full((2, *SHAPE), 0.25), jnp.zeros(2, jnp.int32))
-    assert not result.succeeded.any()
+    images = jnp.full((2, *SHAPE), 0.25)
+    result = run(ATTACKS[attack], network, images, jnp.zeros(2, jnp.int32))
+    assert not result.success.any()
     assert result.finite.all()
     assert jnp.isinf(result.norm).all()
     assert jnp.isinf(result.rms).all()
-    assert (result.perturbation == 0).all()
-    assert (result.first_ok == 60).all()
+    assert (result.adversarial == images).all()
+    assert (result.first_success == 60).all()
 
 
 @pytest.mark.parametrize("attack", SEARCHES)
@@ -154,9 +148,9 @@ def test_nan_in_one_image_is_reported_and_stays_there(attack, linear):
     healthy = run_linear(ATTACKS[attack], linear)
     broken = run_linear(ATTACKS[attack], (logits_fn, weights, images.at[2, 0, 0, 0].set(jnp.nan), labels))
     np.testing.assert_array_equal(broken.finite, np.arange(16) != 2)
-    assert not broken.succeeded[2]
+    assert not broken.success[2]
     others = np.arange(16) != 2
-    np.testing.assert_array_equal(broken.perturbation[others], healthy.perturbation[others])
+    np.testing.assert_array_equal(broken.adversarial[others], healthy.adversarial[others])
 
 
 @pytest.mark.parametrize("attack", SEARCHES)
@@ -167,22 +161,23 @@ def test_results_do_not_depend_on_the_batch(attack, convolutional):
     np.testing.assert_allclose(few.norm, together.norm[2:4], rtol=DECISIONS)
     # At a fixed size of the batch, neighbours change no bit.
     other = run(ATTACKS[attack], classifier, images.at[1:].set(images[1:] ** 2), labels.at[1:].set(0))
-    np.testing.assert_array_equal(other.perturbation[0], together.perturbation[0])
+    np.testing.assert_array_equal(other.adversarial[0], together.adversarial[0])
 
 
-@pytest.mark.parametrize("attack", SEARCHES)
-def test_segments_make_the_same_steps_as_one_run(attack, linear):
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_steps_one_by_one_are_the_whole(attack, linear):
     logits_fn, _, images, labels = linear
-    search = SEARCHES[attack]
+    search = ATTACKS[attack]
+    keys = jax.random.split(jax.random.key(0), len(images))
+    state = search.init(logits_fn, images, labels, keys)
     advance = compiled(lambda state: search.advance(logits_fn, images, labels, state, 20))
-    state = search.start(images)
     for _ in range(3):
         state = advance(state)
-    result = search.finish(logits_fn, images, labels, state)
+    result = search.result(logits_fn, images, labels, state)
     whole = run_linear(search, linear)
     np.testing.assert_allclose(result.norm, whole.norm, rtol=DECISIONS)
-    np.testing.assert_array_equal(result.first_ok, whole.first_ok)
-    assert result.evaluations == 60
+    np.testing.assert_array_equal(result.first_success, whole.first_success)
+    np.testing.assert_array_equal(result.evaluations, 60)
 
 
 def test_best_is_the_smaller_success_of_its_parts(convolutional):
@@ -191,59 +186,60 @@ def test_best_is_the_smaller_success_of_its_parts(convolutional):
     labels = labels.at[1].set((labels[1] + 1) % 10)
     best = ATTACKS["best"]
     result = run(best, classifier, images, labels)
-    one, other = (run(part, classifier, images, labels) for part in best.parts)
+    one, other = (run(part.attack, classifier, images, labels) for part in best.parts())
     np.testing.assert_allclose(result.norm, np.minimum(one.norm, other.norm), rtol=DECISIONS)
-    np.testing.assert_array_equal(result.first_ok, one.first_ok)
-    assert result.evaluations == 60
-    later = np.asarray(other.norm) < np.asarray(one.norm) * (1 - DECISIONS)
-    assert (np.asarray(result.found_at)[later] >= 30).all()
+    np.testing.assert_array_equal(result.first_success, one.first_success)
+    assert (result.evaluations == 60).all()
 
 
 def test_success_of_one_part_makes_up_for_the_failure_of_the_other():
-    def result(norm, first_ok, found_at, evaluations):
-        norm = jnp.array(norm)
-        succeeded = jnp.isfinite(norm)
-        perturbation = jnp.where(succeeded, norm, 0)[:, None]
-        counts = (jnp.array(count, jnp.int32) for count in (first_ok, found_at))
-        return SearchResult(perturbation, norm, norm, *counts, succeeded, succeeded | True, jnp.int32(evaluations))
+    def result(norm, first_success, evaluations):
+        norm, count = jnp.array(norm), jnp.array(first_success, jnp.int32)
+        success = jnp.isfinite(norm)
+        images = jnp.where(success, norm, 0)[:, None]
+        return AttackResult(images, success, norm, norm, count, jnp.full(4, evaluations, jnp.int32), success | True)
 
     inf = float("inf")
-    both = smaller_success(
-        result([3.0, inf, 2.0, inf], [4, 10, 5, 10], [7, 10, 8, 10], 10),
-        result([2.0, 5.0, inf, inf], [1, 2, 6, 6], [2, 3, 6, 6], 6),
+    both = smaller(
+        result([3.0, inf, 2.0, inf], [4, 10, 5, 10], 10),
+        result([2.0, 5.0, inf, inf], [1, 2, 6, 6], 6),
     )
     np.testing.assert_array_equal(both.norm, [2, 5, 2, inf])
-    np.testing.assert_array_equal(both.perturbation[:, 0], [2, 5, 2, 0])
-    np.testing.assert_array_equal(both.first_ok, [4, 12, 5, 16])
-    np.testing.assert_array_equal(both.found_at, [12, 13, 8, 16])
-    np.testing.assert_array_equal(both.succeeded, [True, True, True, False])
-    assert both.evaluations == 16
+    np.testing.assert_array_equal(both.adversarial[:, 0], [2, 5, 2, 0])
+    np.testing.assert_array_equal(both.first_success, [4, 12, 5, 16])
+    np.testing.assert_array_equal(both.success, [True, True, True, False])
+    np.testing.assert_array_equal(both.evaluations, 16)
 
 
 def test_new_number_of_steps_is_shared_out():
-    assert [part.steps for part in BEST.revised(31, True).parts] == [15, 16]
-    assert not any(part.stay_in_range for part in BEST.revised(31, False).parts)
-    assert BEST.gradient_evaluations == BEST.steps == 200
+    assert [part.attack.steps for part in BEST.with_steps(31).parts()] == [15, 16]
+    assert not any(part.attack.stay_in_range for part in BEST.within_box(False).parts())
+    assert BEST.evaluations == BEST.n_steps == 200
+    with pytest.raises(UserError, match="expected at least 2 steps for best, got 1"):
+        BEST.with_steps(1)
+
+
+def test_sizes_in_different_norms_are_not_compared(linear):
+    logits_fn, _, images, labels = linear
+    with pytest.raises(UserError, match="expected attacks of one norm in smallest, got L2, Linf"):
+        SmallestSuccess(attacks=(FMN(), FMN(norm="Linf")))(logits_fn, images, labels)
 
 
 def test_rounded_images_have_whole_grey_levels(linear):
-    _, _, images, _ = linear
     result = run_linear(DDN(steps=60, levels=256), linear)
-    assert result.succeeded.all()
-    grey = (np.asarray(images + result.perturbation, np.float64)) * 255
+    assert result.success.all()
+    grey = np.asarray(result.adversarial, np.float64) * 255
     np.testing.assert_allclose(grey, grey.round(), atol=1e-3)
 
 
 def test_images_may_leave_the_box_if_allowed(linear):
-    _, _, images, _ = linear
-    reached = (
-        images + run_linear(DDN(steps=60, init_norm=10.0, stay_in_range=False).until(UNTIL_RANDOM), linear).perturbation
-    )
+    attack = DDN(steps=60, init_norm=10.0, stay_in_range=False, criterion=NoBetterThanRandom())
+    reached = run_linear(attack, linear).adversarial
     assert float(reached.max()) > 1.01
 
 
-def test_record_has_all_that_results_depend_on():
-    assert FMN(norm="Linf").record() == {
+def test_settings_have_all_that_results_depend_on():
+    assert FMN(norm="Linf").settings() == {
         "attack": "fmn",
         "steps": 100,
         "stay_in_range": True,
@@ -255,9 +251,9 @@ def test_record_has_all_that_results_depend_on():
         "climb": "margin",
         "relative": False,
     }
-    record = BEST.record()
+    record = BEST.settings()
     assert (record["attack"], record["steps"], record["2.climb"]) == ("best", 200, "log_odds")
-    assert len({str(attack.record()) for attack in ATTACKS.values()}) == len(ATTACKS)
+    assert len({str(attack.settings()) for attack in ATTACKS.values()}) == len(ATTACKS)
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
@@ -272,37 +268,34 @@ def test_margin_is_positive_before_the_boundary_and_negative_beyond(criterion):
 def test_ties_are_decided_as_argmax_does():
     tied = jnp.zeros((2, 3))
     labels = jnp.array([0, 1], jnp.int32)
-    np.testing.assert_array_equal(UNTIL_MISCLASSIFIED.success(tied, labels), [False, True])
-    np.testing.assert_array_equal(UNTIL_TARGET.success(tied, labels), [True, False])
+    np.testing.assert_array_equal(Misclassified().success(tied, labels), [False, True])
+    np.testing.assert_array_equal(Targeted().success(tied, labels), [True, False])
     # p_y = 1/K is not above it.
-    assert UNTIL_RANDOM.success(jnp.zeros((2, 4)), labels).all()
+    assert NoBetterThanRandom().success(jnp.zeros((2, 4)), labels).all()
 
 
 def test_margin_passes_its_gradient_to_one_rival():
-    gradient = jax.grad(lambda z: UNTIL_MISCLASSIFIED.margin(z, jnp.array([0], jnp.int32)).sum())(jnp.zeros((1, 3)))
+    gradient = jax.grad(lambda z: Misclassified().margin(z, jnp.array([0], jnp.int32)).sum())(jnp.zeros((1, 3)))
     np.testing.assert_array_equal(gradient, [[1.0, -1.0, 0.0]])
 
 
 def test_margins_do_not_vanish_where_probabilities_round():
     logits, labels = jnp.array([[100.0, 0.0, -1.0]]), jnp.zeros(1, jnp.int32)
-    for until in (UNTIL_MISCLASSIFIED, UNTIL_RANDOM):
+    for until in (Misclassified(), NoBetterThanRandom()):
         gradient = jax.grad(lambda z, until=until: until.margin(z, labels).sum())(logits)
         assert float(gradient[0, 0]) == 1
 
 
 def test_published_attack_takes_a_target_too(linear):
     """As the criterion of the others; its loop is tested elsewhere."""
-    logits_fn, _, images, labels = linear
-    (part,) = Published(AttackSettings(eps=4.0, steps=60)).until(UNTIL_TARGET).parts
+    logits_fn, _, _, labels = linear
     targets = (labels + 1) % N_CLASSES
-    state = compiled(lambda: part.advance(logits_fn, images, targets, part.start(images), 60))()
-    result = part.finish(logits_fn, images, targets, state)
-    assert result.succeeded.all()
-    assert (logits_fn(images + result.perturbation).argmax(-1) == targets).all()
+    result = run_linear(Published(eps=4.0, steps=60, momentum=0.0, criterion=Targeted()), linear, targets)
+    assert result.success.all()
+    assert (logits_fn(result.adversarial).argmax(-1) == targets).all()
 
 
 @pytest.mark.parametrize("attack", SEARCHES)
-def test_bad_input_is_refused(attack, linear):
-    logits_fn, _, images, labels = linear
+def test_bad_settings_are_refused(attack):
     with pytest.raises(UserError, match="at least 1 attack step, got 0"):
-        minimise_norm(ATTACKS[attack].revised(0, True), logits_fn, images, labels)
+        ATTACKS[attack].with_steps(0)

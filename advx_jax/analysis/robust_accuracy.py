@@ -1,0 +1,236 @@
+"""Accuracy that attacks with a fixed epsilon leave: each attack only on the images that still stand."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from advx_jax.analysis.batches import gather, map_batches
+from advx_jax.analysis.segments import result_of, run_in_segments
+from advx_jax.analysis.soundness import differing_rows, leading_scale, prepared
+from advx_jax.analysis.workers import Worker, chunk_rows, lanes, least_rows
+from advx_jax.attacks.base import Attack, Model, Part, example_keys
+from advx_jax.attacks.checks import ImagesLike, LabelsLike, checked_indices
+from advx_jax.attacks.criteria import are_numbers, is_met
+from advx_jax.attacks.losses import CLASSES_NEEDED, LossName, climb
+from advx_jax.errors import UserError
+
+# As in AutoAttack's own checks: how much logits of two passes may differ, relative to their size, and how near to 1
+# the outputs of a softmax sum up.
+_RANDOM_ABOVE, _SUMS_TO_ONE = 1e-4, 1e-5
+
+
+class FirstLook(NamedTuple):
+    """What a network says of unperturbed images, and what would make attacks on it misleading.
+
+    Attributes:
+        correct: the label has the largest logit.
+        finite: no logit is NaN or infinite, but that of a masked class; see `are_numbers`.
+        flat: the gradient of the cross-entropy or of DLR is exactly 0.
+        random: a second pass gave other logits.
+        normalised: the logits look like a softmax's output.
+    """
+
+    correct: Bool[np.ndarray, " n"]
+    finite: Bool[np.ndarray, " n"]
+    flat: Bool[np.ndarray, " n"]
+    random: Bool[np.ndarray, " n"]
+    normalised: Bool[np.ndarray, " n"]
+
+
+class Attacked(NamedTuple):
+    """What one attack did to images.
+
+    Attributes:
+        success: an image within the ball was found that meets the criterion, also when looked at again.
+        predicted: the class that it is taken for; of the unperturbed image where there is none.
+        norm: how far it is from the unperturbed one, in the attack's norm; infinite where there is none.
+        adversarial: it itself.
+        finite: no logit was infinite or NaN on the way; otherwise the attack may have lost its way.
+    """
+
+    success: Bool[np.ndarray, " n"]
+    predicted: Int[np.ndarray, " n"]
+    norm: Float[np.ndarray, " n"]
+    adversarial: Float[np.ndarray, "n *shape"]
+    finite: Bool[np.ndarray, " n"]
+
+
+def first_look(model: Model, images: ImagesLike, labels: LabelsLike, rows: int | None = None) -> FirstLook:
+    """Classify unperturbed images and make AutoAttack's checks on them, on all devices of this machine.
+
+    Args:
+        model: images to logits, for instance a `Classifier`; in evaluation mode. It may be random, which is
+            told for each image.
+        images: on the [0,1] scale; there may be none.
+        labels: true classes.
+        rows: images a chunk; by how many there are if None.
+
+    Raises:
+        UserError: see `prepared`.
+    """
+    images, labels, _ = prepared(model, images, labels, may_be_random=True)
+    if len(images) == 0:
+        return FirstLook(*(np.zeros(0, bool) for _ in FirstLook._fields))
+
+    def work(worker: Worker, count: int, x: Array, y: Array) -> FirstLook:
+        del count
+        logits, flat = jax.device_get(worker.call(_look, worker.model, x, y))
+        again = jax.device_get(worker.call(_logits, worker.model, x))
+        # What bfloat16 has no sums for, float64 holds exactly.
+        logits, again = logits.astype(np.float64), again.astype(np.float64)
+        differs = differing_rows(logits, again, leading_scale(logits), _RANDOM_ABOVE)
+        in_range = (logits > -_SUMS_TO_ONE).all(-1) & (logits < 1 + _SUMS_TO_ONE).all(-1)
+        finite = np.asarray(are_numbers(jnp.asarray(logits, jnp.float32), y))
+        return FirstLook(
+            correct=(logits.argmax(-1) == np.asarray(y)) & finite,
+            finite=finite,
+            flat=flat & finite,
+            random=differs,
+            normalised=in_range & (np.abs(np.where(in_range[:, None], logits, 0).sum(-1) - 1) < _SUMS_TO_ONE),
+        )
+
+    whole: FirstLook = gather(len(images), map_batches(model, (images, labels), work, rows or chunk_rows(len(images))))
+    return whole
+
+
+def attack_standing(
+    model: Model,
+    images: ImagesLike,
+    labels: LabelsLike,
+    indices: LabelsLike,
+    part: Part,
+    key: Key[Array, ""],
+    rows: int,
+    on_progress: Callable[[float], None] = lambda _: None,
+    on_spared: Callable[[float], None] = lambda _: None,
+) -> Iterator[tuple[Int[np.ndarray, " part"], Attacked]]:
+    """Run one attack on images that still stand, on all devices of this machine.
+
+    Args:
+        model: images to logits, for instance a `Classifier`.
+        images: on the [0,1] scale.
+        labels: true classes, all of them predicted on the unperturbed images.
+        indices: of the images in their data set, from which their random draws come.
+        part: the attack, and its place in the ensemble, for its draws.
+        key: of all draws.
+        rows: images a chunk; see `good_rows`.
+        on_progress: called with how many images' worth of work was just done; fractions add up.
+        on_spared: called in the same way with work that is not needed, because all images of a chunk are broken.
+
+    Yields:
+        Places of images and what became of them, as chunks are finished.
+
+    Raises:
+        UserError: see `prepared`; the attack cannot work with the model; when the first images are asked for.
+    """
+    images, labels, n_classes = prepared(model, images, labels, may_be_random=True)
+    if len(images) == 0:
+        return
+    attack = part.attack
+    attack.check(n_classes)
+    if rows < 1:
+        raise UserError(f"expected at least 1 row a chunk, got {rows}")
+    places = np.asarray(checked_indices(indices, len(images)))
+
+    def work(worker: Worker, count: int, x: Array, y: Array, indices: Array) -> Attacked:
+        keys = part.keys(example_keys(key, indices))
+        share = count / attack.n_steps
+        state = run_in_segments(
+            worker, attack, x, y, keys, lambda steps: on_progress(share * steps), lambda steps: on_spared(share * steps)
+        )
+        result = result_of(worker, attack, x, y, state)
+        logits, met = worker.call(_again, attack, worker.model, result.adversarial, y)
+        success = np.asarray(result.success & met)
+        norm = np.where(success, result.norm, np.inf)
+        predicted = np.asarray(logits).argmax(-1)
+        return Attacked(success, predicted, norm, np.asarray(result.adversarial), np.asarray(result.finite))
+
+    yield from map_batches(model, (images, labels, places), work, rows)
+
+
+def robust_accuracy(
+    model: Model,
+    images: ImagesLike,
+    labels: LabelsLike,
+    attack: Attack,
+    key: Key[Array, ""] | None = None,
+    on_progress: Callable[[float], None] = lambda _: None,
+) -> float:
+    """Fraction of images that the model still classifies right when an attack may change each of them.
+
+    Images misclassified to begin with count as broken. The parts of an ensemble attack only those still standing.
+
+    Args:
+        model: images to logits, in evaluation mode.
+        images: on the [0,1] scale.
+        labels: true classes.
+        attack: with a fixed epsilon, for instance `AutoAttack(eps=0.5, norm="L2")`.
+        key: of random draws, folded with each image's place; `jax.random.key(0)` if None.
+        on_progress: called with how many images' worth of work was just done or spared; fractions add up.
+
+    Returns:
+        The fraction; NaN if there are no images.
+
+    Raises:
+        UserError: model, images, labels or attack are none to work with.
+    """
+    x, y, n_classes = prepared(model, images, labels)
+    if len(x) == 0:
+        return float("nan")
+    attack.check(n_classes)
+    stands = first_look(model, x, y).correct
+    parts = attack.parts(n_classes)
+    steps = [part.attack.n_steps * part.attack.passes_per_step for part in parts]
+    on_progress(float((~stands).sum()))
+    for place, part in enumerate(parts):
+        share = steps[place] / sum(steps)
+        left = np.flatnonzero(stands)
+        if len(left) == 0:
+            break
+
+        def tell(done: float, share: float = share) -> None:
+            on_progress(share * done)
+
+        rows = good_rows(len(left), len(x))
+        draws = jax.random.key(0) if key is None else key
+        for places, found in attack_standing(model, x[left], y[left], left, part, draws, rows, tell, tell):
+            stands[left[places[found.success]]] = False
+            on_progress(float(found.success.sum()) * sum(steps[place + 1 :]) / sum(steps))
+    return float(stands.mean())
+
+
+def good_rows(standing: int, total: int) -> int:
+    """Images a chunk: as for all of them, or a quarter as long as that still holds those left.
+
+    Few sizes, because the attacks are compiled for each.
+    """
+    rows = chunk_rows(total)
+    while (smaller := max(-(-rows // 4), least_rows())) < rows and smaller * len(lanes()) >= standing:
+        rows = smaller
+    return rows
+
+
+@jax.jit
+def _logits(model: Model, images: Array) -> Float[Array, "batch classes"]:
+    return model(images)
+
+
+@jax.jit
+def _look(model: Model, images: Array, labels: Array) -> tuple[Float[Array, "batch classes"], Array]:
+    n_classes = jax.eval_shape(model, images).shape[-1]
+    names: list[LossName] = ["cross_entropy", "dlr"] if n_classes >= CLASSES_NEEDED["dlr"] else ["cross_entropy"]
+    flat = jnp.zeros(labels.shape, bool)
+    for name in names:
+        _, gradient, logits = climb(name, model, images, labels, labels)
+        flat |= (gradient == 0).all(tuple(range(1, images.ndim)))
+    return logits, flat
+
+
+@jax.jit
+def _again(attack: Attack, model: Model, images: Array, labels: Array) -> tuple[Array, Array]:
+    logits = model(images)
+    return logits, is_met(attack.criterion, logits, labels)

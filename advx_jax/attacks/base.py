@@ -1,0 +1,308 @@
+"""The contract of all attacks: what they are asked, how they run, and what they answer.
+
+An attack is a frozen dataclass and a JAX pytree: numbers such as eps are leaves, so that other values need no
+compilation; names and counts are static. It runs step by step, `init`, then `step` as often as `n_steps` says, then
+`result`, or all of it at once by a call. All of these are pure functions, under `jit`, `vmap` and `scan` as well.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from advx_jax.attacks.checks import ImagesLike, LabelsLike, check_settings, checked
+from advx_jax.attacks.criteria import Criterion, Misclassified
+
+Model = Callable[[Float[Array, "batch *shape"]], Float[Array, "batch classes"]]
+"""Any function from images to logits. If it is a pytree, its arrays are arguments of the compiled code."""
+
+State = Any
+"""What an attack knows between two steps; each attack has a type of its own."""
+
+Number = float | Array
+"""A setting: a number outside of compiled code, traced inside it."""
+
+
+class AttackResult(NamedTuple):
+    """What an attack found, per example; the same for all attacks.
+
+    Attributes:
+        adversarial: an image that the model was SEEN to put over the boundary; the input itself where there is none.
+        success: whether there is one. Beyond rounding, so that it holds when looked at again in another batch; an
+            input that is over the boundary to begin with is its own adversarial image.
+        norm: size of the change in the attack's own norm; infinite where there is none.
+        rms: root mean square of the change over all values of the image; infinite where there is none.
+        first_success: evaluations of the model before the first success; all that were made if there was none.
+        evaluations: how often the model was evaluated on the way, mostly with its gradient.
+        finite: no logit was NaN or infinite where that decides; otherwise the attack may have lost its way.
+    """
+
+    adversarial: Float[Array, "batch *shape"]
+    success: Bool[Array, " batch"]
+    norm: Float[Array, " batch"]
+    rms: Float[Array, " batch"]
+    first_success: Int[Array, " batch"]
+    evaluations: Int[Array, " batch"]
+    finite: Bool[Array, " batch"]
+
+
+@struct.dataclass(kw_only=True)
+class Attack:
+    """Base of every attack. One of your own needs `n_steps`, `init`, `step` and `result`.
+
+    Most attacks derive from `FixedEpsilon` or `MinimumNorm`, which bring what those have in common.
+
+    Attributes:
+        criterion: what counts as success.
+    """
+
+    criterion: Criterion = struct.field(pytree_node=False, default=Misclassified())
+
+    def __post_init__(self) -> None:
+        """Refuse settings that are none, and bring those in other spellings into one form.
+
+        Raises:
+            UserError: in one line.
+        """
+        check_settings(self, in_use=False)
+
+    @property
+    def name(self) -> str:
+        """For people, tables and results."""
+        return type(self).__name__.lower()
+
+    @property
+    def n_steps(self) -> int:
+        """How many steps there are between `init` and `result`; the field `steps` where there is one."""
+        return int(vars(self)["steps"])
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the model for each image: its gradients, or a black box's queries."""
+        return self.n_steps
+
+    @property
+    def passes_per_step(self) -> int:
+        """Cost of a step in passes through the model; a gradient counts as two more."""
+        return 3
+
+    @property
+    def is_random(self) -> bool:
+        """Whether other keys give other results, so that restarts may find more."""
+        return False
+
+    def until(self, criterion: Criterion) -> "Attack":
+        """The same attack with another criterion of success."""
+        return dataclasses.replace(self, criterion=criterion)
+
+    def with_steps(self, steps: int) -> "Attack":
+        """The same attack with another number of steps."""
+        return self._replaced(steps=steps)
+
+    def within_box(self, stay_in_range: bool) -> "Attack":
+        """The same attack, free to leave [0,1] or not."""
+        return self._replaced(stay_in_range=stay_in_range)
+
+    def _replaced(self, **fields: Any) -> "Attack":
+        return dataclasses.replace(self, **fields)
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that a result depends on, apart from model, image, key and criterion."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del fields["criterion"]
+        return {"attack": self.name} | fields
+
+    def check(self, n_classes: int | None = None) -> None:
+        """Refuse settings that the attack cannot work with; a class with conditions of its own adds them.
+
+        Args:
+            n_classes: of the model; None if it is not known yet.
+
+        Raises:
+            UserError: in one line.
+        """
+        del n_classes
+        check_settings(self)
+
+    def parts(self, n_classes: int | None = None) -> "tuple[Part, ...]":
+        """The attacks to run one after the other, here only this one; as many as there can be for None."""
+        del n_classes
+        return (Part(self, ()),)
+
+    def init(
+        self,
+        model: Model,
+        images: Float[Array, "batch *shape"],
+        labels: Int[Array, " batch"],
+        keys: Key[Array, " batch"],
+    ) -> State:
+        """State before the first step.
+
+        Args:
+            model: images to logits.
+            images: x in [0,1].
+            labels: true classes, or targets, as the criterion says.
+            keys: of each example's random draws.
+        """
+        raise NotImplementedError
+
+    def step(
+        self, model: Model, images: Float[Array, "batch *shape"], labels: Int[Array, " batch"], state: State
+    ) -> State:
+        """State after one more gradient (or query)."""
+        raise NotImplementedError
+
+    def result(
+        self, model: Model, images: Float[Array, "batch *shape"], labels: Int[Array, " batch"], state: State
+    ) -> AttackResult:
+        """What was found, from the state after the last step."""
+        raise NotImplementedError
+
+    def settled(self, state: State) -> Bool[Array, "*batch"]:
+        """Whether more steps would change no example's result, for each; a single False if that is never known."""
+        del state
+        return jnp.zeros((), bool)
+
+    def advance(
+        self,
+        model: Model,
+        images: Float[Array, "batch *shape"],
+        labels: Int[Array, " batch"],
+        state: State,
+        n_steps: int,
+    ) -> State:
+        """Make `n_steps` steps, compiled once however many they are."""
+        return lax.scan(lambda now, _: (self.step(model, images, labels, now), None), state, length=n_steps)[0]
+
+    def join(self, first: AttackResult, second: AttackResult) -> AttackResult:
+        """What two runs on the same images found together: the first success counts."""
+        return _joined(first, second, second.success & ~first.success)
+
+    def __call__(
+        self,
+        model: Model,
+        images: ImagesLike,
+        labels: LabelsLike,
+        key: Key[Array, "..."] | None = None,
+    ) -> AttackResult:
+        """Attack images.
+
+        Args:
+            model: images to logits, for instance a `Classifier`.
+            images: x in [0,1].
+            labels: true classes, or the targets if the criterion is `Targeted`.
+            key: of all random draws, folded with each example's place in the batch; or a key for each example, so
+                that its draws do not depend on the batch (see `example_keys`). `jax.random.key(0)` if None.
+
+        Raises:
+            UserError: images, labels, model or settings are not what the attack can work with.
+        """
+        what = "target" if self.criterion.towards_label else "label"
+        x, y, n_classes = checked(model, images, labels, what)
+        self.check(n_classes)
+        if jax.tree_util.all_leaves([model]):
+            model = jax.tree_util.Partial(model)
+        return _run(self, model, x, y, example_keys(key, jnp.arange(len(x))))
+
+
+class Part(NamedTuple):
+    """An attack of an ensemble.
+
+    Attributes:
+        attack: that runs by itself.
+        path: its place, and its ensemble's in a larger one; its draws depend on it.
+    """
+
+    attack: Attack
+    path: tuple[int, ...]
+
+    def keys(self, keys: Key[Array, " batch"]) -> Key[Array, " batch"]:
+        """The keys of this part, from those of the whole."""
+        for place in self.path:
+            keys = fold_in_all(keys, place)
+        return keys
+
+
+def example_keys(key: Key[Array, "..."] | None, indices: Int[Array, " batch"]) -> Key[Array, " batch"]:
+    """A key for each example, from the example's index in its data set.
+
+    An example's draws therefore depend neither on its batch nor on the devices.
+
+    Args:
+        key: one for all; or one for each example, which are given back. `jax.random.key(0)` if None.
+        indices: of the examples.
+    """
+    if key is None:
+        key = jax.random.key(0)
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    return key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
+
+
+def fold_in_all(keys: Key[Array, " batch"], number: int | Array) -> Key[Array, " batch"]:
+    """Other keys, one for each, for the draws of that number."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+
+
+def nothing_found(images: Float[Array, "batch *shape"]) -> AttackResult:
+    """The result of an attack that was not run."""
+    batch = images.shape[0]
+    infinite, none = jnp.full(batch, jnp.inf, images.dtype), jnp.zeros(batch, jnp.int32)
+    return AttackResult(images, jnp.zeros(batch, bool), infinite, infinite, none, none, jnp.ones(batch, bool))
+
+
+def _joined(first: AttackResult, second: AttackResult, take_second: Bool[Array, " batch"]) -> AttackResult:
+    def choose(one: Array, other: Array) -> Array:
+        return jnp.where(take_second.reshape(take_second.shape + (1,) * (one.ndim - 1)), other, one)
+
+    return AttackResult(
+        adversarial=choose(first.adversarial, second.adversarial),
+        success=first.success | second.success,
+        norm=choose(first.norm, second.norm),
+        rms=choose(first.rms, second.rms),
+        first_success=jnp.where(first.success, first.first_success, first.evaluations + second.first_success),
+        evaluations=first.evaluations + second.evaluations,
+        finite=first.finite & second.finite,
+    )
+
+
+def smaller(first: AttackResult, second: AttackResult) -> AttackResult:
+    """Of two results for the same images, the smaller success of each."""
+    return _joined(first, second, second.norm < first.norm)
+
+
+@jax.jit
+def _run(attack: Attack, model: Model, images: Array, labels: Array, keys: Array) -> AttackResult:
+    n_classes = jax.eval_shape(model, images).shape[-1]
+
+    def one(part: Attack, keys: Array) -> AttackResult:
+        state = part.init(model, images, labels, keys)
+        return part.result(model, images, labels, part.advance(model, images, labels, state, part.n_steps))
+
+    parts = attack.parts(n_classes)
+    if len(parts) == 1:
+        return one(parts[0].attack, parts[0].keys(keys))
+    result = nothing_found(images)
+    for alike in _runs_of_alike(parts):
+        # Parts that differ in numbers only are compiled once.
+        attacks = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(part.attack for part in alike))
+        all_keys = jnp.stack([part.keys(keys) for part in alike])
+        result, _ = lax.scan(lambda now, part: (attack.join(now, one(*part)), None), result, (attacks, all_keys))
+    return result
+
+
+def _runs_of_alike(parts: tuple[Part, ...]) -> list[list[Part]]:
+    """Group neighbours whose attacks have the same structure."""
+    groups: list[list[Part]] = []
+    for part in parts:
+        structure: Any = jax.tree.structure(part.attack)
+        if groups and structure == jax.tree.structure(groups[-1][0].attack):
+            groups[-1].append(part)
+        else:
+            groups.append([part])
+    return groups

@@ -1,0 +1,74 @@
+"""Every attack, and a step of training with one, lowers for machines that are not here: `jax.export` needs none."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from networks import random_classifier
+from recipes import tiny_recipe
+
+from advx_jax.attacks import (
+    APGD,
+    APGDT,
+    BEST,
+    DDN,
+    EXPLANATION,
+    FAB,
+    FABT,
+    FMN,
+    PGD,
+    FirstSuccess,
+    NoBetterThanRandom,
+    Published,
+    PublishedBounded,
+    Square,
+)
+from advx_jax.networks.classifier import Provenance
+from advx_jax.training.state import initial_state, make_optimizer
+from advx_jax.training.step import AXIS, Batch, TrainingSet, make_step
+
+PLATFORMS = ("cuda", "rocm", "tpu")
+
+BALL = {"eps": 0.03, "norm": "Linf", "steps": 3}
+
+ATTACKS = {
+    "bounded": PublishedBounded(steps=3),
+    "explanation": EXPLANATION.replace(steps=3),
+    "ARA, attack": Published(steps=3),
+    "ARA, BTR": Published(steps=3, criterion=NoBetterThanRandom()),
+    "ARA, best": BEST.with_steps(4).until(NoBetterThanRandom()),
+    "ddn": DDN(steps=2, levels=256),
+    "fmn": FMN(steps=2, norm="Linf"),
+    "pgd": PGD(eps=0.5, norm="L2", steps=3),
+    "apgd": APGD(eps=0.5, norm="L2", steps=3, loss="dlr"),
+    "fab": FAB(eps=0.5, norm="L2", steps=3),
+    "square": Square(eps=0.5, norm="L2", steps=3),
+    "autoattack": FirstSuccess(attacks=(APGD(**BALL), APGDT(**BALL), FABT(**BALL), Square(**BALL))),
+}
+
+
+def assert_lowered(exported):
+    assert exported.platforms == PLATFORMS
+    assert len(exported.mlir_module_serialized) > 1000
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attack_lowers_for_every_accelerator(name):
+    classifier = random_classifier()
+    images, labels = jnp.full((2, 8, 8, 3), 0.5), jnp.zeros(2, jnp.int32)
+    attack = jax.jit(lambda *arguments: ATTACKS[name](*arguments))
+    assert_lowered(jax.export.export(attack, platforms=PLATFORMS)(classifier, images, labels))
+
+
+@pytest.mark.parametrize("recipe", ["adv_train", "all"])
+def test_training_step_lowers_for_every_accelerator(recipe):
+    recipe = tiny_recipe(recipe)
+    optimizer = make_optimizer(recipe, 10)
+    state = initial_state(
+        recipe, optimizer, (random_classifier(architecture=recipe.architecture), Provenance(psi_integrator=0.0))
+    )
+    data = TrainingSet(np.zeros((12, 8, 8, 3), np.uint8), np.zeros(12, np.int32))
+    batch = Batch(np.arange(4), np.arange(4), None)
+    step = jax.jit(jax.vmap(make_step(recipe, optimizer), axis_name=AXIS))
+    arguments = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (state, data, batch))
+    assert_lowered(jax.export.export(step, platforms=PLATFORMS)(*arguments))
