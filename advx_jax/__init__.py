@@ -10,6 +10,7 @@ Decisions and Improved Neural Network Robustness" (Woods, Chen, Teuscher 2019, a
 
 What is offered here is loaded when it is first used. Rooms, each importing only from those below it:
 
+    cli/        flags, one-line errors, exit statuses; the commands stand beside it
     reports/    what a person looks at: picture trees, the HTML gallery, curves, JSON
     training/   state, step, Lipschitz penalty, loop, checkpoints
     runs/       long work: what is missing, a store to go on from, progress

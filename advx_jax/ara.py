@@ -16,11 +16,11 @@ from pathlib import Path
 
 from absl import flags
 
-from advx_jax.commands import no_arguments, run
-from advx_jax import attack_flags, inference_flags
+from advx_jax.cli.commands import command, no_arguments
 from advx_jax.attacks import Attack, Published
 from advx_jax.attacks.named import MINIMUM_NORM, minimum_norm_attack
-from advx_jax.flag_types import define_length, define_momentum, define_whole
+from advx_jax.cli import attack_flags, inference_flags
+from advx_jax.cli.flag_types import define_length, define_momentum, define_whole
 from advx_jax.reports.robustness_report import report_robustness
 
 _N_IMAGES = define_whole("n_images", None, "How many images of the published subset (1000 if not given).")
@@ -44,6 +44,7 @@ flags.adopt_module_key_flags(inference_flags)
 flags.adopt_module_key_flags(attack_flags)
 
 
+@command()
 def main(arguments: list[str]) -> None:
     """Parse the flags, measure, print."""
     no_arguments(arguments)
@@ -62,4 +63,4 @@ def _attack(name: str) -> Attack:
 
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    main()

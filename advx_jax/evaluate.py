@@ -9,10 +9,10 @@ from pathlib import Path
 
 from absl import flags
 
-from advx_jax.commands import no_arguments, run
-from advx_jax import inference_flags
+from advx_jax.cli.commands import command, no_arguments
+from advx_jax.cli import inference_flags
+from advx_jax.cli.flag_types import define_whole
 from advx_jax.files import check_output_file
-from advx_jax.flag_types import define_whole
 from advx_jax.reports.accuracy_report import report_accuracy
 from advx_jax.reports.results_json import write_json
 
@@ -21,6 +21,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "Write the result to this JSON fil
 flags.adopt_module_key_flags(inference_flags)
 
 
+@command()
 def main(arguments: list[str]) -> None:
     """Parse the flags, measure, print."""
     no_arguments(arguments)
@@ -40,4 +41,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    main()

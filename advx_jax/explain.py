@@ -15,11 +15,11 @@ from pathlib import Path
 
 from absl import flags
 
-from advx_jax.commands import no_arguments, run
-from advx_jax import attack_flags, inference_flags, own_image_flags
+from advx_jax.cli.commands import command, no_arguments
 from advx_jax.attacks import EXPLANATION
+from advx_jax.cli import attack_flags, inference_flags, own_image_flags
+from advx_jax.cli.flag_types import check_eps_within_box, define_indices, define_length, define_whole, distinct_indices
 from advx_jax.errors import UserError
-from advx_jax.flag_types import check_eps_within_box, define_indices, define_length, define_whole, distinct_indices
 from advx_jax.reports.explanation_report import given_images, own_images, report_explanations
 
 _EPS = define_length("eps", EXPLANATION.eps, "ρ: RMS of the change, on the [0,1] scale.")
@@ -40,6 +40,7 @@ flags.adopt_module_key_flags(attack_flags)
 flags.adopt_module_key_flags(own_image_flags)
 
 
+@command()
 def main(arguments: list[str]) -> None:
     """Parse the flags, explain, say what came out."""
     own_image_flags.check(arguments, (_N_IMAGES, _INDICES))
@@ -74,4 +75,4 @@ def _places(available: int) -> Sequence[int]:
 
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    main()

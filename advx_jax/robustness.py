@@ -16,13 +16,13 @@ from pathlib import Path
 
 from absl import flags
 
-from advx_jax.commands import no_arguments, run
-from advx_jax import inference_flags
+from advx_jax.cli.commands import command, no_arguments
 from advx_jax.attacks import Attack, AutoAttack, FirstSuccess, Restarted
 from advx_jax.attacks.named import FIXED_EPSILON, fixed_epsilon_attack
+from advx_jax.cli import inference_flags
+from advx_jax.cli.flag_types import check_eps_within_box, define_length, define_norm, define_whole
 from advx_jax.data.image_set import CIFAR10_SIDE
 from advx_jax.errors import UserError
-from advx_jax.flag_types import check_eps_within_box, define_length, define_norm, define_whole
 from advx_jax.reports.fixed_budget_report import report_fixed_budget
 from advx_jax.reports.fixed_budget_run import Plan
 
@@ -46,6 +46,7 @@ _OUTPUT = flags.DEFINE_string(
 flags.adopt_module_key_flags(inference_flags)
 
 
+@command()
 def main(arguments: list[str]) -> None:
     """Parse the flags, measure, print."""
     no_arguments(arguments)
@@ -75,4 +76,4 @@ def _members(name: str, eps: float, norm: str) -> tuple[Attack, ...]:
 
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    main()

@@ -14,9 +14,9 @@ needs no more than the workdir.
 
 from absl import flags
 
-from advx_jax.commands import no_arguments, run
-from advx_jax import training_flags
+from advx_jax.cli.commands import command, no_arguments
 from advx_jax._runtime import keep_compiled_code
+from advx_jax.cli import training_flags
 
 _EXPORT = flags.DEFINE_boolean(
     "export", False, "Write the network of the last checkpoint to the workdir's network.safetensors; do not train."
@@ -24,6 +24,7 @@ _EXPORT = flags.DEFINE_boolean(
 flags.adopt_module_key_flags(training_flags)
 
 
+@command(training_flags.parse, leave_at_once=True)
 def main(arguments: list[str]) -> None:
     """Parse the flags, train, print."""
     no_arguments(arguments)
@@ -39,4 +40,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main, __doc__, training_flags.parse, leave_at_once=True)
+    main()

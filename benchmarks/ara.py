@@ -10,7 +10,7 @@ import functools
 
 from absl import flags
 
-from advx_jax.commands import no_arguments, run
+from advx_jax.cli.commands import command, no_arguments
 from advx_jax.analysis.robustness_area import KINDS, minimum_norm_distances
 from advx_jax.attacks import Published
 from benchmarks.side_by_side import Row, contestants, report, seconds
@@ -21,6 +21,7 @@ N_IMAGES = 32
 _STEPS = flags.DEFINE_integer("steps", Published().steps, "Number of attack steps.")
 
 
+@command()
 def main(arguments: list[str]) -> None:
     """Run the benchmark."""
     no_arguments(arguments)
@@ -54,4 +55,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    main()

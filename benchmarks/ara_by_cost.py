@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from advx_jax.commands import no_arguments, run
+from advx_jax.cli.commands import command, no_arguments
 from advx_jax.analysis.robustness_area import minimum_norm_distances, robustness_curve
 from advx_jax.analysis.subset import published_subset
 from advx_jax.attacks import Attack
 from advx_jax.attacks.named import MINIMUM_NORM
+from advx_jax.cli.inference_flags import keep_compiled_code
 from advx_jax.data.image_set import ImageSet, unit_images
 from advx_jax.data.sources import load_cifar10
 from advx_jax.errors import UserError
 from advx_jax.files import written_whole
-from advx_jax.inference_flags import keep_compiled_code
 from advx_jax.networks.classifier import Classifier
 from advx_jax.networks.registry import resolve_network
 from advx_jax.reports.console import table
@@ -38,6 +38,7 @@ _NAME = "ara_by_cost"
 _N_IMAGES = flags.DEFINE_integer("n_images", 32, "How many images of the published subset.", lower_bound=1)
 
 
+@command()
 def main(arguments: list[str]) -> None:
     """Measure what is not there yet, print it and draw it."""
     no_arguments(arguments)
@@ -138,4 +139,4 @@ def _measure(classifier: Classifier, attack: Attack, data: ImageSet) -> dict[str
 
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    main()

@@ -11,7 +11,7 @@ import tempfile
 
 import jax
 
-from advx_jax.commands import no_arguments, run
+from advx_jax.cli.commands import command, no_arguments
 from advx_jax.analysis.explanations import explain
 from benchmarks.side_by_side import compare, contestants, report, seconds
 
@@ -19,6 +19,7 @@ N_IMAGES = 10
 REPEATS = 3
 
 
+@command()
 def main(arguments: list[str]) -> None:
     """Run the benchmark."""
     no_arguments(arguments)
@@ -44,4 +45,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    main()

@@ -9,7 +9,7 @@ chunk on one lane, and as two chunks of half the size on two lanes, as `explain`
 import jax
 import numpy as np
 
-from advx_jax.commands import no_arguments, run
+from advx_jax.cli.commands import command, no_arguments
 from advx_jax.analysis.segments import run_in_segments
 from advx_jax.analysis.workers import Worker, spread
 from advx_jax.attacks import PublishedBounded
@@ -21,6 +21,7 @@ BATCHES = (8, 16, 32, 64, 128)
 REPEATS = 5
 
 
+@command()
 def main(arguments: list[str]) -> None:
     """Run the benchmark."""
     no_arguments(arguments)
@@ -56,4 +57,4 @@ def _attack(them: Contestants, batch: int, lanes: int) -> None:
 
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    main()

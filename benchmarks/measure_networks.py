@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from advx_jax.commands import no_arguments, run
+from advx_jax.cli.commands import command, no_arguments
 from advx_jax.data.sources import load_cifar10
 from advx_jax.errors import UserError
 from advx_jax.networks.registry import manifest
@@ -72,6 +72,7 @@ _N_ARA_IMAGES = flags.DEFINE_integer("n_ara_images", 1000, "Images of the accura
 _N_BALL_IMAGES = flags.DEFINE_integer("n_ball_images", 64, "Images that AutoAttack attacks.", lower_bound=1)
 
 
+@command()
 def main(arguments: list[str]) -> None:
     """Run the commands that are still to be run."""
     no_arguments(arguments)
@@ -86,4 +87,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    main()

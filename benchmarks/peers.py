@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from advx_jax.commands import no_arguments, run
+from advx_jax.cli.commands import command, no_arguments
 from advx_jax.analysis.robust_accuracy import attack_standing, first_look
 from advx_jax.analysis.robustness_area import minimum_norm_distances
 from advx_jax.analysis.workers import chunk_rows
@@ -76,6 +76,7 @@ class Cost(NamedTuple):
     processor: float
 
 
+@command()
 def main(arguments: list[str]) -> None:
     """Run the benchmark."""
     no_arguments(arguments)
@@ -252,4 +253,4 @@ def _foolbox_with_jax(them: Contestants, steps: int) -> Iterator[Pairing]:
 
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    main()

@@ -9,7 +9,7 @@ Nothing in the tables is typed by hand.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from advx_jax.commands import no_arguments, run
+from advx_jax.cli.commands import command, no_arguments
 from advx_jax.configs.published import published as published_config
 from advx_jax.errors import UserError
 from advx_jax.files import written_whole
@@ -35,6 +35,7 @@ _PUBLISHED_EPOCHS = published_config("").epochs
 _HEADER = ("network", "trained with", "epochs", "train loss", "final ψ", "accuracy", "attack ARA", "BTR ARA", "images")
 
 
+@command()
 def main(arguments: list[str]) -> None:
     """Rebuild all three."""
     no_arguments(arguments)
@@ -140,4 +141,4 @@ def _row(networks: Mapping[str, Mapping[str, Any]], name: str) -> tuple[str, ...
 
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    main()

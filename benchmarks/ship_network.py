@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from advx_jax.commands import no_arguments, run
+from advx_jax.cli.commands import command, no_arguments
 from advx_jax.errors import UserError
 from advx_jax.files import written_whole
 from advx_jax.networks.files import SUFFIX
@@ -29,6 +29,7 @@ _COMMIT = flags.DEFINE_string("commit", None, "The commit that the run was made 
 _TRAINING = flags.DEFINE_string("training", None, "What it was trained with, in the table's words.", required=True)
 
 
+@command()
 def main(arguments: list[str]) -> None:
     """Copy the network and write its entry."""
     no_arguments(arguments)
@@ -91,4 +92,4 @@ def manifest_entry(workdir: Path, config: str, commit: str, training: str) -> di
 
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    main()

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from advx_jax.cli.inference_flags import keep_compiled_code
 from advx_jax.data.image_set import unit_images
 from advx_jax.data.sample import load_sample
-from advx_jax.inference_flags import keep_compiled_code
 from advx_jax.networks.classifier import Classifier
 from advx_jax.reports.console import table
 from advx_jax.reports.results_json import head, write_json

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from advx_jax.commands import no_arguments, run
+from advx_jax.cli.commands import command, no_arguments
 from advx_jax._runtime import keep_compiled_code
 from advx_jax.errors import UserError
 from advx_jax.reports.console import table
@@ -61,6 +61,7 @@ class Speed(NamedTuple):
         return () if self.share_of_peak is None else (f"{self.share_of_peak:.1%}",)
 
 
+@command()
 def main(arguments: list[str]) -> None:
     """Run the benchmark."""
     no_arguments(arguments)
@@ -167,4 +168,4 @@ def _count(text: str) -> int:
 
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    main()

@@ -19,7 +19,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from advx_jax.commands import run
+from advx_jax.cli.commands import command
 from advx_jax.errors import UserError
 from advx_jax.files import check_output_file
 from advx_jax.networks.files import SUFFIX, save_network
@@ -34,6 +34,7 @@ _TO_PT = flags.DEFINE_boolean(
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "prebuilt", "Folder for the converted files, made if missing.")
 
 
+@command()
 def main(arguments: list[str]) -> None:
     """Convert every network that is named on the command line, and print a line about each."""
     if not arguments:
@@ -81,4 +82,4 @@ def _check_not_source(target: Path, network: ResolvedNetwork) -> None:
 
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    main()

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "advx_jax"
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS, METHOD = ROOT / "docs" / "commands.md", ROOT / "docs" / "method.md"
 # Beside the modules that are commands by themselves.
-COMMAND_FILES = {"convert": ROOT / "convert" / "__main__.py", "data.cifar10": PACKAGE / "data" / "cifar10.py"}
+COMMAND_FILES = {"convert": ROOT / "convert" / "__main__.py", "data.cifar10": PACKAGE / "cli" / "data.py"}
 SHIPPED = ("advx_jax", "benchmarks", "configs", "convert")
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 
@@ -53,7 +53,7 @@ def flags_of(command: str) -> set[str]:
     """Names of a command's flags, those of the modules that it shares with others too."""
     path = COMMAND_FILES.get(command, PACKAGE / f"{command}.py")
     source = path.read_text(encoding="utf-8")
-    shared = [PACKAGE / f"{name}.py" for name in re.findall(r"\b(\w+_flags|commands)\b", source)]
+    shared = [PACKAGE / "cli" / f"{name}.py" for name in re.findall(r"\b(\w+_flags|commands)\b", source)]
     names = set().union(*map(flags_in, [path, *(module for module in shared if module.exists())]))
     return names | {f"no{name}" for name in names}
 

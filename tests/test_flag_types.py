@@ -1,9 +1,9 @@
 import pytest
 from absl import flags
 
-from advx_jax import flag_types
+from advx_jax.cli import flag_types
+from advx_jax.cli.flag_types import check_eps_within_box, distinct_indices
 from advx_jax.errors import UserError
-from advx_jax.flag_types import check_eps_within_box, distinct_indices
 from advx_jax.reports.console import length
 
 

@@ -14,9 +14,9 @@ from networks import random_classifier
 
 from advx_jax import attacks
 from advx_jax.cache import cache_dir
+from advx_jax.cli.terminal import spell_out_what_cannot_be_shown
 from advx_jax.networks.classifier import Provenance, expected_variables
 from advx_jax.networks.files import load_network, save_network
-from advx_jax.terminal import spell_out_what_cannot_be_shown
 
 EXPLAIN = ("-m", "advx_jax.explain", "--model=tiny.safetensors", "--n_images=1", "--steps=5")
 
@@ -133,7 +133,7 @@ assert jax.config.jax_enable_x64
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_ctrl_c_while_a_command_is_imported_is_a_line(folder):
-    code = "import runpy, advx_jax.commands; print(flush=True); runpy.run_module('advx_jax.train', run_name='__main__')"
+    code = "import advx_jax.cli.commands; print(flush=True); from advx_jax.train import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "--config=configs/smoke.py"],
         cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

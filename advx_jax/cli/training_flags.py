@@ -10,11 +10,11 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from advx_jax.cli.flag_types import read_number
 from advx_jax.data.image_set import ImageSet
 from advx_jax.data.sample import load_sample
 from advx_jax.data.sources import load_cifar10
 from advx_jax.errors import UserError
-from advx_jax.flag_types import read_number
 from advx_jax.names import safe_name
 from advx_jax.training.loop import Data
 from advx_jax.training.recipe import Recipe, nearest, recipe_from_config
@@ -38,7 +38,7 @@ _PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: which one 
 _SAMPLE_TRAIN = 192
 _PREFIX = "--config="
 _OVERRIDE = "--config."
-_RECIPES = Path(__file__).parent / "configs"
+_RECIPES = Path(__file__).parents[1] / "configs"
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -5,6 +5,7 @@ settings when it is imported, and because Ctrl-C must be answered from the start
 """
 
 import ast
+import inspect
 import os
 import re
 import signal
@@ -18,8 +19,8 @@ from typing import NoReturn
 from absl import flags
 
 from advx_jax import _runtime
+from advx_jax.cli.terminal import spell_out_what_cannot_be_shown
 from advx_jax.errors import UserError
-from advx_jax.terminal import spell_out_what_cannot_be_shown
 from advx_jax.wording import one_line
 
 _HELP = flags.DEFINE_boolean("help", False, "Show this help.", short_name="h")
@@ -47,36 +48,47 @@ def _begin() -> None:
 _begin()
 
 
-def run(
-    main: Callable[[list[str]], None],
-    doc: str | None,
-    parse: Callable[[list[str]], list[str]] | None = None,
-    *,
-    leave_at_once: bool = False,
-) -> None:
-    """Run a command and end the process with the status that a shell expects.
+def command(
+    parse: Callable[[list[str]], list[str]] | None = None, *, leave_at_once: bool = False
+) -> Callable[[Callable[[list[str]], None]], Callable[[], NoReturn]]:
+    """Decorate what gets the positional arguments, after the flags were parsed, to be a command of the process.
+
+    The module around it has the command's flags, and its description and examples as docstring, which --help shows.
 
     Args:
-        main: gets the positional arguments, after the flags were parsed.
-        doc: the command's description and examples, shown by --help.
         parse: turns the command line into positional arguments; absl's own parser if None.
-        leave_at_once: Ctrl-C ends the process where it stands, unless `main` has an answer of its own; otherwise it
-            raises KeyboardInterrupt.
+        leave_at_once: Ctrl-C ends the process where it stands, unless the command has an answer of its own; otherwise
+            it raises KeyboardInterrupt.
+
+    Returns:
+        The decorator. What it makes works on `sys.argv` and ends the process, see `end_process_after`.
+    """
+
+    def decorated(main: Callable[[list[str]], None]) -> Callable[[], NoReturn]:
+        def work() -> None:
+            argv = [_at_home(argument) for argument in sys.argv]
+            arguments = parse(argv) if parse else flags.FLAGS(argv)[1:]
+            if _HELP.value:
+                print(_help(main), flush=True)  # as long as a reader who left is answered
+                return
+            if not leave_at_once and signal.getsignal(signal.SIGINT) is _leave:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+            main(arguments)
+
+        return lambda: end_process_after(work)
+
+    return decorated
+
+
+def end_process_after(work: Callable[[], None]) -> NoReturn:
+    """Work, and end the process with the status that a shell expects.
 
     Raises:
-        SystemExit: always; status 0 if `main` returned or help was asked for, 1 for bad input,
-            130 if interrupted.
+        SystemExit: always; status 0 if `work` returned, 1 for bad input, 130 if interrupted.
     """
     spell_out_what_cannot_be_shown()
     try:
-        argv = [_at_home(argument) for argument in sys.argv]
-        arguments = parse(argv) if parse else flags.FLAGS(argv)[1:]
-        if _HELP.value:
-            print(f"{(doc or _doc_in_source()).strip()}\n\nFlags:{flags.FLAGS.main_module_help()}")
-            sys.exit(0)
-        if not leave_at_once and signal.getsignal(signal.SIGINT) is _leave:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        main(arguments)
+        work()
     except (UserError, flags.Error) as error:
         sys.exit(f"error: {one_line(str(error))}")
     except BrokenPipeError:
@@ -116,9 +128,16 @@ def _at_home(argument: str) -> str:
     return flag + os.path.expanduser(folder) if folder.startswith("~") else argument  # noqa: PTH111 (not only paths)
 
 
-def _doc_in_source() -> str:
-    """The description and the examples of a command whose docstrings Python was told to leave out (-OO)."""
-    source = getattr(sys.modules["__main__"], "__file__", None)
+def _help(main: Callable[[list[str]], None]) -> str:
+    """A command's description, examples and flags."""
+    # absl knows what Python was started with by that name.
+    module = sys.argv[0] if main.__module__ == "__main__" else main.__module__
+    listed = flags.FLAGS.module_help(module).removeprefix(f"\n{module}:")
+    return f"{description(inspect.getsourcefile(main))}\n\nFlags:{listed}"
+
+
+def description(source: str | Path | None) -> str:
+    """The docstring of a source file, also where Python was told to leave docstrings out (-OO)."""
     return ast.get_docstring(ast.parse(Path(source).read_text(encoding="utf-8"))) or "" if source else ""
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from absl import flags
 
+from advx_jax.cli.inference_flags import data_was_given
 from advx_jax.data.own_images import OwnImages, load_own_images
 from advx_jax.errors import UserError
-from advx_jax.inference_flags import data_was_given
 from advx_jax.wording import one_line
 
 _IMAGES = flags.DEFINE_multi_string(
