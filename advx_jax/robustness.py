@@ -1,4 +1,4 @@
-"""Measure how much accuracy attacks leave a network within a ball around each image, as RobustBench does.
+"""Measure how much accuracy attacks leave within a ball around each image, as RobustBench does.
 
     python -m advx_jax.robustness --model=resnet44-all --norm=L2 --eps=0.5 --n_images=16
     python -m advx_jax.robustness --model=resnet44-all --norm=Linf --eps=4/255 --attack=apgd-ce --n_images=200

@@ -1,4 +1,4 @@
-"""Train a network by a recipe, on all devices; training goes on by itself from what the workdir holds.
+"""Train a network by a recipe, on all devices; a second call goes on from what the workdir holds.
 
 python -m advx_jax.train --config=configs/smoke.py --workdir=smoke
 python -m advx_jax.train --config=configs/robust.py --workdir=runs/robust

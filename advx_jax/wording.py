@@ -1,6 +1,7 @@
 """Values from files that nobody vouches for, made fit for a terminal and a one-line message."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 _LONGEST = 60
 _MOST_PROBLEMS = 8
@@ -40,3 +41,15 @@ def listed(problems: Sequence[str]) -> str:
     line = "; ".join(problems[:_MOST_PROBLEMS])
     others = len(problems) - _MOST_PROBLEMS
     return f"{line}; … and {others} more" if others > 0 else line
+
+
+def nearest(name: str, known: Iterable[str], least_similar: float = 0) -> str:
+    """Say which known name is nearest to an unknown one, to be put behind an error.
+
+    Args:
+        name: the unknown one.
+        known: the others.
+        least_similar: what is less similar is not worth saying; from 0 to 1, as `difflib` measures it.
+    """
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=least_similar)
+    return f"; did you mean {close[0]}?" if close else ""

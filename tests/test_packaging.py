@@ -79,8 +79,8 @@ def test_installed_wheel_explains_outside_the_clone(wheel, tmp_path):
     save_network(work / "tiny.safetensors", random_classifier(), Provenance(name="tiny"))
     surroundings = environment(site, tmp_path / "cache")
 
-    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, *arguments], cwd=work, env=surroundings, capture_output=True, text=True)
+    def call(*arguments: str, program: str | Path = sys.executable) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([program, *arguments], cwd=work, env=surroundings, capture_output=True, text=True)
 
     def run(*arguments: str) -> str:
         done = call(*arguments)
@@ -91,7 +91,8 @@ def test_installed_wheel_explains_outside_the_clone(wheel, tmp_path):
     assert package == str(site / "advx_jax" / "__init__.py")
     assert convert == str(site / "advx_jax" / "convert" / "__init__.py")
     assert knows_names == "True"
-    run("-m", "advx_jax.explain", "--model=tiny.safetensors", "--n_images=1", "--steps=2")
+    explained = call("explain", "--model=tiny.safetensors", "--n_images=1", "--steps=2", program=site / "bin" / "advx")
+    assert explained.returncode == 0, explained.stderr
     assert (work / "output" / "index.html").is_file()
     assert len(list((work / "output" / "0-cat").iterdir())) == 13
     run("-m", "advx_jax.convert", "--to_pt", "tiny.safetensors", "--output_dir=.")
@@ -111,6 +112,7 @@ def editable(tmp_path_factory):
     source = clone(folder / "advx_jax")
     site = folder / "site"
     subprocess.run([*PIP, "install", *OFFLINE, "--target", site, "-e", source], check=True, capture_output=True)
+    (site / "bin").rename(folder / "bin")
     assert {path.suffix for path in site.iterdir()} == {".pth", ".dist-info"}
     (pth,) = site.glob("*.pth")
     return source, Path(pth.read_text().strip())
@@ -138,6 +140,11 @@ def test_an_editable_install_is_shadowed_nowhere(where, editable, tmp_path):
     assert Path(convert).resolve() == source / "convert" / "__init__.py"
     assert knows_names == "True"
     assert "python -m advx_jax.ara --model=resnet44-all" in "\n".join(help_text)
+    script = subprocess.run(
+        [source.parent / "bin" / "advx", "ara", "--help"],
+        cwd=work, env=environment(site, tmp_path / "cache"), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert script.stdout.splitlines() == help_text
 
 
 def test_the_clone_converts_under_the_short_name_too(editable, tmp_path):

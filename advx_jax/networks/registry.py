@@ -1,6 +1,5 @@
 """Networks by name or path: whatever a person gives as `--model`."""
 
-import difflib
 import hashlib
 import importlib.resources
 import json
@@ -14,6 +13,7 @@ from advx_jax.cache import at_home, cache_dir
 from advx_jax.errors import UserError
 from advx_jax.networks.classifier import Classifier, Provenance
 from advx_jax.networks.files import SUFFIX, load_network
+from advx_jax.wording import nearest
 
 WORKDIR_NETWORK = f"network{SUFFIX}"
 """File in a training workdir that holds the trained network."""
@@ -110,11 +110,9 @@ def resolve_network(model: str) -> ResolvedNetwork:
             return _read(path / WORKDIR_NETWORK)
     except OSError as error:
         raise UserError(f"cannot read the network {model}: {error.strerror}") from error
-    similar = difflib.get_close_matches(model, entries, n=1, cutoff=_SIMILAR_ENOUGH)
-    hint = f"; did you mean {similar[0]}?" if similar else ""
     raise UserError(
         f"expected a network by name ({', '.join(entries)}), a {SUFFIX} or .pt file, or a training workdir, "
-        f"got {model!r}{hint}"
+        f"got {model!r}{nearest(model, entries, _SIMILAR_ENOUGH)}"
     )
 
 

@@ -1,16 +1,15 @@
 """What is trained and how: the typed form of a config, checked once, before any work."""
 
 import dataclasses
-import difflib
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from advx_jax.errors import UserError
 from advx_jax.networks.resnet import Architecture
-from advx_jax.wording import shown
+from advx_jax.wording import nearest, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,12 +207,6 @@ def differing_fields(expected: Mapping[str, Any], got: Mapping[str, Any], ignore
         for name in sorted(left.keys() | right.keys())
         if left.get(name, absent) != right.get(name, absent) and not name.startswith(ignored)
     ]
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Say which known name is nearest to an unknown one, to be put behind an error."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
