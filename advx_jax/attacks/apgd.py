@@ -9,11 +9,12 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Int
 
+from advx_jax.attacks.arrays import Counts, Images, Keys, Labels, Mask, Perturbations, Values
 from advx_jax.attacks.base import Model
-from advx_jax.attacks.fixed_epsilon import FixedEpsilon, Found, Targets, random_direction, steepest
-from advx_jax.attacks.losses import CLASSES_NEEDED, LossName, climb
+from advx_jax.attacks.fixed_epsilon import BestSoFar, RandomStart, Targets, random_direction, steepest
+from advx_jax.attacks.losses import CLASSES_NEEDED, LossName, loss_and_gradient
 from advx_jax.attacks.norms import per_example
 from advx_jax.errors import UserError
 
@@ -40,23 +41,23 @@ class APGDState(NamedTuple):
         rises: how often the loss rose since the last checkpoint.
         best_at_check: the largest loss at the last checkpoint.
         halved_at_check: whether the step was halved at the last checkpoint.
-        found: the first success.
+        best_so_far: the first success.
     """
 
     step: Int[Array, ""]
-    iterate: Float[Array, "batch *shape"]
-    previous: Float[Array, "batch *shape"]
-    targets: Int[Array, " batch"]
-    gradient: Float[Array, "batch *shape"]
-    best: Float[Array, "batch *shape"]
-    best_gradient: Float[Array, "batch *shape"]
-    best_loss: Float[Array, " batch"]
-    last_loss: Float[Array, " batch"]
-    step_size: Float[Array, " batch"]
-    rises: Int[Array, " batch"]
-    best_at_check: Float[Array, " batch"]
-    halved_at_check: Bool[Array, " batch"]
-    found: Found
+    iterate: Images
+    previous: Images
+    targets: Labels
+    gradient: Perturbations
+    best: Images
+    best_gradient: Perturbations
+    best_loss: Values
+    last_loss: Values
+    step_size: Values
+    rises: Counts
+    best_at_check: Values
+    halved_at_check: Mask
+    best_so_far: BestSoFar
 
 
 def checkpoints(steps: int) -> Int[np.ndarray, " steps"]:
@@ -76,7 +77,7 @@ def checkpoints(steps: int) -> Int[np.ndarray, " steps"]:
 
 
 @struct.dataclass(kw_only=True)
-class APGD(FixedEpsilon):
+class APGD(RandomStart):
     """APGD from a random point on the surface of the ball.
 
     Attributes:
@@ -93,16 +94,6 @@ class APGD(FixedEpsilon):
         """As the field names it."""
         return {"cross_entropy": "apgd-ce", "targeted_dlr": "apgd-t"}.get(self.loss, f"apgd-{self.loss}")
 
-    @property
-    def is_random(self) -> bool:
-        """The starting point is drawn."""
-        return True
-
-    @property
-    def evaluations(self) -> int:
-        """A gradient each step, and one at the starting point."""
-        return self.steps + 1
-
     def check(self, n_classes: int | None = None) -> None:
         """Refuse losses that there are none of, or too few classes for.
 
@@ -116,28 +107,19 @@ class APGD(FixedEpsilon):
         if n_classes is not None and n_classes < needed:
             raise UserError(f"expected a model of at least {needed} classes for {self.name}, got {n_classes}")
 
-    def init(
-        self,
-        model: Model,
-        images: Float[Array, "batch *shape"],
-        labels: Int[Array, " batch"],
-        keys: Key[Array, " batch"],
-    ) -> APGDState:
+    def init(self, model: Model, images: Images, labels: Labels, keys: Keys) -> APGDState:
         """State before the first step."""
-        initial = images + self.eps * random_direction(self.norm, keys, images)
-        return self.init_at(model, images, labels, initial)
+        return self.init_at(model, images, labels, images + self.eps * self.drawn(keys, images))
 
-    def init_at(
-        self,
-        model: Model,
-        images: Float[Array, "batch *shape"],
-        labels: Int[Array, " batch"],
-        initial: Float[Array, "batch *shape"],
-    ) -> APGDState:
+    def drawn(self, keys: Keys, images: Images) -> Perturbations:
+        """On the surface of the ball."""
+        return random_direction(self.norm, keys, images)
+
+    def init_at(self, model: Model, images: Images, labels: Labels, initial: Images) -> APGDState:
         """State before the first step, at points of one's own (brought into the ball)."""
-        found, targets = self.look_at_inputs(model, images, labels)
-        initial = self.within(images, initial)
-        values, gradient, logits = climb(self.loss, model, initial, labels, targets)
+        best_so_far, targets = self.initial_best(model, images, labels)
+        initial = self.project(images, initial)
+        values, gradient, logits = loss_and_gradient(self.loss, model, initial, labels, targets)
         batch = images.shape[0]
         return APGDState(
             step=jnp.zeros((), jnp.int32),
@@ -155,19 +137,17 @@ class APGD(FixedEpsilon):
             rises=jnp.zeros(batch, jnp.int32),
             best_at_check=values,
             halved_at_check=jnp.ones(batch, bool),
-            found=self.look(found._replace(evaluations=found.evaluations + 1), initial, logits, labels),
+            best_so_far=self.update_best(best_so_far, initial, logits, labels),
         )
 
-    def step(
-        self, model: Model, images: Float[Array, "batch *shape"], labels: Int[Array, " batch"], state: APGDState
-    ) -> APGDState:
+    def step(self, model: Model, images: Images, labels: Labels, state: APGDState) -> APGDState:
         """Climb with momentum; at a checkpoint go back to the best point and halve the step if the loss was stuck."""
         here = state.iterate
         inertia = jnp.where(state.step > 0, _INERTIA, 1).astype(images.dtype)
         uphill = here + per_example(state.step_size, here) * steepest(self.norm, state.gradient)
-        plain = self.within(images, uphill)
-        new = self.within(images, here + inertia * (plain - here) + (1 - inertia) * (here - state.previous))
-        values, gradient, logits = climb(self.loss, model, new, labels, state.targets)
+        plain = self.project(images, uphill)
+        new = self.project(images, here + inertia * (plain - here) + (1 - inertia) * (here - state.previous))
+        values, gradient, logits = loss_and_gradient(self.loss, model, new, labels, state.targets)
 
         better = values > state.best_loss
         best = jnp.where(per_example(better, new), new, state.best)
@@ -179,7 +159,6 @@ class APGD(FixedEpsilon):
         stuck = ~state.halved_at_check & (state.best_at_check >= best_loss)
         halve = (window > 0) & ((rises <= _RISES * window) | stuck)
         back = per_example(halve, new)
-        found = state.found._replace(evaluations=state.found.evaluations + 1)
         return APGDState(
             step=state.step + 1,
             iterate=jnp.where(back, best, new),
@@ -194,7 +173,7 @@ class APGD(FixedEpsilon):
             rises=jnp.where(window > 0, 0, rises),
             best_at_check=jnp.where(window > 0, best_loss, state.best_at_check),
             halved_at_check=jnp.where(window > 0, halve, state.halved_at_check),
-            found=self.look(found, new, logits, labels),
+            best_so_far=self.update_best(state.best_so_far, new, logits, labels),
         )
 
 

@@ -4,8 +4,9 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from advx_jax.attacks.arrays import Labels, Logits, Perturbations, Values
 from advx_jax.attacks.norms import damped_unit, exact_unit
 
 Direction = Literal["cross_entropy", "scale_free"]
@@ -16,12 +17,12 @@ def at_least_float32(values: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return values.astype(jnp.promote_types(values.dtype, jnp.float32))
 
 
-def cross_entropy(logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]) -> Float[Array, " batch"]:
+def cross_entropy(logits: Logits, labels: Labels) -> Values:
     """Cross-entropy CE = -log p_y of each example, in plain floating point as published."""
     return -jnp.take_along_axis(jax.nn.log_softmax(at_least_float32(logits)), labels[:, None], axis=-1)[:, 0]
 
 
-def negative_log_odds(logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]) -> Float[Array, " batch"]:
+def negative_log_odds(logits: Logits, labels: Labels) -> Values:
     """M = logsumexp of the other logits - z_y, so that CE = log(1 + eᵐ) and ∇CE = σ(m)·∇m.
 
     Its gradient has the direction of the cross-entropy's, but does not vanish, nor lose its
@@ -43,6 +44,6 @@ def objective(direction: Direction, logits: Array, labels: Array) -> Float[Array
     return height(logits, labels).sum()
 
 
-def unit_gradient(direction: Direction, gradient: Float[Array, "batch *shape"]) -> Float[Array, "batch *shape"]:
+def unit_gradient(direction: Direction, gradient: Perturbations) -> Perturbations:
     """Scale each example's gradient to RMS 1; "cross_entropy" leaves vanishing ones damped, as published."""
     return exact_unit(gradient) if direction == "scale_free" else damped_unit(gradient)

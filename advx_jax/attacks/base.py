@@ -11,14 +11,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Key
 
+from advx_jax.attacks.arrays import Counts, Images, Keys, Labels, Logits, Mask, Values
 from advx_jax.attacks.checks import ImagesLike, LabelsLike, check_settings, checked
 from advx_jax.attacks.criteria import Criterion, Misclassified
+from advx_jax.errors import UserError
 
-Model = Callable[[Float[Array, "batch *shape"]], Float[Array, "batch classes"]]
+Model = Callable[[Images], Logits]
 """Any function from images to logits. If it is a pytree, its arrays are arguments of the compiled code."""
 
 State = Any
@@ -42,13 +45,13 @@ class AttackResult(NamedTuple):
         finite: no logit was NaN or infinite where that decides; otherwise the attack may have lost its way.
     """
 
-    adversarial: Float[Array, "batch *shape"]
-    success: Bool[Array, " batch"]
-    norm: Float[Array, " batch"]
-    rms: Float[Array, " batch"]
-    first_success: Int[Array, " batch"]
-    evaluations: Int[Array, " batch"]
-    finite: Bool[Array, " batch"]
+    adversarial: Images
+    success: Mask
+    norm: Values
+    rms: Values
+    first_success: Counts
+    evaluations: Counts
+    finite: Mask
 
 
 @struct.dataclass(kw_only=True)
@@ -100,22 +103,22 @@ class Attack:
         """The same attack with another criterion of success."""
         return dataclasses.replace(self, criterion=criterion)
 
-    def with_steps(self, steps: int) -> "Attack":
-        """The same attack with another number of steps."""
-        return self._replaced(steps=steps)
+    def with_settings(self, **settings: Any) -> "Attack":
+        """The same attack with other settings: steps, eps, stay_in_range, whatever fields it has.
 
-    def within_box(self, stay_in_range: bool) -> "Attack":
-        """The same attack, free to leave [0,1] or not."""
-        return self._replaced(stay_in_range=stay_in_range)
-
-    def _replaced(self, **fields: Any) -> "Attack":
-        return dataclasses.replace(self, **fields)
+        Raises:
+            UserError: it has no such setting, or a value is none that it can work with.
+        """
+        known = [field.name for field in dataclasses.fields(self)]
+        for name in settings:
+            if name not in known:
+                raise UserError(f"expected a setting of the attack {self.name} ({', '.join(known)}), got {name}")
+        return dataclasses.replace(self, **settings)
 
     def settings(self) -> dict[str, Any]:
-        """Everything that a result depends on, apart from model, image, key and criterion."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        del fields["criterion"]
-        return {"attack": self.name} | fields
+        """Everything that a result depends on, apart from model, image, key and criterion, as JSON can hold it."""
+        names = [field.name for field in dataclasses.fields(self) if field.name != "criterion"]
+        return {"attack": self.name} | {name: plain_number(getattr(self, name)) for name in names}
 
     def check(self, n_classes: int | None = None) -> None:
         """Refuse settings that the attack cannot work with; a class with conditions of its own adds them.
@@ -134,13 +137,7 @@ class Attack:
         del n_classes
         return (Part(self, ()),)
 
-    def init(
-        self,
-        model: Model,
-        images: Float[Array, "batch *shape"],
-        labels: Int[Array, " batch"],
-        keys: Key[Array, " batch"],
-    ) -> State:
+    def init(self, model: Model, images: Images, labels: Labels, keys: Keys) -> State:
         """State before the first step.
 
         Args:
@@ -151,15 +148,11 @@ class Attack:
         """
         raise NotImplementedError
 
-    def step(
-        self, model: Model, images: Float[Array, "batch *shape"], labels: Int[Array, " batch"], state: State
-    ) -> State:
+    def step(self, model: Model, images: Images, labels: Labels, state: State) -> State:
         """State after one more gradient (or query)."""
         raise NotImplementedError
 
-    def result(
-        self, model: Model, images: Float[Array, "batch *shape"], labels: Int[Array, " batch"], state: State
-    ) -> AttackResult:
+    def result(self, model: Model, images: Images, labels: Labels, state: State) -> AttackResult:
         """What was found, from the state after the last step."""
         raise NotImplementedError
 
@@ -168,14 +161,7 @@ class Attack:
         del state
         return jnp.zeros((), bool)
 
-    def advance(
-        self,
-        model: Model,
-        images: Float[Array, "batch *shape"],
-        labels: Int[Array, " batch"],
-        state: State,
-        n_steps: int,
-    ) -> State:
+    def advance(self, model: Model, images: Images, labels: Labels, state: State, n_steps: int) -> State:
         """Make `n_steps` steps, compiled once however many they are."""
         return lax.scan(lambda now, _: (self.step(model, images, labels, now), None), state, length=n_steps)[0]
 
@@ -184,11 +170,7 @@ class Attack:
         return _joined(first, second, second.success & ~first.success)
 
     def __call__(
-        self,
-        model: Model,
-        images: ImagesLike,
-        labels: LabelsLike,
-        key: Key[Array, "..."] | None = None,
+        self, model: Model, images: ImagesLike, labels: LabelsLike, key: Key[Array, "..."] | None = None
     ) -> AttackResult:
         """Attack images.
 
@@ -221,14 +203,14 @@ class Part(NamedTuple):
     attack: Attack
     path: tuple[int, ...]
 
-    def keys(self, keys: Key[Array, " batch"]) -> Key[Array, " batch"]:
+    def keys(self, keys: Keys) -> Keys:
         """The keys of this part, from those of the whole."""
         for place in self.path:
             keys = fold_in_all(keys, place)
         return keys
 
 
-def example_keys(key: Key[Array, "..."] | None, indices: Int[Array, " batch"]) -> Key[Array, " batch"]:
+def example_keys(key: Key[Array, "..."] | None, indices: Counts) -> Keys:
     """A key for each example, from the example's index in its data set.
 
     An example's draws therefore depend neither on its batch nor on the devices.
@@ -244,19 +226,19 @@ def example_keys(key: Key[Array, "..."] | None, indices: Int[Array, " batch"]) -
     return key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
 
 
-def fold_in_all(keys: Key[Array, " batch"], number: int | Array) -> Key[Array, " batch"]:
+def fold_in_all(keys: Keys, number: int | Array) -> Keys:
     """Other keys, one for each, for the draws of that number."""
     return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
-def nothing_found(images: Float[Array, "batch *shape"]) -> AttackResult:
+def nothing_found(images: Images) -> AttackResult:
     """The result of an attack that was not run."""
     batch = images.shape[0]
     infinite, none = jnp.full(batch, jnp.inf, images.dtype), jnp.zeros(batch, jnp.int32)
     return AttackResult(images, jnp.zeros(batch, bool), infinite, infinite, none, none, jnp.ones(batch, bool))
 
 
-def _joined(first: AttackResult, second: AttackResult, take_second: Bool[Array, " batch"]) -> AttackResult:
+def _joined(first: AttackResult, second: AttackResult, take_second: Mask) -> AttackResult:
     def choose(one: Array, other: Array) -> Array:
         return jnp.where(take_second.reshape(take_second.shape + (1,) * (one.ndim - 1)), other, one)
 
@@ -274,6 +256,12 @@ def _joined(first: AttackResult, second: AttackResult, take_second: Bool[Array, 
 def smaller(first: AttackResult, second: AttackResult) -> AttackResult:
     """Of two results for the same images, the smaller success of each."""
     return _joined(first, second, second.norm < first.norm)
+
+
+def plain_number(value: Any) -> Any:
+    """A number as Python has it, where it is known."""
+    known = isinstance(value, np.generic | np.ndarray | jax.Array) and not isinstance(value, jax.core.Tracer)
+    return value.item() if known and value.ndim == 0 else value
 
 
 @jax.jit

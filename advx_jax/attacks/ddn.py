@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array
 
+from advx_jax.attacks.arrays import Images, Labels
 from advx_jax.attacks.ascent import negative_log_odds
 from advx_jax.attacks.base import Model, Number
 from advx_jax.attacks.minimum_norm import MinimumNorm, SearchState, cosine, farthest_in_box
@@ -52,21 +53,12 @@ class DDN(MinimumNorm):
         if self.norm != "L2":
             raise UserError(f"expected L2 as the norm of DDN, got {self.norm}")
 
-    def init(
-        self,
-        model: Model,
-        images: Float[Array, "batch *shape"],
-        labels: Int[Array, " batch"],
-        keys: Key[Array, " batch"] | None,
-    ) -> SearchState:
-        """State before the first step: no perturbation."""
-        del model, labels, keys
-        radius = jnp.full(images.shape[:1], self.init_norm, images.dtype)
-        return SearchState(jnp.zeros((), jnp.int32), jnp.zeros_like(images), radius, self.nothing_found(images))
+    @property
+    def first_radius(self) -> Number:
+        """Of the sphere before the first step."""
+        return self.init_norm
 
-    def step(
-        self, model: Model, images: Float[Array, "batch *shape"], labels: Int[Array, " batch"], state: SearchState
-    ) -> SearchState:
+    def step(self, model: Model, images: Images, labels: Labels, state: SearchState) -> SearchState:
         """Look, follow the gradient by a step of falling length, and go to the sphere."""
 
         def unlikeliness(perturbation: Array) -> tuple[Array, Array]:
@@ -75,7 +67,7 @@ class DDN(MinimumNorm):
             return negative_log_odds(logits, labels).sum(), logits
 
         gradient, logits = jax.grad(unlikeliness, has_aux=True)(state.perturbation)
-        found, success = self.look(state.found, state.perturbation, logits, labels)
+        best, success = self.update_best(state.best_so_far, state.perturbation, logits, labels)
 
         direction = unit_l2(-gradient if self.criterion.towards_label else gradient)
         length = _LAST_STEP_LENGTH + (1 - _LAST_STEP_LENGTH) * cosine(state.step, self.steps)
@@ -88,5 +80,4 @@ class DDN(MinimumNorm):
             perturbation = clip_to_box(images, perturbation)
         if self.levels is not None:
             perturbation = jnp.round((images + perturbation) * (self.levels - 1)) / (self.levels - 1) - images
-        found = found._replace(evaluations=found.evaluations + 1)
-        return SearchState(state.step + 1, perturbation, radius, found)
+        return SearchState(state.step + 1, perturbation, radius, best)

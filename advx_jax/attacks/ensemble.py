@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import lax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Int
 
+from advx_jax.attacks.arrays import Images, Keys, Labels
 from advx_jax.attacks.base import Attack, AttackResult, Model, Part, State, nothing_found, smaller
 from advx_jax.errors import UserError
 
@@ -70,20 +71,12 @@ class Ensemble(Attack):
         for part in parts:
             part.attack.check(n_classes)
 
-    def init(
-        self,
-        model: Model,
-        images: Float[Array, "batch *shape"],
-        labels: Int[Array, " batch"],
-        keys: Key[Array, " batch"],
-    ) -> EnsembleState:
+    def init(self, model: Model, images: Images, labels: Labels, keys: Keys) -> EnsembleState:
         """State before the first step of each part."""
         states = tuple(p.attack.init(model, images, labels, p.keys(keys)) for p in self._parts(model, images))
         return EnsembleState(jnp.zeros((), jnp.int32), states)
 
-    def step(
-        self, model: Model, images: Float[Array, "batch *shape"], labels: Int[Array, " batch"], state: EnsembleState
-    ) -> EnsembleState:
+    def step(self, model: Model, images: Images, labels: Labels, state: EnsembleState) -> EnsembleState:
         """One step of the part whose turn it is."""
         parts = self._parts(model, images)
 
@@ -99,9 +92,7 @@ class Ensemble(Attack):
         whose = jnp.searchsorted(ends, state.made, side="right")
         return EnsembleState(state.made + 1, lax.switch(whose, [*turns, lambda states: states], state.states))
 
-    def result(
-        self, model: Model, images: Float[Array, "batch *shape"], labels: Int[Array, " batch"], state: EnsembleState
-    ) -> AttackResult:
+    def result(self, model: Model, images: Images, labels: Labels, state: EnsembleState) -> AttackResult:
         """What the parts found together."""
         result = nothing_found(images)
         for part, part_state in zip(self._parts(model, images), state.states, strict=True):
@@ -113,8 +104,8 @@ class Ensemble(Attack):
 
 
 @struct.dataclass(kw_only=True)
-class FirstSuccess(Ensemble):
-    """Any attacks; of each image the first success counts, and later attacks are spared it where they can be.
+class Listed(Ensemble):
+    """Base of ensembles of any attacks.
 
     Attributes:
         attacks: in their order.
@@ -127,28 +118,37 @@ class FirstSuccess(Ensemble):
         del n_classes
         return self.attacks
 
+    def with_settings(self, **settings: Any) -> Attack:
+        """The same with other settings of its own, or of each of its attacks."""
+        own, others = _split(self, settings)
+        changed = tuple(attack.with_settings(**others) for attack in self.attacks)
+        return dataclasses.replace(self, **({"attacks": changed} | own))
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that a result depends on, the settings of each part under its number."""
+        parts = {f"{n}.{k}": v for n, attack in enumerate(self.attacks, 1) for k, v in attack.settings().items()}
+        return {"attack": self.name, "steps": self.n_steps} | parts
+
 
 @struct.dataclass(kw_only=True)
-class SmallestSuccess(Ensemble):
+class FirstSuccess(Listed):
+    """Any attacks; of each image the first success counts, and later attacks are spared it where they can be."""
+
+
+@struct.dataclass(kw_only=True)
+class SmallestSuccess(Listed):
     """Any minimum-norm attacks of one norm; of each image the smallest success counts.
 
     Attributes:
-        attacks: in their order.
         title: the name of the whole.
     """
 
-    attacks: tuple[Attack, ...]
     title: str = struct.field(pytree_node=False, default="smallest")
 
     @property
     def name(self) -> str:
         """For people, tables and results."""
         return self.title
-
-    def members(self, n_classes: int | None) -> tuple[Attack, ...]:
-        """The attacks."""
-        del n_classes
-        return self.attacks
 
     def join(self, first: AttackResult, second: AttackResult) -> AttackResult:
         """The smaller success of each image."""
@@ -165,28 +165,23 @@ class SmallestSuccess(Ensemble):
             raise UserError(f"expected attacks of one norm in {self.name}, got {', '.join(norms)}")
         super().check(n_classes)
 
-    def with_steps(self, steps: int) -> "Attack":
-        """The same attack with another number of steps, shared out as now.
+    def with_settings(self, **settings: Any) -> Attack:
+        """The same with other settings of its own, or of each of its attacks; steps are shared out as now.
 
         Raises:
             UserError: there are fewer steps than attacks.
         """
+        steps = settings.pop("steps", None)
+        changed = super().with_settings(**settings)
+        if steps is None:
+            return changed
         if steps < len(self.attacks):
             raise UserError(f"expected at least {len(self.attacks)} steps for {self.name}, got {steps}")
         total = self.n_steps
         ends = [steps * end // total for end in itertools.accumulate(attack.n_steps for attack in self.attacks)]
         counts = [end - begin for begin, end in itertools.pairwise([0, *ends])]
-        attacks = (attack.with_steps(count) for attack, count in zip(self.attacks, counts, strict=True))
-        return dataclasses.replace(self, attacks=tuple(attacks))
-
-    def within_box(self, stay_in_range: bool) -> "Attack":
-        """The same attacks, free to leave [0,1] or not."""
-        return dataclasses.replace(self, attacks=tuple(attack.within_box(stay_in_range) for attack in self.attacks))
-
-    def settings(self) -> dict[str, Any]:
-        """Everything that a result depends on, the settings of each part under its number."""
-        parts = {f"{n}.{k}": v for n, attack in enumerate(self.attacks, 1) for k, v in attack.settings().items()}
-        return {"attack": self.name, "steps": self.n_steps} | parts
+        attacks = (attack.with_settings(steps=n) for attack, n in zip(changed.attacks, counts, strict=True))
+        return dataclasses.replace(changed, attacks=tuple(attacks))
 
 
 @struct.dataclass(kw_only=True)
@@ -214,3 +209,21 @@ class Restarted(Ensemble):
     def join(self, first: AttackResult, second: AttackResult) -> AttackResult:
         """As the attack joins its own runs."""
         return self.attack.join(first, second)
+
+    def with_settings(self, **settings: Any) -> Attack:
+        """The same with other settings of its own, or of the attack."""
+        own, others = _split(self, settings)
+        return dataclasses.replace(self, **({"attack": self.attack.with_settings(**others)} | own))
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that a result depends on."""
+        return self.attack.settings() | {"restarts": self.restarts}
+
+
+def _split(ensemble: Ensemble, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The ensemble's own settings, and those that are meant for its attacks."""
+    own = {field.name for field in dataclasses.fields(ensemble)}
+    return (
+        {name: value for name, value in settings.items() if name in own},
+        {name: value for name, value in settings.items() if name not in own},
+    )

@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool
 
+from advx_jax.attacks.arrays import Images, Keys, Labels, Perturbations, Values
 from advx_jax.attacks.ascent import at_least_float32
 from advx_jax.attacks.base import AttackResult, Model, smaller
 from advx_jax.attacks.criteria import are_numbers, clearly_met, is_met
-from advx_jax.attacks.fixed_epsilon import FixedEpsilon, Found, Targets
+from advx_jax.attacks.fixed_epsilon import BestSoFar, FixedEpsilon, Targets
 from advx_jax.attacks.norms import per_example
 from advx_jax.attacks.projections import Norm, clipped, dual_size, linf_norm, size
 
@@ -35,14 +36,14 @@ class FABState(NamedTuple):
         targets: the class to go to, for each example; not looked at if untargeted.
         nearest: the nearest success so far; the image itself if there was none.
         distance: how far it is, in the ball's norm; infinite if there was none.
-        found: whether there was one within the ball.
+        best_so_far: whether there was one within the ball.
     """
 
-    iterate: Float[Array, "batch *shape"]
-    targets: Int[Array, " batch"]
-    nearest: Float[Array, "batch *shape"]
-    distance: Float[Array, " batch"]
-    found: Found
+    iterate: Images
+    targets: Labels
+    nearest: Images
+    distance: Values
+    best_so_far: BestSoFar
 
 
 @struct.dataclass(kw_only=True)
@@ -69,22 +70,14 @@ class FAB(FixedEpsilon):
         """A gradient, and a look at the point that it leads to."""
         return 4
 
-    def init(
-        self,
-        model: Model,
-        images: Float[Array, "batch *shape"],
-        labels: Int[Array, " batch"],
-        keys: Key[Array, " batch"] | None,
-    ) -> FABState:
+    def init(self, model: Model, images: Images, labels: Labels, keys: Keys | None) -> FABState:
         """State before the first step, at the images themselves; there is nothing random in it."""
         del keys
-        found, targets = self.look_at_inputs(model, images, labels)
-        distance = jnp.where(found.success, 0, jnp.inf).astype(images.dtype)
-        return FABState(images, targets, images, distance, found)
+        best_so_far, targets = self.initial_best(model, images, labels)
+        distance = jnp.where(best_so_far.success, 0, jnp.inf).astype(images.dtype)
+        return FABState(images, targets, images, distance, best_so_far)
 
-    def step(
-        self, model: Model, images: Float[Array, "batch *shape"], labels: Int[Array, " batch"], state: FABState
-    ) -> FABState:
+    def step(self, model: Model, images: Images, labels: Labels, state: FABState) -> FABState:
         """Go a little beyond the linearised boundary, and back towards the image where that was across."""
         norm, here = self.norm, state.iterate
         if self.targeted:
@@ -107,16 +100,17 @@ class FAB(FixedEpsilon):
         nearest = jnp.where(per_example(nearer, new), new, state.nearest)
         distance = jnp.where(nearer, distance, state.distance)
         within = distance <= self.eps
-        evaluations = state.found.evaluations + 1
-        found = Found(
+        earlier = state.best_so_far
+        evaluations = earlier.evaluations + 1
+        best_so_far = BestSoFar(
             adversarial=jnp.where(per_example(within, images), nearest, images),
             success=within,
-            first_success=jnp.where(within & ~state.found.success, evaluations, state.found.first_success),
+            first_success=jnp.where(within & ~earlier.success, evaluations, earlier.first_success),
             evaluations=evaluations,
-            finite=state.found.finite & are_numbers(logits, labels),
+            finite=earlier.finite & are_numbers(logits, labels),
         )
         iterate = jnp.where(per_example(across, new), images + _KEPT * (new - images), new)
-        return FABState(iterate, state.targets, nearest, distance, found)
+        return FABState(iterate, state.targets, nearest, distance, best_so_far)
 
     def settled(self, state: FABState) -> Bool[Array, "*batch"]:
         """Never: the nearest point may still get nearer after it is within the ball."""
@@ -148,13 +142,7 @@ class FABT(Targets):
         return smaller(first, second)
 
 
-def to_hyperplane(
-    norm: Norm,
-    points: Float[Array, "batch *shape"],
-    normal: Float[Array, "batch *shape"],
-    gap: Float[Array, " batch"],
-    stay_in_range: bool,
-) -> Float[Array, "batch *shape"]:
+def to_hyperplane(norm: Norm, points: Images, normal: Perturbations, gap: Values, stay_in_range: bool) -> Perturbations:
     """The shortest d with gap + ⟨normal, d⟩ = 0 and points + d in [0,1]; as far as the box goes if there is none.
 
     Both norms have a solution of the form d_i = ±min(λ·v_i, room_i), with v = |normal| for L2 and 1 for
@@ -206,9 +194,7 @@ def to_hyperplane(
     return (sign * jnp.maximum(moved, 0)).reshape(points.shape)
 
 
-def _towards_target(
-    model: Model, points: Array, labels: Array, targets: Array
-) -> tuple[Float[Array, " batch"], Float[Array, "batch *shape"]]:
+def _towards_target(model: Model, points: Array, labels: Array, targets: Array) -> tuple[Values, Perturbations]:
     """z_t - z_y and its gradient: a hyperplane where both logits are equal."""
 
     def total(points: Array) -> tuple[Array, Array]:
@@ -221,9 +207,7 @@ def _towards_target(
     return gap, normal
 
 
-def _towards_nearest(
-    norm: Norm, model: Model, points: Array, labels: Array
-) -> tuple[Float[Array, " batch"], Float[Array, "batch *shape"]]:
+def _towards_nearest(norm: Norm, model: Model, points: Array, labels: Array) -> tuple[Values, Perturbations]:
     """The hyperplane that is nearest in the norm, of those between the label and each other class."""
     rows = jnp.arange(len(labels))
 

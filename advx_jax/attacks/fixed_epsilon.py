@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Int
 
+from advx_jax.attacks.arrays import Counts, Images, Keys, Labels, Logits, Mask, Perturbations
 from advx_jax.attacks.base import Attack, AttackResult, Model, Number
 from advx_jax.attacks.criteria import are_numbers, clearly_met, is_met
 from advx_jax.attacks.ensemble import Ensemble
@@ -15,7 +16,7 @@ from advx_jax.attacks.norms import per_example, rms
 from advx_jax.attacks.projections import Norm, NormLike, clipped, linf_norm, project, size, unit_l2
 
 
-class Found(NamedTuple):
+class BestSoFar(NamedTuple):
     """The first success so far, per example.
 
     Attributes:
@@ -26,11 +27,11 @@ class Found(NamedTuple):
         finite: no logit was NaN, nor infinite where that decides.
     """
 
-    adversarial: Float[Array, "batch *shape"]
-    success: Bool[Array, " batch"]
-    first_success: Int[Array, " batch"]
+    adversarial: Images
+    success: Mask
+    first_success: Counts
     evaluations: Int[Array, ""]
-    finite: Bool[Array, " batch"]
+    finite: Mask
 
 
 @struct.dataclass(kw_only=True)
@@ -51,9 +52,7 @@ class FixedEpsilon(Attack):
     stay_in_range: bool = struct.field(pytree_node=False, default=True)
     target: int | Array = 0
 
-    def within(
-        self, images: Float[Array, "batch *shape"], candidates: Float[Array, "batch *shape"]
-    ) -> Float[Array, "batch *shape"]:
+    def project(self, images: Images, candidates: Images) -> Images:
         """Bring candidates back into the ball around their images, and then into [0,1] if they have to stay there.
 
         The second only moves them towards their images, so they stay in the ball.
@@ -61,56 +60,69 @@ class FixedEpsilon(Attack):
         moved = images + project(self.norm, candidates - images, self.eps)
         return clipped(images, moved) if self.stay_in_range else moved
 
-    def look_at_inputs(
-        self, model: Model, images: Float[Array, "batch *shape"], labels: Int[Array, " batch"]
-    ) -> tuple[Found, Int[Array, " batch"]]:
+    def initial_best(self, model: Model, images: Images, labels: Labels) -> tuple[BestSoFar, Labels]:
         """What is known before the first step: an input over the boundary needs no change; and the targets."""
         logits = model(images)
         batch = images.shape[0]
         none = jnp.zeros(batch, jnp.int32)
-        nothing = Found(images, jnp.zeros(batch, bool), none, jnp.zeros((), jnp.int32), jnp.ones(batch, bool))
+        nothing = BestSoFar(images, jnp.zeros(batch, bool), none, jnp.zeros((), jnp.int32), jnp.ones(batch, bool))
         targets = likeliest_targets(logits, labels, logits.shape[-1] - 1)[self.target]
-        return self.look(nothing, images, logits, labels), targets
+        return self._updated(nothing, images, logits, labels), targets
 
-    def look(
-        self,
-        found: Found,
-        candidates: Float[Array, "batch *shape"],
-        logits: Float[Array, "batch classes"],
-        labels: Int[Array, " batch"],
-    ) -> Found:
-        """Remember the first candidate of each image that meets the criterion: clearly so, unless it is the input."""
-        unmoved = (candidates == found.adversarial).all(tuple(range(1, candidates.ndim)))
+    def update_best(self, best: BestSoFar, candidates: Images, logits: Logits, labels: Labels) -> BestSoFar:
+        """Count an evaluation, and remember the first candidate of each image that meets the criterion clearly."""
+        return self._updated(best._replace(evaluations=best.evaluations + 1), candidates, logits, labels)
+
+    def _updated(self, best: BestSoFar, candidates: Images, logits: Logits, labels: Labels) -> BestSoFar:
+        """An input that needs no change has to meet the criterion by definition only, not beyond rounding."""
+        unmoved = (candidates == best.adversarial).all(tuple(range(1, candidates.ndim)))
         met = clearly_met(self.criterion, logits, labels) | (unmoved & is_met(self.criterion, logits, labels))
-        new = met & ~found.success
-        return found._replace(
-            adversarial=jnp.where(per_example(new, candidates), candidates, found.adversarial),
-            success=found.success | new,
-            first_success=jnp.where(new, found.evaluations, found.first_success),
-            finite=found.finite & are_numbers(logits, labels),
+        new = met & ~best.success
+        return best._replace(
+            adversarial=jnp.where(per_example(new, candidates), candidates, best.adversarial),
+            success=best.success | new,
+            first_success=jnp.where(new, best.evaluations, best.first_success),
+            finite=best.finite & are_numbers(logits, labels),
         )
 
-    def result(
-        self, model: Model, images: Float[Array, "batch *shape"], labels: Int[Array, " batch"], state: Any
-    ) -> AttackResult:
-        """What was found, as `state.found` remembers it."""
+    def result(self, model: Model, images: Images, labels: Labels, state: Any) -> AttackResult:
+        """What was found, as `state.best_so_far` remembers it."""
         del model, labels
-        found: Found = state.found
-        change = found.adversarial - images
+        best: BestSoFar = state.best_so_far
+        change = best.adversarial - images
         return AttackResult(
-            adversarial=found.adversarial,
-            success=found.success,
-            norm=jnp.where(found.success, size(self.norm, change), jnp.inf),
-            rms=jnp.where(found.success, rms(change), jnp.inf),
-            first_success=jnp.where(found.success, found.first_success, found.evaluations),
-            evaluations=jnp.broadcast_to(found.evaluations, found.success.shape),
-            finite=found.finite,
+            adversarial=best.adversarial,
+            success=best.success,
+            norm=jnp.where(best.success, size(self.norm, change), jnp.inf),
+            rms=jnp.where(best.success, rms(change), jnp.inf),
+            first_success=jnp.where(best.success, best.first_success, best.evaluations),
+            evaluations=jnp.broadcast_to(best.evaluations, best.success.shape),
+            finite=best.finite,
         )
 
     def settled(self, state: Any) -> Bool[Array, "*batch"]:
         """The first success stays, so nothing is lost by stopping after it."""
-        success: Array = state.found.success
+        success: Array = state.best_so_far.success
         return success
+
+
+@struct.dataclass(kw_only=True)
+class RandomStart(FixedEpsilon):
+    """Base of attacks that start at a random point of the ball, so that restarts may find more."""
+
+    @property
+    def is_random(self) -> bool:
+        """The starting point is drawn."""
+        return True
+
+    @property
+    def evaluations(self) -> int:
+        """One each step, and one at the starting point."""
+        return self.steps + 1
+
+    def drawn(self, keys: Keys, images: Images) -> Perturbations:
+        """For each image a draw from the ball of radius 1."""
+        raise NotImplementedError
 
 
 @struct.dataclass(kw_only=True)
@@ -155,14 +167,12 @@ class Targets(FixedEpsilonEnsemble):
         return tuple(self.towards(rank) for rank in range(count))
 
 
-def steepest(norm: Norm, gradient: Float[Array, "batch *shape"]) -> Float[Array, "batch *shape"]:
+def steepest(norm: Norm, gradient: Perturbations) -> Perturbations:
     """Direction of steepest ascent, of length 1 in the norm however small the gradient is; zero stays zero."""
     return jnp.sign(gradient) if norm == "Linf" else unit_l2(gradient)
 
 
-def random_direction(
-    norm: Norm, keys: Key[Array, " batch"], like: Float[Array, "batch *shape"]
-) -> Float[Array, "batch *shape"]:
+def random_direction(norm: Norm, keys: Keys, like: Perturbations) -> Perturbations:
     """A draw of length 1 in the norm for each key: values uniform before scaling (L∞), every direction alike (L2)."""
     shape, dtype = like.shape[1:], like.dtype
     if norm == "L2":

@@ -11,8 +11,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array
 
+from advx_jax.attacks.arrays import Images, Labels, Perturbations, Values
 from advx_jax.attacks.ascent import negative_log_odds
 from advx_jax.attacks.base import Model, Number
 from advx_jax.attacks.criteria import grid_step
@@ -43,21 +44,7 @@ class FMN(MinimumNorm):
     climb: Literal["margin", "log_odds"] = struct.field(pytree_node=False, default="margin")
     relative: bool = struct.field(pytree_node=False, default=False)
 
-    def init(
-        self,
-        model: Model,
-        images: Float[Array, "batch *shape"],
-        labels: Int[Array, " batch"],
-        keys: Key[Array, " batch"] | None,
-    ) -> SearchState:
-        """State before the first step: no perturbation."""
-        del model, labels, keys
-        radius = jnp.full(images.shape[:1], jnp.inf, images.dtype)
-        return SearchState(jnp.zeros((), jnp.int32), jnp.zeros_like(images), radius, self.nothing_found(images))
-
-    def step(
-        self, model: Model, images: Float[Array, "batch *shape"], labels: Int[Array, " batch"], state: SearchState
-    ) -> SearchState:
+    def step(self, model: Model, images: Images, labels: Labels, state: SearchState) -> SearchState:
         """Look, change the radius, follow the gradient, and go back into the ball."""
 
         def descended(perturbation: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -69,7 +56,7 @@ class FMN(MinimumNorm):
             return (height if self.criterion.towards_label else -height).sum(), (margin, logits)
 
         gradient, (margin, logits) = jax.grad(descended, has_aux=True)(state.perturbation)
-        found, success = self.look(state.found, state.perturbation, logits, labels)
+        best, success = self.update_best(state.best_so_far, state.perturbation, logits, labels)
 
         fall = cosine(state.step, self.steps).astype(images.dtype)
         length = self.last_step_length + (self.step_length - self.last_step_length) * fall
@@ -80,8 +67,8 @@ class FMN(MinimumNorm):
         least = jnp.minimum(state.radius, reached * (1 + gamma)) * (1 + self.last_gamma)
         gap = jnp.abs(margin) + grid_step(self.criterion, logits, labels)
         estimate = jnp.maximum(reached + gap / self._slope(gradient), least)
-        missed = jnp.where(jnp.isfinite(found.norm), state.radius * (1 + gamma), estimate)
-        radius = jnp.where(success, jnp.minimum(state.radius * (1 - gamma), found.norm), missed)
+        missed = jnp.where(jnp.isfinite(best.norm), state.radius * (1 + gamma), estimate)
+        radius = jnp.where(success, jnp.minimum(state.radius * (1 - gamma), best.norm), missed)
         if self.stay_in_range:
             radius = jnp.minimum(radius, self.size(farthest_in_box(images)))
         # No ball is known to hold a boundary where the gradient vanishes or all other classes are masked.
@@ -93,10 +80,9 @@ class FMN(MinimumNorm):
         perturbation = project(self.norm, moved, radius)
         if self.stay_in_range:
             perturbation = clip_to_box(images, perturbation)
-        found = found._replace(evaluations=found.evaluations + 1)
-        return SearchState(state.step + 1, perturbation, radius, found)
+        return SearchState(state.step + 1, perturbation, radius, best)
 
-    def _slope(self, gradient: Float[Array, "batch *shape"]) -> Float[Array, " batch"]:
+    def _slope(self, gradient: Perturbations) -> Values:
         """Largest change of the margin along a perturbation of size 1: the dual norm of its gradient."""
         slope = dual_size(self.norm, gradient)
         return jnp.maximum(slope, jnp.finfo(slope.dtype).tiny)

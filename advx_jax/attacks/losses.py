@@ -8,8 +8,9 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
+from advx_jax.attacks.arrays import Images, Labels, Logits, Perturbations, Values
 from advx_jax.attacks.ascent import at_least_float32, cross_entropy
 from advx_jax.attacks.criteria import logit_lag
 from advx_jax.errors import UserError
@@ -27,7 +28,7 @@ _WIDEST = 1e12
 _FARTHEST = 1e30
 
 
-def dlr(logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]) -> Float[Array, " batch"]:
+def dlr(logits: Logits, labels: Labels) -> Values:
     """Difference of logits ratio: -(z_y - max_{j≠y} z_j) / (z_π1 - z_π3), π sorting the logits downwards.
 
     Unlike the cross-entropy it does not change with the logits' scale. From "Reliable evaluation of
@@ -42,9 +43,7 @@ def dlr(logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]) -> 
     return _ratio(other - _logit(logits, labels), top[:, 0] - top[:, 2])
 
 
-def targeted_dlr(
-    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"], targets: Int[Array, " batch"]
-) -> Float[Array, " batch"]:
+def targeted_dlr(logits: Logits, labels: Labels, targets: Labels) -> Values:
     """-(z_y - z_t) / (z_π1 - (z_π3 + z_π4)/2), towards the target t (arXiv 2003.01690).
 
     Raises:
@@ -62,18 +61,14 @@ UNTARGETED: dict[LossName, Callable[[Array, Array], Array]] = {
 """Losses that lead away from the label, by name."""
 
 
-def loss_values(name: LossName, logits: Array, labels: Array, targets: Array) -> Float[Array, " batch"]:
+def loss_values(name: LossName, logits: Array, labels: Array, targets: Array) -> Values:
     """The loss of that name, per example."""
     return targeted_dlr(logits, labels, targets) if name == "targeted_dlr" else UNTARGETED[name](logits, labels)
 
 
-def climb(
-    name: LossName,
-    model: Callable[[Array], Array],
-    points: Float[Array, "batch *shape"],
-    labels: Int[Array, " batch"],
-    targets: Int[Array, " batch"],
-) -> tuple[Float[Array, " batch"], Float[Array, "batch *shape"], Float[Array, "batch classes"]]:
+def loss_and_gradient(
+    name: LossName, model: Callable[[Array], Array], points: Images, labels: Labels, targets: Labels
+) -> tuple[Values, Perturbations, Logits]:
     """The loss of each example at a point, its gradient, and the logits there."""
 
     def total(points: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -85,9 +80,7 @@ def climb(
     return values, gradient, logits
 
 
-def likeliest_targets(
-    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"], n_targets: int
-) -> Int[Array, "targets batch"]:
+def likeliest_targets(logits: Logits, labels: Labels, n_targets: int) -> Int[Array, "targets batch"]:
     """The classes other than the label, from the largest logit downwards; fewer if there are not so many.
 
     Args:

@@ -4,15 +4,16 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from advx_jax.attacks.base import Attack, AttackResult, Model
+from advx_jax.attacks.arrays import Counts, Images, Keys, Labels, Logits, Mask, Perturbations, Values
+from advx_jax.attacks.base import Attack, AttackResult, Model, Number
 from advx_jax.attacks.criteria import are_numbers, clearly_met, is_met
 from advx_jax.attacks.norms import per_example, rms
 from advx_jax.attacks.projections import NormLike, size
 
 
-class Smallest(NamedTuple):
+class SmallestSoFar(NamedTuple):
     """The smallest success so far, per example.
 
     Attributes:
@@ -23,11 +24,11 @@ class Smallest(NamedTuple):
         finite: no logit was NaN, nor infinite where that decides, and no perturbation was either.
     """
 
-    perturbation: Float[Array, "batch *shape"]
-    norm: Float[Array, " batch"]
-    first_success: Int[Array, " batch"]
+    perturbation: Perturbations
+    norm: Values
+    first_success: Counts
     evaluations: Int[Array, ""]
-    finite: Bool[Array, " batch"]
+    finite: Mask
 
 
 class SearchState(NamedTuple):
@@ -37,13 +38,13 @@ class SearchState(NamedTuple):
         step: number of steps made.
         perturbation: δ, to look at next.
         radius: ε of the sphere or ball that it lies in, of each example.
-        found: the smallest success so far.
+        best_so_far: the smallest success.
     """
 
     step: Int[Array, ""]
-    perturbation: Float[Array, "batch *shape"]
-    radius: Float[Array, " batch"]
-    found: Smallest
+    perturbation: Perturbations
+    radius: Values
+    best_so_far: SmallestSoFar
 
 
 @struct.dataclass(kw_only=True)
@@ -60,29 +61,33 @@ class MinimumNorm(Attack):
     norm: NormLike = struct.field(pytree_node=False, default="L2")
     stay_in_range: bool = struct.field(pytree_node=False, default=True)
 
-    def size(self, perturbation: Float[Array, "batch *shape"]) -> Float[Array, " batch"]:
+    def size(self, perturbation: Perturbations) -> Values:
         """The norm that is minimised."""
         return size(self.norm, perturbation)
 
-    def nothing_found(self, images: Float[Array, "batch *shape"]) -> Smallest:
-        """What is known before the first look."""
-        batch = images.shape[0]
-        return Smallest(
-            perturbation=jnp.zeros_like(images),
+    @property
+    def first_radius(self) -> Number:
+        """Of the sphere or ball before the first step; infinite where the first step finds one."""
+        return jnp.inf
+
+    def init(self, model: Model, images: Images, labels: Labels, keys: Keys | None) -> SearchState:
+        """State before the first step: no perturbation, and nothing random in it."""
+        del model, labels, keys
+        batch, none = images.shape[0], jnp.zeros_like(images)
+        nothing = SmallestSoFar(
+            perturbation=none,
             norm=jnp.full(batch, jnp.inf, images.dtype),
             first_success=jnp.full(batch, self.steps, jnp.int32),
             evaluations=jnp.zeros((), jnp.int32),
             finite=jnp.ones(batch, bool),
         )
+        radius = jnp.full(batch, self.first_radius, images.dtype)
+        return SearchState(jnp.zeros((), jnp.int32), none, radius, nothing)
 
-    def look(
-        self,
-        found: Smallest,
-        perturbation: Float[Array, "batch *shape"],
-        logits: Float[Array, "batch classes"],
-        labels: Int[Array, " batch"],
-    ) -> tuple[Smallest, Bool[Array, " batch"]]:
-        """Tell which examples succeed with a perturbation, and remember it where it is the smallest.
+    def update_best(
+        self, best: SmallestSoFar, perturbation: Perturbations, logits: Logits, labels: Labels
+    ) -> tuple[SmallestSoFar, Mask]:
+        """Count an evaluation, tell which examples succeed with a perturbation, remember it where it is the smallest.
 
         A success so close to the boundary that rounding decides is none. An image that needs no perturbation
         is over the boundary by definition.
@@ -90,29 +95,29 @@ class MinimumNorm(Attack):
         norm = self.size(perturbation)
         unmoved = (norm == 0) & is_met(self.criterion, logits, labels)
         success = clearly_met(self.criterion, logits, labels) | unmoved
-        smaller = success & (norm < found.norm)
-        found = found._replace(
-            perturbation=jnp.where(per_example(smaller, perturbation), perturbation, found.perturbation),
-            norm=jnp.where(smaller, norm, found.norm),
-            first_success=jnp.where(success, jnp.minimum(found.first_success, found.evaluations), found.first_success),
-            finite=found.finite & are_numbers(logits, labels) & jnp.isfinite(norm),
+        smaller = success & (norm < best.norm)
+        best = SmallestSoFar(
+            perturbation=jnp.where(per_example(smaller, perturbation), perturbation, best.perturbation),
+            norm=jnp.where(smaller, norm, best.norm),
+            first_success=jnp.where(success, jnp.minimum(best.first_success, best.evaluations), best.first_success),
+            evaluations=best.evaluations + 1,
+            finite=best.finite & are_numbers(logits, labels) & jnp.isfinite(norm),
         )
-        return found, success
+        return best, success
 
-    def result(
-        self, model: Model, images: Float[Array, "batch *shape"], labels: Int[Array, " batch"], state: Any
-    ) -> AttackResult:
+    def result(self, model: Model, images: Images, labels: Labels, state: Any) -> AttackResult:
         """Look at the last perturbation too, and say what was found."""
-        found, _ = self.look(state.found, state.perturbation, model(images + state.perturbation), labels)
-        success = jnp.isfinite(found.norm)
+        logits = model(images + state.perturbation)
+        best, _ = self.update_best(state.best_so_far, state.perturbation, logits, labels)
+        success = jnp.isfinite(best.norm)
         return AttackResult(
-            adversarial=jnp.where(per_example(success, images), images + found.perturbation, images),
+            adversarial=jnp.where(per_example(success, images), images + best.perturbation, images),
             success=success,
-            norm=found.norm,
-            rms=jnp.where(success, rms(found.perturbation), jnp.inf),
-            first_success=found.first_success,
-            evaluations=jnp.broadcast_to(found.evaluations, success.shape),
-            finite=found.finite,
+            norm=best.norm,
+            rms=jnp.where(success, rms(best.perturbation), jnp.inf),
+            first_success=best.first_success,
+            evaluations=jnp.broadcast_to(state.best_so_far.evaluations, success.shape),
+            finite=best.finite,
         )
 
 
@@ -121,6 +126,6 @@ def cosine(step: Int[Array, ""], steps: int) -> Float[Array, ""]:
     return (1 + jnp.cos(jnp.pi * step / steps)) / 2
 
 
-def farthest_in_box(images: Float[Array, "batch *shape"]) -> Float[Array, "batch *shape"]:
+def farthest_in_box(images: Images) -> Perturbations:
     """How far each value can move in [0,1]."""
     return jnp.maximum(images, 1 - images)

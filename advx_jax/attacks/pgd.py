@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import jax
 from flax import struct
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
+from advx_jax.attacks.arrays import Images, Keys, Labels, Perturbations
 from advx_jax.attacks.base import Model
-from advx_jax.attacks.fixed_epsilon import FixedEpsilon, Found, random_direction, steepest
-from advx_jax.attacks.losses import climb
+from advx_jax.attacks.fixed_epsilon import BestSoFar, RandomStart, random_direction, steepest
+from advx_jax.attacks.losses import loss_and_gradient
 from advx_jax.attacks.projections import Norm
 
 # Madry et al.: steps long enough to cross the ball from any starting point and still move about.
@@ -25,64 +26,42 @@ class PGDState(NamedTuple):
     Attributes:
         iterate: the point to step from.
         gradient: of the cross-entropy there.
-        found: the first success.
+        best_so_far: the first success.
     """
 
-    iterate: Float[Array, "batch *shape"]
-    gradient: Float[Array, "batch *shape"]
-    found: Found
+    iterate: Images
+    gradient: Perturbations
+    best_so_far: BestSoFar
 
 
 @struct.dataclass(kw_only=True)
-class PGD(FixedEpsilon):
+class PGD(RandomStart):
     """PGD on the cross-entropy, from a point that is uniform in the ball; each step is 2.5·eps over their number."""
 
     steps: int = struct.field(pytree_node=False, default=40)
 
-    @property
-    def is_random(self) -> bool:
-        """The starting point is drawn."""
-        return True
-
-    @property
-    def evaluations(self) -> int:
-        """A gradient each step, and one at the starting point."""
-        return self.steps + 1
-
-    def init(
-        self,
-        model: Model,
-        images: Float[Array, "batch *shape"],
-        labels: Int[Array, " batch"],
-        keys: Key[Array, " batch"],
-    ) -> PGDState:
+    def init(self, model: Model, images: Images, labels: Labels, keys: Keys) -> PGDState:
         """State before the first step."""
-        drawn = jax.vmap(lambda key, image: _uniform_in_unit_ball(self.norm, key, image))(keys, images)
-        return self.init_at(model, images, labels, images + self.eps * drawn)
+        return self.init_at(model, images, labels, images + self.eps * self.drawn(keys, images))
 
-    def init_at(
-        self,
-        model: Model,
-        images: Float[Array, "batch *shape"],
-        labels: Int[Array, " batch"],
-        initial: Float[Array, "batch *shape"],
-    ) -> PGDState:
+    def drawn(self, keys: Keys, images: Images) -> Perturbations:
+        """Uniform in the ball."""
+        return jax.vmap(lambda key, image: _uniform_in_unit_ball(self.norm, key, image))(keys, images)
+
+    def init_at(self, model: Model, images: Images, labels: Labels, initial: Images) -> PGDState:
         """State before the first step, at points of one's own (brought into the ball)."""
-        found, _ = self.look_at_inputs(model, images, labels)
-        return self._arrive(model, labels, self.within(images, initial), found)
+        best, _ = self.initial_best(model, images, labels)
+        return self._arrive(model, labels, self.project(images, initial), best)
 
-    def step(
-        self, model: Model, images: Float[Array, "batch *shape"], labels: Int[Array, " batch"], state: PGDState
-    ) -> PGDState:
+    def step(self, model: Model, images: Images, labels: Labels, state: PGDState) -> PGDState:
         """Follow the gradient and look at the point reached."""
         step_size = _PATH_OVER_EPS * self.eps / self.steps
-        new = self.within(images, state.iterate + step_size * steepest(self.norm, state.gradient))
-        return self._arrive(model, labels, new, state.found)
+        new = self.project(images, state.iterate + step_size * steepest(self.norm, state.gradient))
+        return self._arrive(model, labels, new, state.best_so_far)
 
-    def _arrive(self, model: Model, labels: Array, points: Array, found: Found) -> PGDState:
-        _, gradient, logits = climb("cross_entropy", model, points, labels, labels)
-        found = found._replace(evaluations=found.evaluations + 1)
-        return PGDState(points, gradient, self.look(found, points, logits, labels))
+    def _arrive(self, model: Model, labels: Array, points: Array, best: BestSoFar) -> PGDState:
+        _, gradient, logits = loss_and_gradient("cross_entropy", model, points, labels, labels)
+        return PGDState(points, gradient, self.update_best(best, points, logits, labels))
 
 
 def _uniform_in_unit_ball(norm: Norm, key: Key[Array, ""], like: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
+from advx_jax.attacks.arrays import Counts, Images, Keys, Labels, Logits, Mask, Perturbations, Values
 from advx_jax.attacks.ascent import Direction, objective, unit_gradient
 from advx_jax.attacks.base import Attack, AttackResult, Model, Number
 from advx_jax.attacks.criteria import Targeted, are_numbers, clearly_met, is_met
@@ -40,12 +41,12 @@ class PublishedState(NamedTuple):
     """
 
     step: Int[Array, ""]
-    perturbation: Float[Array, "batch *shape"]
-    velocity: Float[Array, "batch *shape"]
-    smallest: Float[Array, "batch *shape"]
-    smallest_square: Float[Array, " batch"]
-    first_stop: Int[Array, " batch"]
-    finite: Bool[Array, " batch"]
+    perturbation: Perturbations
+    velocity: Perturbations
+    smallest: Perturbations
+    smallest_square: Values
+    first_stop: Counts
+    finite: Mask
     model_state: ModelState
 
 
@@ -75,18 +76,16 @@ class PublishedLoop(Attack):
         del fields["attack"]
         return fields
 
-    def follows(
-        self, logits: Float[Array, "batch classes"], labels: Int[Array, " batch"], square: Float[Array, " batch"]
-    ) -> Bool[Array, " batch"]:
+    def follows(self, logits: Logits, labels: Labels, square: Values) -> Mask:
         """Whether each example follows the gradient (else its perturbation shrinks); `square` is mean(δ²)."""
         raise NotImplementedError
 
     def init(
         self,
         model: Model | None,
-        images: Float[Array, "batch *shape"],
-        labels: Int[Array, " batch"],
-        keys: Key[Array, " batch"] | None = None,
+        images: Images,
+        labels: Labels,
+        keys: Keys | None = None,
         model_state: ModelState = (),
     ) -> PublishedState:
         """State before the first step: no perturbation."""
@@ -104,19 +103,12 @@ class PublishedLoop(Attack):
             model_state=model_state,
         )
 
-    def step(
-        self, model: Model, images: Float[Array, "batch *shape"], labels: Int[Array, " batch"], state: PublishedState
-    ) -> PublishedState:
+    def step(self, model: Model, images: Images, labels: Labels, state: PublishedState) -> PublishedState:
         """Make one step."""
         return self.training_step(_without_state(model), images, labels, state, None)
 
     def training_step(
-        self,
-        model: StatefulModel,
-        images: Float[Array, "batch *shape"],
-        labels: Int[Array, " batch"],
-        state: PublishedState,
-        attacked: Bool[Array, " batch"] | None,
+        self, model: StatefulModel, images: Images, labels: Labels, state: PublishedState, attacked: Mask | None
     ) -> PublishedState:
         """Make one step with a model that carries a state; examples that are not `attacked` stay where they are."""
 
@@ -125,7 +117,7 @@ class PublishedLoop(Attack):
             return objective(self.direction, logits, labels), (logits, model_state)
 
         gradient, (logits, model_state) = jax.grad(height, has_aux=True)(state.perturbation)
-        state, follow = self._look(labels, state._replace(model_state=model_state), logits)
+        state, follow = self._decide(labels, state._replace(model_state=model_state), logits)
 
         uphill = -gradient if self.criterion.towards_label else gradient
         direction = jnp.where(
@@ -143,11 +135,11 @@ class PublishedLoop(Attack):
     def perturb(
         self,
         model: StatefulModel,
-        images: Float[Array, "batch *shape"],
-        labels: Int[Array, " batch"],
+        images: Images,
+        labels: Labels,
         model_state: ModelState,
-        attacked: Bool[Array, " batch"] | None = None,
-    ) -> tuple[Float[Array, "batch *shape"], ModelState]:
+        attacked: Mask | None = None,
+    ) -> tuple[Perturbations, ModelState]:
         """Run the whole loop inside a training step.
 
         In training mode the model normalises with the batch's statistics, and its state is the running
@@ -176,9 +168,7 @@ class PublishedLoop(Attack):
         """The δ that is the result, and the model's state."""
         raise NotImplementedError
 
-    def _look(
-        self, labels: Array, state: PublishedState, logits: Array
-    ) -> tuple[PublishedState, Bool[Array, " batch"]]:
+    def _decide(self, labels: Array, state: PublishedState, logits: Array) -> tuple[PublishedState, Mask]:
         """Decide which examples follow the gradient, and remember the others' perturbations."""
         square = mean_square(state.perturbation)
         follow = self.follows(logits, labels, square)
@@ -196,7 +186,7 @@ class PublishedLoop(Attack):
         total = self.steps
         return self.eps * self.overshoot / (total * (total + 1) / 2) * (total - step)
 
-    def _answer(
+    def _result(
         self, images: Array, perturbation: Array, success: Array, first_success: Array, finite: Array
     ) -> AttackResult:
         return AttackResult(
@@ -227,22 +217,18 @@ class PublishedBounded(PublishedLoop):
         """For people, tables and results."""
         return "published-bounded"
 
-    def follows(
-        self, logits: Float[Array, "batch classes"], labels: Int[Array, " batch"], square: Float[Array, " batch"]
-    ) -> Bool[Array, " batch"]:
+    def follows(self, logits: Logits, labels: Labels, square: Values) -> Mask:
         """While mean(δ²) < eps²."""
         del logits, labels
         return square < self.eps**2
 
-    def result(
-        self, model: Model, images: Float[Array, "batch *shape"], labels: Int[Array, " batch"], state: PublishedState
-    ) -> AttackResult:
+    def result(self, model: Model, images: Images, labels: Labels, state: PublishedState) -> AttackResult:
         """Whether the last perturbation meets the criterion; it is in the state in any case."""
         logits = model(images + state.perturbation)
         success = clearly_met(self.criterion, logits, labels)
         first_success = jnp.full(success.shape, self.steps, jnp.int32)
         finite = state.finite & are_numbers(logits, labels)
-        return self._answer(images, state.perturbation, success, first_success, finite)
+        return self._result(images, state.perturbation, success, first_success, finite)
 
     def _chosen(
         self, model: StatefulModel, images: Array, labels: Array, state: PublishedState
@@ -263,26 +249,22 @@ class Published(PublishedLoop):
     steps: int = struct.field(pytree_node=False, default=450)
     momentum: Number = 0.9
 
-    def follows(
-        self, logits: Float[Array, "batch classes"], labels: Int[Array, " batch"], square: Float[Array, " batch"]
-    ) -> Bool[Array, " batch"]:
+    def follows(self, logits: Logits, labels: Labels, square: Values) -> Mask:
         """Until the criterion holds, as published: to the last bit, not beyond rounding."""
         del square
         return ~is_met(self.criterion, logits, labels)
 
-    def result(
-        self, model: Model, images: Float[Array, "batch *shape"], labels: Int[Array, " batch"], state: PublishedState
-    ) -> AttackResult:
+    def result(self, model: Model, images: Images, labels: Labels, state: PublishedState) -> AttackResult:
         """Look at the last perturbation too; the smallest success counts."""
-        state, _ = self._look(labels, state, model(images + state.perturbation))
+        state, _ = self._decide(labels, state, model(images + state.perturbation))
         success = jnp.isfinite(state.smallest_square)
-        return self._answer(images, state.smallest, success, state.first_stop, state.finite)
+        return self._result(images, state.smallest, success, state.first_stop, state.finite)
 
     def _chosen(
         self, model: StatefulModel, images: Array, labels: Array, state: PublishedState
     ) -> tuple[Array, ModelState]:
         logits, model_state = model(images + state.perturbation, state.model_state)
-        state, _ = self._look(labels, state, logits)
+        state, _ = self._decide(labels, state, logits)
         return state.smallest, model_state
 
 

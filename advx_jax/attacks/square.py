@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
-from advx_jax.attacks.base import Model
+from advx_jax.attacks.arrays import Images, Keys, Labels, Perturbations, Values
+from advx_jax.attacks.base import Model, fold_in_all
 from advx_jax.attacks.criteria import logit_lag
-from advx_jax.attacks.fixed_epsilon import FixedEpsilon, Found
+from advx_jax.attacks.fixed_epsilon import BestSoFar, RandomStart
 from advx_jax.attacks.norms import per_example
 from advx_jax.attacks.projections import l2_norm
 from advx_jax.errors import UserError
@@ -37,14 +38,14 @@ class SquareState(NamedTuple):
         best: the point with the largest margin loss so far.
         best_loss: there.
         keys: of each image's draws.
-        found: the first success.
+        best_so_far: the first success.
     """
 
     step: Int[Array, ""]
-    best: Float[Array, "batch height width channels"]
-    best_loss: Float[Array, " batch"]
-    keys: Key[Array, " batch"]
-    found: Found
+    best: Images
+    best_loss: Values
+    keys: Keys
+    best_so_far: BestSoFar
 
 
 def window_side(step: int, height: int, width: int, norm: str) -> int:
@@ -58,7 +59,7 @@ def window_side(step: int, height: int, width: int, norm: str) -> int:
 
 
 @struct.dataclass(kw_only=True)
-class Square(FixedEpsilon):
+class Square(RandomStart):
     """Square Attack on the margin loss.
 
     Attributes:
@@ -68,27 +69,11 @@ class Square(FixedEpsilon):
     steps: int = struct.field(pytree_node=False, default=5000)
 
     @property
-    def is_random(self) -> bool:
-        """Windows and signs are drawn."""
-        return True
-
-    @property
-    def evaluations(self) -> int:
-        """A query each step, and one for the starting point."""
-        return self.steps + 1
-
-    @property
     def passes_per_step(self) -> int:
         """A query."""
         return 1
 
-    def init(
-        self,
-        model: Model,
-        images: Float[Array, "batch height width channels"],
-        labels: Int[Array, " batch"],
-        keys: Key[Array, " batch"],
-    ) -> SquareState:
+    def init(self, model: Model, images: Images, labels: Labels, keys: Keys) -> SquareState:
         """State before the first step: vertical stripes of ±eps (L∞), or a grid of bumps of random signs (L2).
 
         Raises:
@@ -96,24 +81,21 @@ class Square(FixedEpsilon):
         """
         if images.ndim != 4:
             raise UserError(f"expected images of shape (batch, height, width, channels), got {images.shape}")
+        initial = self.project(images, images + self.eps * self.drawn(keys, images))
+        best_so_far, _ = self.initial_best(model, images, labels)
+        logits = model(initial)
+        best_so_far = self.update_best(best_so_far, initial, logits, labels)
+        return SquareState(jnp.zeros((), jnp.int32), initial, logit_lag(logits, labels), keys, best_so_far)
+
+    def drawn(self, keys: Keys, images: Images) -> Perturbations:
+        """Stripes or bumps."""
         draw = _stripes if self.norm == "Linf" else _bumps
         height, width, channels = images.shape[1:]
-        pattern = jax.vmap(lambda key: draw(key, (height, width, channels)))
         # The draws of the steps are folded in from 0 upwards.
-        drawn = pattern(jax.vmap(lambda key: jax.random.fold_in(key, self.steps))(keys)).astype(images.dtype)
-        initial = self.within(images, images + self.eps * drawn)
-        found, _ = self.look_at_inputs(model, images, labels)
-        logits = model(initial)
-        found = self.look(found._replace(evaluations=found.evaluations + 1), initial, logits, labels)
-        return SquareState(jnp.zeros((), jnp.int32), initial, logit_lag(logits, labels), keys, found)
+        first_keys = fold_in_all(keys, self.steps)
+        return jax.vmap(lambda key: draw(key, (height, width, channels)))(first_keys).astype(images.dtype)
 
-    def step(
-        self,
-        model: Model,
-        images: Float[Array, "batch height width channels"],
-        labels: Int[Array, " batch"],
-        state: SquareState,
-    ) -> SquareState:
+    def step(self, model: Model, images: Images, labels: Labels, state: SquareState) -> SquareState:
         """Change a window of each image, and keep the change where the loss rises."""
         height, width = images.shape[1:3]
         sides = np.array([window_side(step, height, width, self.norm) for step in range(self.steps)])
@@ -121,7 +103,7 @@ class Square(FixedEpsilon):
         bumps = jnp.asarray(np.stack([_bump_pair(int(side), height, width) for side in distinct]), images.dtype)
         kind = jnp.asarray(np.searchsorted(distinct, sides))[state.step]
         side = jnp.asarray(distinct)[kind]
-        keys = jax.vmap(lambda key: jax.random.fold_in(key, state.step))(state.keys)
+        keys = fold_in_all(state.keys, state.step)
 
         def propose(key: Array, image: Array, best: Array) -> Array:
             if self.norm == "Linf":
@@ -133,16 +115,16 @@ class Square(FixedEpsilon):
             # The energy that clipping took away is given back, as far as clipping allows.
             length = l2_norm(new - images)
             new = images + (new - images) * per_example(self.eps / (length + _TINY), new)
-        new = self.within(images, new)
+        new = self.project(images, new)
         logits = model(new)
         values = logit_lag(logits, labels)
-        better = (values > state.best_loss) & ~state.found.success
+        better = (values > state.best_loss) & ~state.best_so_far.success
         return SquareState(
             step=state.step + 1,
             best=jnp.where(per_example(better, new), new, state.best),
             best_loss=jnp.where(better, values, state.best_loss),
             keys=state.keys,
-            found=self.look(state.found._replace(evaluations=state.found.evaluations + 1), new, logits, labels),
+            best_so_far=self.update_best(state.best_so_far, new, logits, labels),
         )
 
 

@@ -1,0 +1,43 @@
+"""What attacks with a fixed epsilon may do to an image, as their own fields say it."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from advx_jax.attacks.base import Attack, plain_number
+from advx_jax.attacks.projections import Norm
+from advx_jax.errors import UserError
+
+
+class ThreatModel(NamedTuple):
+    """What may be done to an image.
+
+    Attributes:
+        eps: the radius of the ball around it, in the norm.
+        norm: "L2" or "Linf".
+        stay_in_range: the changed image has to stay in [0,1].
+    """
+
+    eps: float
+    norm: Norm
+    stay_in_range: bool
+
+
+def threat_model(attacks: Iterable[Attack]) -> ThreatModel:
+    """The threat model of attacks, or of all parts of an ensemble.
+
+    Raises:
+        UserError: one of them has none, or another one than the rest.
+    """
+    parts = [part.attack for attack in attacks for part in attack.parts()]
+    for attack in parts:
+        missing = [name for name in ThreatModel._fields if not hasattr(attack, name)]
+        if missing:
+            raise UserError(f"expected an attack with a fixed epsilon, got {attack.name}, which has no {missing[0]}")
+    return ThreatModel(float(_shared(parts, "eps")), _shared(parts, "norm"), bool(_shared(parts, "stay_in_range")))
+
+
+def _shared(attacks: list[Attack], name: str) -> Any:
+    values = dict.fromkeys(plain_number(getattr(attack, name)) for attack in attacks)
+    if len(values) > 1:
+        raise UserError(f"expected one {name} for all attacks, got {', '.join(map(str, values))}")
+    return next(iter(values))
