@@ -19,6 +19,7 @@ from absl import flags
 from advx_jax.cli.commands import command, no_arguments
 from advx_jax.attacks import Attack, AutoAttack, FirstSuccess, Restarted
 from advx_jax.attacks.named import FIXED_EPSILON, fixed_epsilon_attack
+from advx_jax.attacks.threat_model import threat_model
 from advx_jax.cli import inference_flags
 from advx_jax.cli.flag_types import check_eps_within_box, define_length, define_norm, define_whole
 from advx_jax.data.image_set import CIFAR10_SIDE
@@ -50,29 +51,44 @@ flags.adopt_module_key_flags(inference_flags)
 def main(arguments: list[str]) -> None:
     """Parse the flags, measure, print."""
     no_arguments(arguments)
-    eps, attack, norm = _EPS.value, _ATTACK.value, _NORM.value
-    if eps is None:
-        raise UserError("expected --eps, for instance --norm=L2 --eps=0.5 or --norm=Linf --eps=8/255, got none")
-    check_eps_within_box(eps, math.sqrt(3) * CIFAR10_SIDE if norm == "L2" else 1.0, norm)
-    members = _members(attack, eps, norm)
+    members = _members(_ATTACK.value)
+    model = threat_model(members)
+    _check_eps(model.eps, model.norm)
     network, data, n_images = inference_flags.load_network_and_images(_N_IMAGES.value, 1000)
-    suffix = "" if attack.lower() == "autoattack" else f"-{members[0].name}"
-    output = Path(_OUTPUT.value or f"robustness/{network.provenance.name}-{norm}-{eps:g}{suffix}")
-    plan = Plan(attack, members, eps, norm, _SEED.value, _CLIP.value, n_images)
+    suffix = "" if _ATTACK.value.lower() == "autoattack" else f"-{members[0].name}"
+    output = Path(_OUTPUT.value or f"robustness/{network.provenance.name}-{model.norm}-{model.eps:g}{suffix}")
+    plan = Plan(_ATTACK.value, members, model.eps, model.norm, _SEED.value, model.stay_in_range, n_images)
     print(report_fixed_budget(network, data, plan, output, _OVERWRITE.value, _PICTURES.value))
 
 
-def _members(name: str, eps: float, norm: str) -> tuple[Attack, ...]:
-    """The attacks of --attack, with the number of steps and of restarts that the flags say."""
-    attack = fixed_epsilon_attack(name, eps=eps, norm=norm, stay_in_range=_CLIP.value)
+def _members(name: str) -> tuple[Attack, ...]:
+    """The attacks of --attack, changed as the flags say that are given."""
+    given = {flag.name: flag.value for flag in (_EPS, _NORM, _CLIP) if flag.present}
+    if "eps" in given and ("norm" in given or name.lower() in FIXED_EPSILON):
+        # What is meant in levels of 255 is refused by the flag's name, before an attack refuses it.
+        _check_eps(_EPS.value, _NORM.value)
+    attack = fixed_epsilon_attack(name, **given)
     members = attack.members(None) if isinstance(attack, AutoAttack | FirstSuccess) else (attack,)
-    if _STEPS.value is not None:
-        members = tuple(member.with_steps(_STEPS.value) for member in members)
-    if _RESTARTS.value == 1:
+    names = [member.name for member in members]
+    if len(set(names)) < len(names):
+        raise UserError(f"expected attacks of different names in {name}, got {', '.join(names)}")
+    if _STEPS.present:
+        members = tuple(member.with_settings(steps=_STEPS.value) for member in members)
+    if not _RESTARTS.present:
         return members
-    if not any(member.is_random for member in members):
+    if _RESTARTS.value > 1 and not any(member.is_random for member in members):
         raise UserError(f"expected --restarts=1 for {name}, which draws nothing at random, got {_RESTARTS.value}")
-    return tuple(Restarted(attack=member, restarts=_RESTARTS.value) for member in members)
+    return tuple(_restarted(member, _RESTARTS.value) for member in members)
+
+
+def _restarted(attack: Attack, restarts: int) -> Attack:
+    if isinstance(attack, Restarted):
+        return attack.with_settings(restarts=restarts)
+    return attack if restarts == 1 else Restarted(attack=attack, restarts=restarts)
+
+
+def _check_eps(eps: float, norm: str) -> None:
+    check_eps_within_box(eps, math.sqrt(3) * CIFAR10_SIDE if norm == "L2" else 1.0, norm)
 
 
 if __name__ == "__main__":

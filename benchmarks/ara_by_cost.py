@@ -105,7 +105,9 @@ def _shown(figure: float | None) -> str:
 def _attacks() -> list[tuple[str, Attack]]:
     published = MINIMUM_NORM["published"]
     counts = dict.fromkeys(MINIMUM_NORM, GRADIENTS) | {"published": (*GRADIENTS, published.n_steps)}
-    return [(name, attack.with_steps(count)) for name, attack in MINIMUM_NORM.items() for count in counts[name]]
+    return [
+        (name, attack.with_settings(steps=count)) for name, attack in MINIMUM_NORM.items() for count in counts[name]
+    ]
 
 
 def _kept(settings: dict[str, Any]) -> list[dict[str, Any]]:

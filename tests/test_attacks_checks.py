@@ -284,7 +284,7 @@ ATTACKS = {
     "published": Published(steps=2),
     "bounded": PublishedBounded(steps=2),
     "explanation": EXPLANATION.replace(steps=2),
-    "best": BEST.with_steps(4),
+    "best": BEST.with_settings(steps=4),
     "apgd": APGD(eps=0.1, norm="L2", steps=2),
     "ensemble": FirstSuccess(attacks=(PGD(eps=0.1, norm="L2", steps=2),)),
 }

@@ -36,7 +36,7 @@ ATTACKS = {
     "explanation": EXPLANATION.replace(steps=3),
     "ARA, attack": Published(steps=3),
     "ARA, BTR": Published(steps=3, criterion=NoBetterThanRandom()),
-    "ARA, best": BEST.with_steps(4).until(NoBetterThanRandom()),
+    "ARA, best": BEST.with_settings(steps=4).until(NoBetterThanRandom()),
     "ddn": DDN(steps=2, levels=256),
     "fmn": FMN(steps=2, norm="Linf"),
     "pgd": PGD(eps=0.5, norm="L2", steps=3),

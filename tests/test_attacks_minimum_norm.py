@@ -17,7 +17,7 @@ from advx_jax.errors import UserError
 SHAPE = (4, 4, 3)
 N_CLASSES = 5
 SEARCHES = {"ddn": DDN(steps=60), "fmn": FMN(steps=60), "fmn linf": FMN(steps=60, norm="Linf")}
-ATTACKS = SEARCHES | {"best": BEST.with_steps(60)}
+ATTACKS = SEARCHES | {"best": BEST.with_settings(steps=60)}
 CRITERIA = {"misclassified": Misclassified(), "random": NoBetterThanRandom(), "target": Targeted()}
 
 # The same float32 arithmetic in another order; near a success, another order may decide otherwise for a few steps.
@@ -97,7 +97,7 @@ def test_result_is_a_success_in_the_box_when_looked_at_again(attack, criterion, 
         (DDN(stay_in_range=False), jnp.linalg.norm),
         (FMN(stay_in_range=False), jnp.linalg.norm),
         (FMN(norm="Linf", stay_in_range=False), lambda v, axis: jnp.abs(v).sum(axis)),
-        (BEST.within_box(False), jnp.linalg.norm),
+        (BEST.with_settings(stay_in_range=False), jnp.linalg.norm),
     ],
     ids=["ddn", "fmn", "fmn linf", "best"],
 )
@@ -212,11 +212,11 @@ def test_success_of_one_part_makes_up_for_the_failure_of_the_other():
 
 
 def test_new_number_of_steps_is_shared_out():
-    assert [part.attack.steps for part in BEST.with_steps(31).parts()] == [15, 16]
-    assert not any(part.attack.stay_in_range for part in BEST.within_box(False).parts())
+    assert [part.attack.steps for part in BEST.with_settings(steps=31).parts()] == [15, 16]
+    assert not any(part.attack.stay_in_range for part in BEST.with_settings(stay_in_range=False).parts())
     assert BEST.evaluations == BEST.n_steps == 200
     with pytest.raises(UserError, match="expected at least 2 steps for best, got 1"):
-        BEST.with_steps(1)
+        BEST.with_settings(steps=1)
 
 
 def test_sizes_in_different_norms_are_not_compared(linear):
@@ -298,4 +298,4 @@ def test_published_attack_takes_a_target_too(linear):
 @pytest.mark.parametrize("attack", SEARCHES)
 def test_bad_settings_are_refused(attack):
     with pytest.raises(UserError, match="at least 1 attack step, got 0"):
-        ATTACKS[attack].with_steps(0)
+        ATTACKS[attack].with_settings(steps=0)

@@ -218,7 +218,7 @@ def test_a_network_with_one_class_left_is_crossed_nowhere(name):
     def alone(images):
         return jnp.where(jnp.arange(3) == 1, linear(images)[:, :3], -jnp.inf)
 
-    search = SEARCHES[name].with_steps(6).within_box(False)
+    search = SEARCHES[name].with_settings(steps=6).with_settings(stay_in_range=False)
     result = call(search, jax.tree_util.Partial(alone), images, jnp.ones(N, jnp.int32))
     assert not result.success.any()
     assert jnp.isinf(result.norm).all()

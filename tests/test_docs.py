@@ -1,14 +1,20 @@
 """What the documents say must be so: links lead somewhere, flags exist, code runs, fields of results are explained."""
 
 import ast
+import inspect
+import io
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from advx_jax import attacks
 
 from advx_jax.cli.door import COMMANDS as MODULES
 
@@ -174,6 +180,76 @@ def test_code_runs(block, tmp_path):
     run = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert run.stdout
+
+
+FILES_IN_DOCUMENTS = re.compile(r"^# (\w+\.py)\n")
+
+
+def test_commands_with_code_of_ones_own_run(tmp_path):
+    """What `docs/extending.md` writes into files, and the commands that take it from there, beside an image."""
+    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    for block in re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
+        if name := FILES_IN_DOCUMENTS.match(block):
+            (tmp_path / name[1]).write_text(block, encoding="utf-8")
+            assert len(block.splitlines()) <= 45, name[1]
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "grey.png").write_bytes(grey_png())
+    lines = [
+        line
+        for block in re.findall(r"^```sh\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+        for line in block.splitlines()
+    ]
+    assert len(lines) == 3
+    for line in lines:
+        command = [sys.executable, *shlex.split(line)[1:]]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=tmp_path)
+        assert run.returncode == 0, run.stderr
+    results = json.loads(
+        (tmp_path / "robustness/resnet20-quick-standard-Linf-0.0313725-fgsm/robustness.json").read_text()
+    )
+    assert results["robust_accuracy"] < results["accuracy"]
+    area = json.loads((tmp_path / "ara/resnet20-quick-robust-carliniwagner/ara.json").read_text())
+    assert area["settings"]["learning_rate"] == 0.1
+    assert area["settings"]["steps"] == area["gradient_evaluations"] == 20
+
+
+def grey_png() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (40, 40), (128, 128, 128)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_costs_of_attacks_are_those_of_the_code():
+    text = (ROOT / "docs" / "attacks.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"^\| `(\w+)` \|.*\| ([\d,]+) \| [^|]*\|$", text, flags=re.MULTILINE))
+    ball = {"eps": 0.5, "norm": "L2"}
+    for name, evaluations in told.items():
+        attack = getattr(attacks, name)
+        attack = attack if isinstance(attack, attacks.Attack) else attack(**(ball if "eps" in needed(attack) else {}))
+        assert attack.evaluations == int(evaluations.replace(",", "")), name
+    bases = {
+        "Attack",
+        "Ensemble",
+        "FirstSuccess",
+        "FixedEpsilon",
+        "MinimumNorm",
+        "RandomStart",
+        "Restarted",
+        "SmallestSuccess",
+    }
+    offered = {name for name in attacks.__all__ if isinstance(getattr(attacks, name), attacks.Attack | type)}
+    offered = {name for name in offered if issubclass(as_class(getattr(attacks, name)), attacks.Attack)}
+    assert set(told) == offered - bases
+
+
+def needed(attack: type) -> set[str]:
+    return {
+        name for name, argument in inspect.signature(attack).parameters.items() if argument.default is argument.empty
+    }
+
+
+def as_class(thing: object) -> type:
+    return thing if isinstance(thing, type) else type(thing)
 
 
 def shipped_files() -> list[Path]:

@@ -47,7 +47,7 @@ def adv_lib():
 def test_every_step_equals_adv_libs(name, adv_lib):
     search, module, attack_name, options = PEERS[name]
     attack = adv_lib(module, attack_name)
-    search = search.with_steps(12)
+    search = search.with_settings(steps=12)
     with in_float64() as (classifier, twin, images, labels):
         recorded = Recorded(twin)
         attack(recorded, to_torch(images), torch.tensor(labels), steps=12, **options)
@@ -60,7 +60,7 @@ def test_every_step_equals_adv_libs(name, adv_lib):
             assert same.sum() >= (STILL_TOGETHER if name == "fmn" else 7), f"{name}: before step {t}: {difference}"
             state = step(state)
         assert len(recorded.points) == 12
-        assert jnp.isfinite(state.found.norm).any()
+        assert jnp.isfinite(state.best_so_far.norm).any()
 
 
 @pytest.mark.parametrize("name", ["ddn", "fmn"])

@@ -57,13 +57,13 @@ def test_every_step_of_pgd_equals_foolboxs(norm, eps):
         for step, wanted in enumerate(recorded.points):
             np.testing.assert_allclose(state.iterate, wanted, rtol=0, atol=STEP_TOLERANCE, err_msg=f"step {step}")
             state = advance(state)
-        assert state.found.success.any()
+        assert state.best_so_far.success.any()
 
 
 @pytest.mark.parametrize("name", SEARCHES)
 def test_every_step_equals_foolboxs(name):
     search, attack = SEARCHES[name]
-    search = search.with_steps(STEPS)
+    search = search.with_settings(steps=STEPS)
     with in_float64() as (classifier, twin, images, labels):
         recorded = Recorded(twin)
         attack(steps=STEPS).run(with_pytorch(recorded), to_torch(images), torch.tensor(labels))
@@ -76,7 +76,7 @@ def test_every_step_equals_foolboxs(name):
                 state.perturbation, point - images, rtol=0, atol=RADIUS_TOLERANCE, err_msg=f"before step {t}"
             )
             state = step(state)
-        assert jnp.isfinite(state.found.norm).any()
+        assert jnp.isfinite(state.best_so_far.norm).any()
 
 
 @pytest.mark.parametrize("name", ["ddn", "fmn"])

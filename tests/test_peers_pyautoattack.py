@@ -47,7 +47,7 @@ def test_every_step_of_apgd_equals_the_peers(loss, norm, tiny):
     attack = APGD(eps=NORMS[norm], norm=norm, steps=STEPS, loss=loss, target=2)
     targets = np.argsort(np.asarray(jax.jit(classifier)(images)), -1)[:, -4]
     shift = np.random.default_rng(1).normal(size=images.shape) * 0.02
-    initial = attack.within(jnp.asarray(images), jnp.asarray(images + shift))
+    initial = attack.project(jnp.asarray(images), jnp.asarray(images + shift))
 
     recorded = Recorded(twin)
     settings = {"n_iter": STEPS, "norm": norm, "eps": attack.eps, "device": "cpu"}
@@ -72,7 +72,7 @@ def test_every_step_of_apgd_equals_the_peers(loss, norm, tiny):
         np.testing.assert_allclose(found, wanted, rtol=0, atol=STEP_TOLERANCE, err_msg=f"step {step}")
         if step < STEPS:
             state = advance(state)
-    np.testing.assert_array_equal(state.found.success, ~standing.numpy().astype(bool))
+    np.testing.assert_array_equal(state.best_so_far.success, ~standing.numpy().astype(bool))
     np.testing.assert_allclose(state.best_loss, best_loss.numpy(), atol=STEP_TOLERANCE)
     # Steps that were never halved would not have shown the schedule.
     assert (np.asarray(state.step_size) < _FIRST_STEP * attack.eps / 4).any()

@@ -15,7 +15,7 @@ from advx_jax.analysis.workers import Worker, chunk_rows, lanes, least_rows
 from advx_jax.attacks.base import Attack, Model, Part, example_keys
 from advx_jax.attacks.checks import ImagesLike, LabelsLike, checked_indices
 from advx_jax.attacks.criteria import are_numbers, is_met
-from advx_jax.attacks.losses import CLASSES_NEEDED, LossName, climb
+from advx_jax.attacks.losses import CLASSES_NEEDED, LossName, loss_and_gradient
 from advx_jax.errors import UserError
 
 # As in AutoAttack's own checks: how much logits of two passes may differ, relative to their size, and how near to 1
@@ -225,7 +225,7 @@ def _look(model: Model, images: Array, labels: Array) -> tuple[Float[Array, "bat
     names: list[LossName] = ["cross_entropy", "dlr"] if n_classes >= CLASSES_NEEDED["dlr"] else ["cross_entropy"]
     flat = jnp.zeros(labels.shape, bool)
     for name in names:
-        _, gradient, logits = climb(name, model, images, labels, labels)
+        _, gradient, logits = loss_and_gradient(name, model, images, labels, labels)
         flat |= (gradient == 0).all(tuple(range(1, images.ndim)))
     return logits, flat
 

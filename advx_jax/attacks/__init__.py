@@ -8,7 +8,7 @@ from advx_jax.attacks.criteria import Criterion, Misclassified, NoBetterThanRand
 from advx_jax.attacks.ddn import DDN
 from advx_jax.attacks.ensemble import Ensemble, FirstSuccess, Restarted, SmallestSuccess
 from advx_jax.attacks.fab import FAB, FABT
-from advx_jax.attacks.fixed_epsilon import FixedEpsilon
+from advx_jax.attacks.fixed_epsilon import FixedEpsilon, RandomStart
 from advx_jax.attacks.fmn import FMN
 from advx_jax.attacks.minimum_norm import MinimumNorm
 from advx_jax.attacks.pgd import PGD
@@ -37,6 +37,7 @@ __all__ = [
     "NoBetterThanRandom",
     "Published",
     "PublishedBounded",
+    "RandomStart",
     "Restarted",
     "SmallestSuccess",
     "Square",

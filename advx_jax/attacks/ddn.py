@@ -16,7 +16,7 @@ from advx_jax.attacks.ascent import negative_log_odds
 from advx_jax.attacks.base import Model, Number
 from advx_jax.attacks.minimum_norm import MinimumNorm, SearchState, cosine, farthest_in_box
 from advx_jax.attacks.norms import per_example
-from advx_jax.attacks.projections import clip_to_box, l2_norm, unit_l2
+from advx_jax.attacks.projections import l2_norm, unit_l2
 from advx_jax.errors import UserError
 
 _LAST_STEP_LENGTH = 0.01
@@ -75,9 +75,7 @@ class DDN(MinimumNorm):
         if self.stay_in_range:
             radius = jnp.minimum(radius, l2_norm(farthest_in_box(images)))
         moved = state.perturbation + length.astype(images.dtype) * direction
-        perturbation = unit_l2(moved) * per_example(radius, moved)
-        if self.stay_in_range:
-            perturbation = clip_to_box(images, perturbation)
+        perturbation = self.project(images, unit_l2(moved) * per_example(radius, moved))
         if self.levels is not None:
             perturbation = jnp.round((images + perturbation) * (self.levels - 1)) / (self.levels - 1) - images
         return SearchState(state.step + 1, perturbation, radius, best)

@@ -121,8 +121,10 @@ class Listed(Ensemble):
     def with_settings(self, **settings: Any) -> Attack:
         """The same with other settings of its own, or of each of its attacks."""
         own, others = _split(self, settings)
-        changed = tuple(attack.with_settings(**others) for attack in self.attacks)
-        return dataclasses.replace(self, **({"attacks": changed} | own))
+        return dataclasses.replace(self, **({"attacks": self._changed(**others)} | own))
+
+    def _changed(self, **settings: Any) -> tuple[Attack, ...]:
+        return tuple(attack.with_settings(**settings) for attack in self.attacks)
 
     def settings(self) -> dict[str, Any]:
         """Everything that a result depends on, the settings of each part under its number."""
@@ -165,14 +167,10 @@ class SmallestSuccess(Listed):
             raise UserError(f"expected attacks of one norm in {self.name}, got {', '.join(norms)}")
         super().check(n_classes)
 
-    def with_settings(self, **settings: Any) -> Attack:
-        """The same with other settings of its own, or of each of its attacks; steps are shared out as now.
-
-        Raises:
-            UserError: there are fewer steps than attacks.
-        """
+    def _changed(self, **settings: Any) -> tuple[Attack, ...]:
+        """Steps are those of the whole, shared out as now."""
         steps = settings.pop("steps", None)
-        changed = super().with_settings(**settings)
+        changed = super()._changed(**settings)
         if steps is None:
             return changed
         if steps < len(self.attacks):
@@ -180,8 +178,7 @@ class SmallestSuccess(Listed):
         total = self.n_steps
         ends = [steps * end // total for end in itertools.accumulate(attack.n_steps for attack in self.attacks)]
         counts = [end - begin for begin, end in itertools.pairwise([0, *ends])]
-        attacks = (attack.with_settings(steps=n) for attack, n in zip(changed.attacks, counts, strict=True))
-        return dataclasses.replace(changed, attacks=tuple(attacks))
+        return tuple(attack.with_settings(steps=count) for attack, count in zip(changed, counts, strict=True))
 
 
 @struct.dataclass(kw_only=True)

@@ -19,7 +19,7 @@ from advx_jax.attacks.base import Model, Number
 from advx_jax.attacks.criteria import grid_step
 from advx_jax.attacks.minimum_norm import MinimumNorm, SearchState, cosine, farthest_in_box
 from advx_jax.attacks.norms import per_example
-from advx_jax.attacks.projections import clip_to_box, dual_size, project, unit_l2
+from advx_jax.attacks.projections import dual_size, project, unit_l2
 
 
 @struct.dataclass(kw_only=True)
@@ -77,9 +77,7 @@ class FMN(MinimumNorm):
         reach = radius if self.norm == "L2" else radius * math.sqrt(images[0].size)
         lengths = jnp.broadcast_to(length, radius.shape) * (reach if self.relative else 1)
         moved = state.perturbation - per_example(lengths, gradient) * unit_l2(gradient)
-        perturbation = project(self.norm, moved, radius)
-        if self.stay_in_range:
-            perturbation = clip_to_box(images, perturbation)
+        perturbation = self.project(images, project(self.norm, moved, radius))
         return SearchState(state.step + 1, perturbation, radius, best)
 
     def _slope(self, gradient: Perturbations) -> Values:

@@ -10,7 +10,7 @@ from advx_jax.attacks.arrays import Counts, Images, Keys, Labels, Logits, Mask, 
 from advx_jax.attacks.base import Attack, AttackResult, Model, Number
 from advx_jax.attacks.criteria import are_numbers, clearly_met, is_met
 from advx_jax.attacks.norms import per_example, rms
-from advx_jax.attacks.projections import NormLike, size
+from advx_jax.attacks.projections import NormLike, clip_to_box, size
 
 
 class SmallestSoFar(NamedTuple):
@@ -64,6 +64,10 @@ class MinimumNorm(Attack):
     def size(self, perturbation: Perturbations) -> Values:
         """The norm that is minimised."""
         return size(self.norm, perturbation)
+
+    def project(self, images: Images, perturbation: Perturbations) -> Perturbations:
+        """Bring x + δ back into [0,1] if it has to stay there."""
+        return clip_to_box(images, perturbation) if self.stay_in_range else perturbation
 
     @property
     def first_radius(self) -> Number:

@@ -2,7 +2,10 @@
 
 import functools
 import importlib
+import inspect
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from advx_jax.attacks.apgd import APGD, APGDT
@@ -49,12 +52,18 @@ def find_attack(name: str, known: Mapping[str, Any]) -> Any:
     module, colon, attribute = name.partition(":")
     if not colon:
         raise UserError(f"expected an attack ({', '.join(known)}) or package.module:name, got {name!r}")
+    if (folder := str(Path.cwd())) not in sys.path:
+        # Behind all else: `python -m` has it first, a console script not at all.
+        sys.path.append(folder)
     try:
         return getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
-        raise UserError(f"expected {module} of --attack={name} to be a module that can be imported: {error}") from error
     except AttributeError as error:
         raise UserError(f"expected {module} to have the attack {attribute!r}, got none of that name") from error
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(
+            f"expected {module} of --attack={name} to be a module that can be imported, got {reason}"
+        ) from error
 
 
 def minimum_norm_attack(name: str) -> Attack:
@@ -63,30 +72,55 @@ def minimum_norm_attack(name: str) -> Attack:
     Raises:
         UserError: there is none, or it is no attack.
     """
-    return _as_attack(name, find_attack(name, MINIMUM_NORM))
+    found = find_attack(name, MINIMUM_NORM)
+    return _checked(name, found if isinstance(found, Attack) else _made(name, found, {}))
 
 
-def fixed_epsilon_attack(name: str, **ball: Any) -> Attack:
-    """An attack with a fixed epsilon by name, or one of a person's own: an attack, or what makes one of the ball.
+def fixed_epsilon_attack(name: str, **given: Any) -> Attack:
+    """An attack with a fixed epsilon by name, or one of a person's own: an attack, or what makes one.
 
     Args:
         name: see `find_attack`.
-        ball: eps, norm and stay_in_range.
+        given: of eps, norm and stay_in_range those that are asked for. The others are as a person's own attack has
+            them; where it has none, the norm is L2 and images stay in [0,1].
 
     Raises:
-        UserError: there is none, or it is no attack.
+        UserError: there is none, it is no attack, it has no setting that is asked for, or there is no eps.
     """
-    return _as_attack(name, find_attack(name, FIXED_EPSILON), **ball)
+    found = find_attack(name, FIXED_EPSILON)
+    if isinstance(found, Attack):
+        return found.with_settings(**given)
+    settings = {**_defaults(found), **given}
+    if "eps" not in settings and _needs(found, "eps"):
+        raise UserError("expected --eps, for instance --norm=L2 --eps=0.5 or --norm=Linf --eps=8/255, got none")
+    return _checked(name, _made(name, found, settings))
 
 
-def _as_attack(name: str, found: Any, **ball: Any) -> Attack:
-    if not isinstance(found, Attack) and callable(found):
-        try:
-            found = found(**ball)
-        except TypeError as error:
-            raise UserError(
-                f"cannot make the attack {name} with {', '.join(ball) or 'no arguments'}: {error}"
-            ) from error
+def _defaults(maker: Any) -> dict[str, Any]:
+    return {name: value for name, value in {"norm": "L2", "stay_in_range": True}.items() if _needs(maker, name)}
+
+
+def _needs(maker: Any, name: str) -> bool:
+    """Whether something has to be called with an argument of that name."""
+    try:
+        argument = inspect.signature(maker).parameters.get(name)
+    except (TypeError, ValueError):
+        return False
+    return argument is not None and argument.default is inspect.Parameter.empty
+
+
+def _made(name: str, maker: Any, settings: dict[str, Any]) -> Any:
+    if not callable(maker):
+        return maker
+    try:
+        return maker(**settings)
+    except TypeError as error:
+        raise UserError(
+            f"cannot make the attack {name} with {', '.join(settings) or 'no arguments'}: {error}"
+        ) from error
+
+
+def _checked(name: str, found: Any) -> Attack:
     if not isinstance(found, Attack):
         raise UserError(f"expected {name} to be an advx_jax.attacks.Attack, got {type(found).__name__}")
     return found

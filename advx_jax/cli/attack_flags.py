@@ -56,6 +56,5 @@ def other_attack(name: str, attack: Attack, steps: int | None, *not_taken: str) 
     fewest = len(attack.parts())
     if steps is not None and steps < fewest:
         raise UserError(f"expected --steps of at least {fewest} with --attack={name}, got {steps}")
-    if _STAY_IN_RANGE.value is not None:
-        attack = attack.within_box(_STAY_IN_RANGE.value)
-    return attack if steps is None else attack.with_steps(steps)
+    given = {"stay_in_range": _STAY_IN_RANGE.value, "steps": steps}
+    return attack.with_settings(**{name: value for name, value in given.items() if value is not None})
