@@ -17,13 +17,12 @@ from pathlib import Path
 from absl import flags
 
 from advx_jax.cli.commands import command, no_arguments
-from advx_jax.attacks import Attack, AutoAttack, FirstSuccess, Restarted
-from advx_jax.attacks.named import FIXED_EPSILON, fixed_epsilon_attack
+from advx_jax.attacks import Attack
+from advx_jax.attacks.named import FIXED_EPSILON, fixed_epsilon_members
 from advx_jax.attacks.threat_model import threat_model
 from advx_jax.cli import inference_flags
 from advx_jax.cli.flag_types import check_eps_within_box, define_length, define_norm, define_whole
 from advx_jax.data.image_set import CIFAR10_SIDE
-from advx_jax.errors import UserError
 from advx_jax.reports.fixed_budget_report import report_fixed_budget
 from advx_jax.reports.fixed_budget_run import Plan
 
@@ -63,28 +62,11 @@ def main(arguments: list[str]) -> None:
 
 def _members(name: str) -> tuple[Attack, ...]:
     """The attacks of --attack, changed as the flags say that are given."""
-    given = {flag.name: flag.value for flag in (_EPS, _NORM, _CLIP) if flag.present}
+    given = {flag.name: flag.value for flag in (_EPS, _NORM, _CLIP, _STEPS, _RESTARTS) if flag.present}
     if "eps" in given and ("norm" in given or name.lower() in FIXED_EPSILON):
         # What is meant in levels of 255 is refused by the flag's name, before an attack refuses it.
         _check_eps(_EPS.value, _NORM.value)
-    attack = fixed_epsilon_attack(name, **given)
-    members = attack.members(None) if isinstance(attack, AutoAttack | FirstSuccess) else (attack,)
-    names = [member.name for member in members]
-    if len(set(names)) < len(names):
-        raise UserError(f"expected attacks of different names in {name}, got {', '.join(names)}")
-    if _STEPS.present:
-        members = tuple(member.with_settings(steps=_STEPS.value) for member in members)
-    if not _RESTARTS.present:
-        return members
-    if _RESTARTS.value > 1 and not any(member.is_random for member in members):
-        raise UserError(f"expected --restarts=1 for {name}, which draws nothing at random, got {_RESTARTS.value}")
-    return tuple(_restarted(member, _RESTARTS.value) for member in members)
-
-
-def _restarted(attack: Attack, restarts: int) -> Attack:
-    if isinstance(attack, Restarted):
-        return attack.with_settings(restarts=restarts)
-    return attack if restarts == 1 else Restarted(attack=attack, restarts=restarts)
+    return fixed_epsilon_members(name, **given)
 
 
 def _check_eps(eps: float, norm: str) -> None:

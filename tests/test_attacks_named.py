@@ -6,7 +6,14 @@ import jax.numpy as jnp
 import pytest
 
 from advx_jax.attacks import APGD, FMN, PGD, AutoAttack, FirstSuccess, Restarted, SmallestSuccess
-from advx_jax.attacks.named import FIXED_EPSILON, MINIMUM_NORM, find_attack, fixed_epsilon_attack, minimum_norm_attack
+from advx_jax.attacks.named import (
+    FIXED_EPSILON,
+    MINIMUM_NORM,
+    find_attack,
+    fixed_epsilon_attack,
+    fixed_epsilon_members,
+    minimum_norm_attack,
+)
 from advx_jax.attacks.threat_model import ThreatModel, threat_model
 from advx_jax.errors import UserError
 
@@ -21,6 +28,7 @@ BOTH = FirstSuccess(attacks=(PGD(eps=0.5, norm="L2", steps=3), APGD(eps=0.5, nor
 AGAIN = Restarted(attack=PGD(eps=0.5, norm="L2", steps=3), restarts=4)
 SMALL = FMN(steps=9)
 APART = FirstSuccess(attacks=(PGD(eps=0.5, norm="L2"), APGD(eps=0.25, norm="L2")))
+TWICE = FirstSuccess(attacks=(PGD(eps=0.5, norm="L2"), PGD(eps=0.5, norm="L2", steps=3)))
 NUMBER = 7
 
 
@@ -79,6 +87,26 @@ def test_named_attacks_are_of_the_ball_that_is_asked_for(name):
     assert threat_model([fixed_epsilon_attack(name, eps=0.25)]) == ThreatModel(0.25, "L2", True)
     asked = {"eps": 0.5, "norm": "Linf", "stay_in_range": False}
     assert threat_model([fixed_epsilon_attack(name.upper(), **asked)]) == ThreatModel(0.5, "Linf", False)
+
+
+def test_members_are_run_as_often_and_as_long_as_asked():
+    members = fixed_epsilon_members("own_attacks:BOTH", steps=9, restarts=2, eps=0.25)
+    assert [(member.name, member.restarts, member.attack.steps) for member in members] == [
+        ("pgd", 2, 9),
+        ("apgd-ce", 2, 9),
+    ]
+    assert threat_model(members) == ThreatModel(0.25, "L2", True)
+    (again,) = fixed_epsilon_members("own_attacks:AGAIN")
+    assert (again.restarts, again.attack.steps) == (4, 3)
+    (fewer,) = fixed_epsilon_members("own_attacks:AGAIN", restarts=1)
+    assert (fewer.restarts, fewer.attack.steps) == (1, 3)
+    assert [member.name for member in fixed_epsilon_members("autoattack", steps=2, eps=0.5)] == [
+        *("apgd-ce", "apgd-t", "fab-t", "square"),
+    ]
+    with pytest.raises(UserError, match="expected attacks of different names in own_attacks:TWICE, got pgd, pgd"):
+        fixed_epsilon_members("own_attacks:TWICE")
+    with pytest.raises(UserError, match="expected --restarts=1 for fab-t, which draws nothing at random, got 2"):
+        fixed_epsilon_members("fab-t", restarts=2, eps=0.5)
 
 
 @pytest.mark.parametrize("name", MINIMUM_NORM)

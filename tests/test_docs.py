@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 
 from advx_jax import attacks
-
 from advx_jax.cli.door import COMMANDS as MODULES
 
 ROOT = Path(__file__).parents[1]

@@ -13,6 +13,7 @@ from advx_jax.attacks.autoattack import AutoAttack
 from advx_jax.attacks.base import Attack
 from advx_jax.attacks.best import BEST
 from advx_jax.attacks.ddn import DDN
+from advx_jax.attacks.ensemble import FirstSuccess, Restarted
 from advx_jax.attacks.fab import FABT
 from advx_jax.attacks.fmn import FMN
 from advx_jax.attacks.pgd import PGD
@@ -94,6 +95,40 @@ def fixed_epsilon_attack(name: str, **given: Any) -> Attack:
     if "eps" not in settings and _needs(found, "eps"):
         raise UserError("expected --eps, for instance --norm=L2 --eps=0.5 or --norm=Linf --eps=8/255, got none")
     return _checked(name, _made(name, found, settings))
+
+
+def fixed_epsilon_members(
+    name: str, steps: int | None = None, restarts: int | None = None, **given: Any
+) -> tuple[Attack, ...]:
+    """The attacks that are run and reported one after the other: those of AutoAttack or of a `FirstSuccess`, or one.
+
+    Args:
+        name: see `find_attack`.
+        steps: of each run of each attack; as they have it if None.
+        restarts: runs of each attack that draws at random; as they have it if None.
+        given: see `fixed_epsilon_attack`.
+
+    Raises:
+        UserError: see `fixed_epsilon_attack`; two have one name; there is nothing random to be restarted.
+    """
+    attack = fixed_epsilon_attack(name, **given)
+    members = attack.members(None) if isinstance(attack, AutoAttack | FirstSuccess) else (attack,)
+    names = [member.name for member in members]
+    if len(set(names)) < len(names):
+        raise UserError(f"expected attacks of different names in {name}, got {', '.join(names)}")
+    if steps is not None:
+        members = tuple(member.with_settings(steps=steps) for member in members)
+    if restarts is None:
+        return members
+    if restarts > 1 and not any(member.is_random for member in members):
+        raise UserError(f"expected --restarts=1 for {name}, which draws nothing at random, got {restarts}")
+    return tuple(_restarted(member, restarts) for member in members)
+
+
+def _restarted(attack: Attack, restarts: int) -> Attack:
+    if isinstance(attack, Restarted):
+        return attack.with_settings(restarts=restarts)
+    return attack if restarts == 1 else Restarted(attack=attack, restarts=restarts)
 
 
 def _defaults(maker: Any) -> dict[str, Any]:
