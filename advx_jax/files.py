@@ -45,10 +45,16 @@ def written_whole(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def remove_temporaries(folder: Path) -> None:
-    """Remove what killed processes left half written in a folder and in those directly in it; nobody else may write."""
-    for path in (*folder.glob(".*"), *folder.glob("*/.*")):
-        if _TEMPORARY.fullmatch(path.name):
+def remove_temporaries(folder: Path, stem: str | None = None) -> None:
+    """Remove what killed processes left half written in a folder, in which nobody else may be writing.
+
+    Args:
+        folder: those directly in it are looked through, too.
+        stem: of the only files to look for; then in the folder itself only.
+    """
+    paths = folder.glob(".*") if stem else (*folder.glob(".*"), *folder.glob("*/.*"))
+    for path in paths:
+        if _TEMPORARY.fullmatch(path.name) and (stem is None or path.name.rpartition("-")[0] == f".{stem}"):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -98,6 +104,15 @@ def try_lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def locks_work(folder: Path) -> bool:
+    """Whether files in a folder can be locked."""
+    with tempfile.TemporaryFile(dir=folder) as stream:
+        try:
+            return try_lock(stream.fileno())
+        except OSError:
+            return False
 
 
 @contextlib.contextmanager

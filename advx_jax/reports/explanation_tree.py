@@ -18,6 +18,7 @@ from advx_jax.reports.pictures import difference_map, difference_scale, png_byte
 FORMAT = 1
 """Number of the layout of `explanations.json`: the head, `class_names`, `images` (a `summary` each)."""
 
+RESULTS_FILE = "explanations.json"
 INPUT = "_input.png"
 _DIFFERENCES = "differences"
 _OUR_FILES = re.compile(r"_input\.png|.+_was_(?:\d\.\d{3}|nan)\.png|\d+_.+\.png|\..*")

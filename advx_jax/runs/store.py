@@ -1,13 +1,15 @@
 """Records in a folder that several processes may share: appended as they come, never rewritten.
 
 A store is a file of JSON lines or several of them, `NAME.jsonl`, `NAME-2.jsonl`, …: each is locked by the one process
-that appends to it, so that there are as many as processes ever worked at once. The first line is a head (format,
+that appends to it, so that there are as many as processes ever worked at once. A process with a share of its own
+(`--shard`, `--distributed`) has a file that is named after it, and needs no locks. The first line is a head (format,
 settings, fingerprint), every other is what was finished in one go. A line that a killed process left unfinished is
 dropped. Every line has a serial number, higher than all that its writer had read: of two records with one key, the
 higher one holds.
 """
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -15,23 +17,32 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 from advx_jax.errors import UserError
-from advx_jax.files import locked, remove_temporaries, try_lock
+from advx_jax.files import locked, locks_work, remove_temporaries, try_lock
 
 Record = dict[str, Any]
 
-LOCK_FILE = ".lock"
-"""Held for moments only: while a store is opened, work is divided or final results are written."""
-
 _SECONDS_BETWEEN_SYNCS = 5.0
-# So many at once that devices seldom wait for the last chunk of a claim, and so few that a process which comes later
-# soon has its share. What is claimed is in memory, so it is never all of a data set.
-_ROUNDS_PER_CLAIM, _LARGEST_CLAIM = 8, 1024
+# So many at once that devices seldom wait for the last chunk of a block, and so few that a process which comes later
+# soon has its share. A block is in memory as float32, so it is never all of a data set.
+_ROUNDS_PER_BLOCK, _LARGEST_BLOCK = 8, 1024
+
+
+def block_size(missing: int, at_once: int) -> int:
+    """How many items to do next, in whole rounds of as many as are computed at once."""
+    return min(-(-missing // at_once), _ROUNDS_PER_BLOCK, max(1, _LARGEST_BLOCK // at_once)) * at_once
+
+
+@contextlib.contextmanager
+def others_kept_out(path: Path) -> Iterator[None]:
+    """Keep other processes from opening a store, dividing work or writing results, for moments only."""
+    with locked(path.with_name(f".{path.stem}.lock")):
+        yield
 
 
 class Rules(NamedTuple):
@@ -80,7 +91,59 @@ class _Part:
                 return False
 
 
-class Store:
+class Records:
+    """Records by key, in memory only; use as a context manager.
+
+    Attributes:
+        records: by key, the newest of each.
+        seconds: spent on what was named.
+    """
+
+    def __init__(self) -> None:
+        self.records: dict[str, Record] = {}
+        self.seconds: dict[str, float] = {}
+
+    def __enter__(self) -> "Records":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing is held."""
+
+    def append(self, records: Mapping[str, Record], seconds: Mapping[str, float] | None = None) -> None:
+        """Keep what was finished, all of it or nothing; numbers are finite."""
+        self.records |= records
+        for name, amount in (seconds or {}).items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + amount
+
+    def claim(self, keys: Sequence[str], is_done: Callable[[str], bool], at_once: int = 1) -> list[str]:
+        """Choose, of what is missing, what is done next.
+
+        Args:
+            keys: of what is wanted.
+            is_done: whether nothing is missing of it, by the records.
+            at_once: how many are computed at once; work is best divided in multiples of this.
+
+        Returns:
+            Some of the keys, in their order.
+        """
+        missing = [key for key in keys if not is_done(key)]
+        return missing[: block_size(len(missing), at_once)]
+
+    def release(self) -> None:
+        """Leave to others what was claimed and is not done."""
+
+    @contextlib.contextmanager
+    def final(self) -> Iterator[None]:
+        """Keep others from writing final results for as long as the block lasts; knows all that is there."""
+        yield
+
+    def tidy(self) -> None:
+        """Remove what killed processes left half written."""
+
+
+class Store(Records):
     """Records by key, on disk and here; use as a context manager.
 
     Args:
@@ -88,6 +151,9 @@ class Store:
         head: of the results, with `format`, `settings` and `fingerprint`.
         overwrite: replace what was made with other settings.
         rules: see there.
+        share: name of the part that this process alone works on, which it does not divide with others.
+        own_folder: the folder is that of these results alone. Otherwise there may be others with a name like
+            NAME-2, and what is called so is none of this store's.
 
     Attributes:
         records: what is there, by key, the newest of each; as of the last claim, append or refresh.
@@ -99,17 +165,25 @@ class Store:
     """
 
     def __init__(
-        self, path: Path, head: Mapping[str, Any], overwrite: bool = False, rules: Rules | None = None
+        self,
+        path: Path,
+        head: Mapping[str, Any],
+        overwrite: bool = False,
+        rules: Rules | None = None,
+        share: str | None = None,
+        own_folder: bool = True,
     ) -> None:
-        self.records: dict[str, Record] = {}
-        self.seconds: dict[str, float] = {}
+        super().__init__()
         self._path, self._head, self._rules = path, dict(head), rules or Rules()
-        self._name = re.compile(re.escape(path.stem) + r"(-[\w.-]+)?" + re.escape(path.suffix))
+        self._share, self._own_folder, self._has_locks = share, own_folder, locks_work(path.parent)
+        self._stem = f"{path.stem}{'-' if own_folder else '.part-'}"
+        self._name = re.compile(f"({re.escape(path.stem)}|{re.escape(self._stem)}[\\w.-]+){re.escape(path.suffix)}")
         self._parts: dict[Path, _Part] = {}
+        self._mine = _Part(path)
         self._serials: dict[str, int] = {}
         self._serial = 0
         self._synced = time.monotonic()
-        with self._locked():
+        with others_kept_out(path):
             older = self._begin(overwrite)
             self._mine, self._descriptor = self._take_part()
             try:
@@ -149,23 +223,18 @@ class Store:
     def claim(self, keys: Sequence[str], is_done: Callable[[str], bool], at_once: int = 1) -> list[str]:
         """Choose, of what is missing, what this process does next; others leave it alone until the next claim.
 
-        Args:
-            keys: of what is wanted.
-            is_done: whether nothing is missing of it, by what is in the store now.
-            at_once: how many are computed at once; work is best divided in multiples of this.
-
         Returns:
             Some of the keys, in their order; nothing if all that is missing is claimed by others that still run.
         """
-        with self._locked():
+        if self._share:
+            return super().claim(keys, is_done, at_once)
+        with others_kept_out(self._path):
             self.refresh()
             others = [part for part in self._parts.values() if part is not self._mine and part.is_held()]
             taken = {key for part in others for key in part.claims}
             missing = [key for key in keys if not is_done(key)]
             free = [key for key in missing if key not in taken]
-            share = -(-len(missing) // (len(others) + 1))
-            rounds = min(-(-share // at_once), _ROUNDS_PER_CLAIM, max(1, _LARGEST_CLAIM // at_once))
-            chosen = free[: rounds * at_once]
+            chosen = free[: block_size(-(-len(missing) // (len(others) + 1)), at_once)]
             if chosen or self._mine.claims:
                 self._write({"serial": self._serial, "claims": chosen})
                 self._mine.claims = set(chosen)
@@ -188,12 +257,14 @@ class Store:
     @contextlib.contextmanager
     def final(self) -> Iterator[None]:
         """Keep others from writing final results for as long as the block lasts; knows all that is there."""
-        with self._locked():
+        with others_kept_out(self._path):
             self.refresh()
             yield
 
-    def _locked(self) -> Any:
-        return locked(self._path.with_name(LOCK_FILE))
+    def tidy(self) -> None:
+        """Remove what killed processes left half written, if nobody else is at work."""
+        if self._has_locks and not any(part.is_held() for part in self._parts.values() if part is not self._mine):
+            remove_temporaries(self._path.parent, None if self._own_folder else self._path.stem)
 
     def _found_parts(self) -> list[_Part]:
         for path in sorted(self._path.parent.iterdir()):
@@ -220,10 +291,11 @@ class Store:
                 ) from None
             self._replace(self._accepted(older.get("records")))
             return {}
-        if not any(part.is_held() for part in self._parts.values()):
-            remove_temporaries(self._path.parent)
-        if not heads:
-            self._rules.forget({})
+        # Where locks cannot be relied upon, as shares must not, others may just have begun.
+        if self._has_locks and not self._share:
+            self.tidy()
+            if not heads:
+                self._rules.forget({})
         return older
 
     def _replace(self, older: Mapping[str, Record]) -> None:
@@ -249,22 +321,22 @@ class Store:
         )
 
     def _take_part(self) -> tuple[_Part, int]:
-        """The first file that nobody appends to, locked; what a killed process left of a line is cut off."""
-        number = 1
-        while True:
-            path = self._path if number == 1 else self._path.with_stem(f"{self._path.stem}-{number}")
+        """A file that nobody appends to, locked; what a killed process left of a line is cut off."""
+        if self._share:
+            names: Iterable[str] = [self._share]
+        elif self._has_locks:
+            names = itertools.chain([""], map(str, itertools.count(2)))
+        else:
+            # A file of its own for each call, so that nobody cuts off another's line.
+            names = [f"{socket.gethostname()}-{secrets.token_hex(4)}"]
+        for name in names:
+            path = self._path.with_stem(f"{self._stem}{name}") if name else self._path
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-            try:
-                if try_lock(descriptor):
-                    break
-            except OSError:
-                # No locks here: a file of its own for each call, so that nobody cuts off another's line.
-                os.close(descriptor)
-                path = self._path.with_stem(f"{self._path.stem}-{socket.gethostname()}-{secrets.token_hex(4)}")
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            if not self._has_locks or try_lock(descriptor):
                 break
             os.close(descriptor)
-            number += 1
+        else:
+            raise UserError(f"another process works on {self._share} in {self._path.parent}")
         text = path.read_bytes()
         os.ftruncate(descriptor, text.rfind(b"\n") + 1)
         self._found_parts()

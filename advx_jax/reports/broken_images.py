@@ -16,7 +16,6 @@ from advx_jax.wording import shown
 
 BROKEN_FOLDER = "broken"
 PICTURES_FOLDER = "pictures"
-RESULTS_FILE = "robustness.json"
 _GAP = 2
 
 
@@ -40,8 +39,7 @@ class BrokenImages:
         return self._path(index).is_file()
 
     def forget(self) -> None:
-        """Remove what an earlier call with other settings left, results included."""
-        (self._output / RESULTS_FILE).unlink(missing_ok=True)
+        """Remove what an earlier call with other settings left."""
         for folder, pattern in ((BROKEN_FOLDER, "[0-9]*.npy"), (PICTURES_FOLDER, "[0-9]*-as-*.png")):
             for path in (self._output / folder).glob(pattern):
                 path.unlink()

@@ -12,9 +12,10 @@ from advx_jax.attacks import Published
 from advx_jax.errors import UserError
 from advx_jax.files import check_output_folder
 from advx_jax.networks.registry import WORKDIR_NETWORK, ResolvedNetwork, resolve_network
-from advx_jax.reports.robustness_report import report_robustness
 from advx_jax.reports.training_record import CONFIG_FILE, claim_workdir, read_metrics, workdir_held
 from advx_jax.reports.training_watch import watching
+from advx_jax.runs.ara import RobustnessAreas
+from advx_jax.runs.measurement import measure
 from advx_jax.training.loop import Data, check_fit, export_checkpoint, train
 from advx_jax.training.recipe import Recipe, recipe_from_config
 from advx_jax.training.stopping import stop_on_signals
@@ -58,7 +59,8 @@ def _train(recipe: Recipe, data: Data, workdir: Path, start: ResolvedNetwork | N
     if recipe.keeping.ara_images:
         network = resolve_network(str(workdir))
         n_images = min(recipe.keeping.ara_images, len(data.test))
-        verdict += "\n" + report_robustness(network, data.test, n_images, Published(), workdir / "ara", True)
+        areas = RobustnessAreas(network, data.test, n_images, Published(), workdir / "ara")
+        verdict += f"\n{measure(areas, overwrite=True).summary}"
     return verdict
 
 

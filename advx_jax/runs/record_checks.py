@@ -40,6 +40,13 @@ def is_distance(distance: object, first_ok: object, crossed: object, finite: obj
     return not (crossed and finite) if distance is None else bool(distance >= 0)  # type: ignore[operator]  # a number
 
 
+def is_prediction(record: Mapping[str, Any], n_classes: int) -> bool:
+    """Whether it is a class, or -1 for none, and a loss; null stands for one that is not finite."""
+    if list(record) != ["predicted", "loss"] or not _is_number_or_null(record["loss"]):
+        return False
+    return record["predicted"] == -1 or _is_below(n_classes)(record["predicted"])
+
+
 def is_index(key: str, n: int) -> bool:
     """Whether a key is the index of one of `n` images as this package writes it: no path, no leading zeros."""
     return re.fullmatch("0|[1-9][0-9]{0,8}", key) is not None and int(key) < n

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from advx_jax.runs.progress import progress
+from advx_jax.progress import progress
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_what_was_spared_does_not_make_a_bar_faster():
 
 def test_it_goes_to_standard_error_and_leaves_standard_output_alone():
     program = (
-        "from advx_jax.runs.progress import progress\n"
+        "from advx_jax.progress import progress\n"
         "with progress(2, 'image', 'explain', log_interval=0.0) as update:\n"
         "    update(2)\n"
     )

@@ -1,21 +1,25 @@
 """What should keep a person from believing a robust accuracy, in one line each (AutoAttack's checks)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from advx_jax.attacks import Attack, Restarted
-from advx_jax.reports.fixed_budget_run import stands
-from advx_jax.runs.store import Record
 
 # Of all images; AutoAttack's own figure.
 _SQUARE_BREAKS_TOO_MANY = 0.002
 
 
-def warnings(records: Sequence[Record], members: Sequence[Attack], n_classes: int) -> list[str]:
+def is_robust(record: Mapping[str, Any]) -> bool:
+    """Whether an image is classified correctly and no attack broke it so far."""
+    return record["correct"] and "broken_by" not in record
+
+
+def warnings(records: Sequence[Mapping[str, Any]], attacks: Sequence[Attack], n_classes: int) -> list[str]:
     """Warnings that apply, each with what it means.
 
     Args:
         records: of the images.
-        members: the attacks, in their order.
+        attacks: the attacks, in their order.
         n_classes: of the network.
     """
     n = len(records)
@@ -23,7 +27,7 @@ def warnings(records: Sequence[Record], members: Sequence[Attack], n_classes: in
     not_finite = sum(not record["finite"] for record in records)
     if not_finite:
         lines.append(f"{not_finite} of {n} images have infinite or NaN logits: they count as misclassified")
-    lost = sum("not_finite_under" in record and stands(record) for record in records)
+    lost = sum("not_finite_under" in record and is_robust(record) for record in records)
     if lost:
         lines.append(
             f"{lost} of {n} images met infinite or NaN logits under attack and still stand: an attack loses its way "
@@ -46,13 +50,13 @@ def warnings(records: Sequence[Record], members: Sequence[Attack], n_classes: in
             f"the gradient of cross-entropy or DLR is exactly 0 for {flat} of {n} images: gradient attacks cannot "
             "move there, and the accuracy left may be too high"
         )
-    targets = max((getattr(member, "n_targets", 0) for member in _unrepeated(members)), default=0)
+    targets = max((getattr(attack, "n_targets", 0) for attack in _unrepeated(attacks)), default=0)
     if targets > n_classes - 1:
         lines.append(
             f"targeted attacks want {targets} other classes and there are {n_classes - 1}: they run once for each"
         )
     square = sum(record.get("broken_by") == "square" for record in records)
-    if len(members) > 1 and square > _SQUARE_BREAKS_TOO_MANY * n:
+    if len(attacks) > 1 and square > _SQUARE_BREAKS_TOO_MANY * n:
         lines.append(
             f"Square, which uses no gradients, broke {square} of {n} images that gradient attacks left: gradients "
             "may be masked; try more steps, or an attack made for this network"
@@ -60,5 +64,5 @@ def warnings(records: Sequence[Record], members: Sequence[Attack], n_classes: in
     return lines
 
 
-def _unrepeated(members: Sequence[Attack]) -> list[Attack]:
-    return [member.attack if isinstance(member, Restarted) else member for member in members]
+def _unrepeated(attacks: Sequence[Attack]) -> list[Attack]:
+    return [attack.attack if isinstance(attack, Restarted) else attack for attack in attacks]

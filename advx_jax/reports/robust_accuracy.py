@@ -1,0 +1,99 @@
+"""Accuracy left under attacks with a fixed epsilon, as JSON and a table."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from advx_jax.attacks import Attack
+from advx_jax.attacks.projections import Norm
+from advx_jax.reports.console import length, table
+from advx_jax.reports.robust_accuracy_warnings import is_robust, warnings
+from advx_jax.reports.results_json import write_json
+
+RESULTS_FILE = "robustness.json"
+
+
+class ThreatModel(NamedTuple):
+    """What an attack may do to an image.
+
+    Attributes:
+        eps: radius in the norm, on the [0,1] scale.
+        norm: "L2" or "Linf".
+        stay_in_range: perturbed images stay in [0,1].
+    """
+
+    eps: float
+    norm: Norm
+    stay_in_range: bool = True
+
+
+def write_robust_accuracy(
+    output: Path,
+    head: Mapping[str, Any],
+    threat: ThreatModel,
+    attacks: Sequence[Attack],
+    records: Sequence[Mapping[str, Any]],
+    seconds: Mapping[str, float],
+    n_classes: int,
+    n_values: int,
+) -> str:
+    """Write `robustness.json`.
+
+    Args:
+        output: the folder.
+        head: first entries of the results, with settings and the source of the data.
+        threat: the ball.
+        attacks: in their order.
+        records: of the images, in their order.
+        seconds: that each attack took, by its name.
+        n_classes: of the network.
+        n_values: height·width·channels of an image.
+
+    Returns:
+        A table by attack, and warnings.
+    """
+    n = len(records)
+    left = sum(record["correct"] for record in records)
+    accuracy = left / n
+    by_attack = []
+    for attack in attacks:
+        broken = sum(record.get("broken_by") == attack.name for record in records)
+        left -= broken
+        taken = seconds.get(attack.name, 0.0)
+        by_attack.append({"name": attack.name, "broken": broken, "accuracy_left": left / n, "seconds": taken})
+    results = {
+        **head,
+        "eps_rms": threat.eps / math.sqrt(n_values) if threat.norm == "L2" else threat.eps,
+        "accuracy": accuracy,
+        "robust_accuracy": left / n,
+        "attacks": by_attack,
+        "correct": [record["correct"] for record in records],
+        "stands": [is_robust(record) for record in records],
+        "broken_by": [record.get("broken_by") for record in records],
+        "predicted": [record.get("predicted") for record in records],
+        "distances": [record.get("distance") for record in records],
+        "warnings": warnings(records, attacks, n_classes),
+    }
+    write_json(output / RESULTS_FILE, results)
+    return _table(results, threat)
+
+
+def _table(results: Mapping[str, Any], threat: ThreatModel) -> str:
+    settings, norm = results["settings"], "L∞" if threat.norm == "Linf" else threat.norm
+    relation = "=" if threat.norm == "L2" else "≤"
+    ball = f"{norm} {length(threat.eps)} (RMS {relation} {results['eps_rms']:.5f})"
+    images = f"the first {settings['n_images']} test images, seed {settings['seed']}"
+    rows: list[tuple[object, ...]] = [("none", "", f"{results['accuracy']:.4f}", "")]
+    rows += [
+        (attack["name"], attack["broken"], f"{attack['accuracy_left']:.4f}", f"{attack['seconds']:.1f}")
+        for attack in results["attacks"]
+    ]
+    return "\n".join(
+        [
+            f"{settings['model']}: accuracy within {ball} of {images}",
+            f"data: {results['data']}",
+            table(("attack", "broken", "accuracy left", "seconds"), rows),
+            *(f"warning: {line}" for line in results["warnings"]),
+        ]
+    )

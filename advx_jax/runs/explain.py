@@ -1,0 +1,275 @@
+"""Explanations of images: pictures of each, a gallery and JSON of all."""
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from advx_jax.analysis.accuracy import predict
+from advx_jax.analysis.explanations import Explanation, explain, second_class
+from advx_jax.analysis.soundness import check_classes
+from advx_jax.analysis.workers import chunk_rows
+from advx_jax.attacks import PublishedBounded
+from advx_jax.data.image_set import CIFAR10_CLASSES, ImageSet, unit_images
+from advx_jax.data.own_files import natural_order
+from advx_jax.data.own_images import OwnImage
+from advx_jax.errors import UserError
+from advx_jax.files import check_output_folder
+from advx_jax.names import safe_name, unique_names
+from advx_jax.networks.classifier import Classifier
+from advx_jax.networks.registry import ResolvedNetwork
+from advx_jax.progress import Update
+from advx_jax.reports.explanation_tree import (
+    FORMAT,
+    RESULTS_FILE,
+    ExplainedImage,
+    difference_folder,
+    folder_name,
+    summary,
+    write_explanation,
+)
+from advx_jax.reports.explanation_words import closing_words, shortfall
+from advx_jax.reports.gallery import Beside, write_gallery
+from advx_jax.reports.results_json import attack_record, head, older_results, plain, read_json, write_json
+from advx_jax.runs.measurement import Measurement, Pass, measure
+from advx_jax.runs.record_checks import is_explanation
+from advx_jax.runs.shares import WHOLE, Share
+from advx_jax.runs.store import Record, others_kept_out
+from advx_jax.wording import one_line
+
+_STORE_FILE = "explanations.jsonl"
+BESIDE_FOLDER = "beside"
+"""Where explanations by second networks lie; no image's folder has such a name, without `-`."""
+
+
+class NamedImage(NamedTuple):
+    """An image to be explained.
+
+    Attributes:
+        name: index in the data set, or the stem of a person's own file.
+        pixels: 0 to 255.
+        label: the real class, or the network's top class where nobody says which is the real one.
+        label_is_given: whether `label` is the real class.
+    """
+
+    name: str
+    pixels: UInt8[np.ndarray, "32 32 3"]
+    label: int
+    label_is_given: bool
+
+    def sha256(self) -> str:
+        """Of the pixels."""
+        return hashlib.sha256(self.pixels.tobytes()).hexdigest()
+
+
+class ImagesToExplain(NamedTuple):
+    """Images, in words where they come from, and what their classes are called."""
+
+    images: list[NamedImage]
+    source: str
+    class_names: tuple[str, ...]
+
+
+def given_images(data: ImageSet, indices: Sequence[int]) -> ImagesToExplain:
+    """Images of a data set by their indices, which must be there."""
+    images = [NamedImage(str(place), data.images[place], int(data.labels[place]), True) for place in indices]
+    return ImagesToExplain(images, data.source, data.class_names)
+
+
+def own_images(classifier: Classifier, own: Sequence[OwnImage]) -> ImagesToExplain:
+    """A person's own images; where nobody says what an image is, the network's top class stands in for the real one.
+
+    Classes have CIFAR-10's names if they are as many, or if a person gave labels by these names.
+    """
+    n_classes = classifier.architecture.n_classes
+    named = n_classes == len(CIFAR10_CLASSES) or any(image.label is not None for image in own)
+    class_names = CIFAR10_CLASSES if named else tuple(f"class_{number}" for number in range(n_classes))
+    check_classes(classifier, class_names)
+    pixels = np.stack([image.pixels for image in own])
+    tops = predict(classifier, unit_images(pixels)).classes
+    names = unique_names([one_line(image.path.stem) for image in own])
+    images = [
+        # Where there is no top class the picture tree needs one all the same; the record shows what the network says.
+        NamedImage(
+            name, image.pixels, max(int(top), 0) if image.label is None else image.label, image.label is not None
+        )
+        for name, image, top in zip(names, own, tops, strict=True)
+    ]
+    return ImagesToExplain(images, "own image files", class_names)
+
+
+class Explanations(Measurement[dict[str, Any]]):
+    """Explanations of images by one network; pictures are written before their records.
+
+    Args:
+        network: whose answers to explain.
+        wanted: the images.
+        attack: how to explain.
+        output: folder for pictures and results.
+        replaces: what explains another image of the same name may be replaced.
+
+    Raises:
+        UserError: network and images do not fit, or nothing can be written to `output`.
+    """
+
+    command = "explain"
+    format = FORMAT
+    shows_part = True
+
+    def __init__(
+        self,
+        network: ResolvedNetwork,
+        wanted: ImagesToExplain,
+        attack: PublishedBounded,
+        output: Path,
+        replaces: bool = False,
+    ) -> None:
+        check_classes(network.classifier, wanted.class_names)
+        check_output_folder(output)
+        self._network, self._wanted, self._attack = network, wanted, attack
+        self.output, self._replaces = output, replaces
+        self._named = {_folder(image, wanted.class_names): image for image in wanted.images}
+        self.path = output / _STORE_FILE
+        self.settings = attack_record(network, attack.settings())
+        self.images = list(self._named)
+
+    def is_valid(self, key: str, record: Record) -> bool:
+        """Whether it is an entry of `explanations.json`."""
+        return is_explanation(self._wanted.class_names, key, record)
+
+    def forget(self, records: Mapping[str, Record]) -> None:
+        """Remove their pictures, and the list of all."""
+        for folder in records:
+            shutil.rmtree(difference_folder(self.output, folder), ignore_errors=True)
+            shutil.rmtree(self.output / folder, ignore_errors=True)
+        (self.output / RESULTS_FILE).unlink(missing_ok=True)
+
+    def older(self) -> Mapping[str, Any] | None:
+        """Earlier releases kept nothing but the results."""
+        return older_results(
+            self.output / RESULTS_FILE, lambda results: {entry["folder"]: entry for entry in results["images"]}
+        )
+
+    def is_done(self, key: str, records: Mapping[str, Record]) -> bool:
+        """Whether the pictures of this very image are there.
+
+        Raises:
+            UserError: another image of that name is explained there.
+        """
+        record, folder = records.get(key), self.output / key
+        if record is None or not folder.is_dir() or not difference_folder(self.output, key).is_dir():
+            return False
+        if record.get("input_sha256") == self._named[key].sha256():
+            return True
+        if self._replaces:
+            return False
+        raise UserError(f"{folder} explains another image of that name: choose another --output, or --overwrite")
+
+    def passes(self, images: Sequence[str], records: Mapping[str, Record], done: Update) -> Iterator[Pass]:
+        """Explain them."""
+        classifier, names = self._network.classifier, tuple(self._wanted.class_names)
+        rows = chunk_rows(len(images), classifier.architecture.n_classes)
+
+        def compute(folders: list[str]) -> Iterator[dict[str, Record]]:
+            todo = [self._named[folder] for folder in folders]
+            pixels = unit_images(np.stack([image.pixels for image in todo]))
+            for place, explanation in explain(classifier, pixels, self._attack, done, rows):
+                record = _record(todo[place], names, pixels[place], explanation)
+                # Before its record, which must never be of pictures that are not there.
+                write_explanation(self.output, record)
+                yield {folders[place]: plain(summary(record) | {"input_sha256": todo[place].sha256()})}
+
+        yield Pass(images, lambda key: self.is_done(key, records), compute, rows)
+
+    def summarise(self, records: Mapping[str, Record], seconds: Mapping[str, float]) -> dict[str, Any]:
+        """Write gallery and JSON of all that is there; returns what the JSON holds."""
+        del seconds
+        results = head(self.command, self.format, self.settings)
+        results |= {"data": self._wanted.source, "class_names": tuple(self._wanted.class_names)}
+        results["images"] = sorted(records.values(), key=lambda record: natural_order(record["name"]))
+        write_json(self.output / RESULTS_FILE, results)
+        write_gallery(self.output, results)
+        return results
+
+
+def explain_images(
+    network: ResolvedNetwork,
+    wanted: ImagesToExplain,
+    attack: PublishedBounded,
+    output: Path,
+    overwrite: bool,
+    strict: bool,
+    beside: ResolvedNetwork | None = None,
+    share: Share = WHOLE,
+) -> str:
+    """Explain images towards every class; write pictures, gallery and JSON for each as it is finished.
+
+    Images that are there already, with the same network and settings, are not explained again; those of
+    earlier calls with other images stay and are listed too.
+
+    Args:
+        network: whose answers to explain.
+        wanted: the images.
+        attack: how to explain.
+        output: folder for pictures, `index.html` and `explanations.json`; its subfolder `beside` takes the
+            explanations of second networks, which have all files of their own.
+        overwrite: replace explanations made with other settings.
+        strict: fail if an explanation did not reach ρ.
+        beside: a second network, whose explanations of the same images are shown in the gallery, too.
+        share: of this process.
+
+    Returns:
+        A table of what the networks say, a summary, and a note if explanations did not reach ρ; or what other
+        processes still have to do.
+
+    Raises:
+        UserError: a network does not have the images' classes; `output` holds explanations of other settings
+            or images and must not be overwritten; or `strict`, and an explanation did not reach ρ.
+    """
+    for resolved in (network, *([] if beside is None else [beside])):
+        check_classes(resolved.classifier, wanted.class_names)
+    by_first = Explanations(network, wanted, attack, output, overwrite)
+    by_second = None
+    if beside is not None:
+        folder = output / BESIDE_FOLDER / safe_name(beside.provenance.name)
+        by_second = Explanations(beside, wanted, attack, folder, overwrite)
+    first = measure(by_first, overwrite, share)
+    second = by_second and measure(by_second, overwrite, share)
+    if first.summary is None or (second and second.summary is None):
+        return first.status or (second.status if second else "")
+    results, other = first.summary, second and second.summary
+    if by_second and other:
+        with others_kept_out(by_first.path):
+            # Read again: in the meantime, another process may have added images.
+            write_gallery(output, read_json(output / RESULTS_FILE), Beside(by_second.output, other))
+    # The second network is shown for comparison: it may miss ρ even where the first must not.
+    if strict and (message := shortfall(results, set(by_first.images))):
+        raise UserError(message)
+    return closing_words(output, results, other, set(by_first.images))
+
+
+def _record(
+    image: NamedImage, class_names: tuple[str, ...], pixels: Float[np.ndarray, "32 32 3"], explanation: Explanation
+) -> ExplainedImage:
+    return ExplainedImage(
+        name=image.name,
+        label=image.label,
+        label_is_given=image.label_is_given,
+        class_names=class_names,
+        input=pixels,
+        explanations=pixels + explanation.perturbations,
+        confidences=explanation.confidences,
+        logits=explanation.logits,
+        rms=explanation.rms,
+        first_ok=explanation.first_ok,
+        reached=explanation.reached & explanation.finite,
+        second=second_class(explanation.logits, image.label),
+    )
+
+
+def _folder(image: NamedImage, class_names: Sequence[str]) -> str:
+    return folder_name(image.name, class_names[image.label])
