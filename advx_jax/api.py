@@ -19,7 +19,8 @@ from advx_jax.errors import UserError
 from advx_jax.networks.classifier import Classifier, Provenance
 from advx_jax.networks.files import save_network
 from advx_jax.networks.registry import ResolvedNetwork, resolve_network
-from advx_jax.reports.explanation_report import ImagesToExplain, NamedImage, report_explanations
+from advx_jax.runs.explain import ImagesToExplain, NamedImage
+from advx_jax.runs.explain import explain_images as write_explanations
 
 
 class Images(NamedTuple):
@@ -135,4 +136,4 @@ def _write(
     named = [NamedImage(str(place), pixels[place], int(y[place]), given) for place in range(len(x))]
     wanted = ImagesToExplain(named, "images given in Python", tuple(class_names))
     network = ResolvedNetwork(model, Provenance(name=name), output)
-    report_explanations(network, wanted, attack, output, overwrite, strict=False)
+    write_explanations(network, wanted, attack, output, overwrite, strict=False)

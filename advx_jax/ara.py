@@ -19,9 +19,10 @@ from absl import flags
 from advx_jax.cli.commands import command, no_arguments
 from advx_jax.attacks import Attack, Published
 from advx_jax.attacks.named import MINIMUM_NORM, minimum_norm_attack
-from advx_jax.cli import attack_flags, inference_flags
+from advx_jax.cli import attack_flags, inference_flags, run_flags
 from advx_jax.cli.flag_types import define_length, define_momentum, define_whole
-from advx_jax.reports.robustness_report import report_robustness
+from advx_jax.runs.ara import RobustnessAreas
+from advx_jax.runs.measurement import measure
 
 _N_IMAGES = define_whole("n_images", None, "How many images of the published subset (1000 if not given).")
 _PUBLISHED = Published()
@@ -49,10 +50,12 @@ def main(arguments: list[str]) -> None:
     """Parse the flags, measure, print."""
     no_arguments(arguments)
     attack = _attack(_ATTACK.value.lower() if _ATTACK.value.lower() in MINIMUM_NORM else _ATTACK.value)
-    network, data, n_images = inference_flags.load_network_and_images(_N_IMAGES.value, 1000)
-    suffix = "" if attack.name == "published" else f"-{attack.name}"
-    output = Path(_OUTPUT.value or f"ara/{network.provenance.name}{suffix}")
-    print(report_robustness(network, data, n_images, attack, output, attack_flags.OVERWRITE.value))
+    with run_flags.share() as share:
+        network, data, n_images = inference_flags.load_network_and_images(_N_IMAGES.value, 1000)
+        suffix = "" if attack.name == "published" else f"-{attack.name}"
+        output = Path(_OUTPUT.value or f"ara/{network.provenance.name}{suffix}")
+        areas = RobustnessAreas(network, data, n_images, attack, output)
+        print(measure(areas, run_flags.OVERWRITE.value, share).text)
 
 
 def _attack(name: str) -> Attack:

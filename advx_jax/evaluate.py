@@ -10,14 +10,18 @@ from pathlib import Path
 from absl import flags
 
 from advx_jax.cli.commands import command, no_arguments
-from advx_jax.cli import inference_flags
+from advx_jax.cli import inference_flags, run_flags
 from advx_jax.cli.flag_types import define_whole
+from advx_jax.errors import UserError
 from advx_jax.files import check_output_file
-from advx_jax.reports.accuracy_report import report_accuracy
 from advx_jax.reports.results_json import write_json
+from advx_jax.runs.evaluate import Evaluation
+from advx_jax.runs.measurement import measure
 
 _N_IMAGES = define_whole("n_images", None, "How many test images, from the first; all if not given.")
-_OUTPUT = flags.DEFINE_string("output", None, "Write the result to this JSON file too.")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Write the result to this JSON file too, and each image's to a .jsonl file beside it."
+)
 flags.adopt_module_key_flags(inference_flags)
 
 
@@ -28,16 +32,23 @@ def main(arguments: list[str]) -> None:
     output = Path(_OUTPUT.value) if _OUTPUT.value else None
     if output:
         check_output_file(output)
-    network, data, n_images = inference_flags.load_network_and_images(_N_IMAGES.value, None)
-    results = report_accuracy(network, data, n_images)
-    print(
-        f"{network.provenance.name} on {n_images} test images ({data.source}): "
-        f"accuracy {results['accuracy']:.4f}, loss {results['loss']:.4f}",
-        flush=True,
-    )
-    # After it is printed: a disk may fill up in the meantime.
-    if output:
-        write_json(output, results)
+    with run_flags.share() as share:
+        if output is None and share.count > 1:
+            raise UserError("expected --output, where the processes put what they find, got none")
+        network, data, n_images = inference_flags.load_network_and_images(_N_IMAGES.value, None)
+        outcome = measure(Evaluation(network, data, n_images, output), run_flags.OVERWRITE.value, share)
+        if outcome.summary is None:
+            print(outcome.status)
+            return
+        results = outcome.summary
+        print(
+            f"{network.provenance.name} on {n_images} test images ({data.source}): "
+            f"accuracy {results['accuracy']:.4f}, loss {results['loss']:.4f}",
+            flush=True,
+        )
+        # After it is printed: a disk may fill up in the meantime.
+        if output:
+            write_json(output, results)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ from absl import flags
 
 from advx_jax.cli.commands import command, no_arguments
 from advx_jax.attacks import EXPLANATION
-from advx_jax.cli import attack_flags, inference_flags, own_image_flags
+from advx_jax.cli import attack_flags, inference_flags, own_image_flags, run_flags
 from advx_jax.cli.flag_types import check_eps_within_box, define_indices, define_length, define_whole, distinct_indices
 from advx_jax.errors import UserError
-from advx_jax.reports.explanation_report import given_images, own_images, report_explanations
+from advx_jax.runs.explain import explain_images, given_images, own_images
 
 _EPS = define_length("eps", EXPLANATION.eps, "ρ: RMS of the change, on the [0,1] scale.")
 _STEPS = define_whole("steps", EXPLANATION.steps, "Number of attack steps.")
@@ -49,19 +49,20 @@ def main(arguments: list[str]) -> None:
         raise UserError("expected either --n_images or --indices, got both")
     check_eps_within_box(_EPS.value, 1.0, "RMS")
     attack = attack_flags.paper_attack(EXPLANATION, _EPS.value, _STEPS.value)
-    overwrite, strict = attack_flags.OVERWRITE.value, _STRICT.value
-    own = own_image_flags.load(strict)
-    if own is not None:
-        network = inference_flags.load_network()
-        images = own_images(network.classifier, own.images)
-    else:
-        data = inference_flags.load_images()
-        images = given_images(data, _places(len(data)))
-        network = inference_flags.load_network()
-    beside = inference_flags.load_network_beside(_BESIDE.value)
-    print(report_explanations(network, images, attack, Path(_OUTPUT.value), overwrite, strict, beside))
-    for line in own_image_flags.left_out(own):
-        print(line)
+    strict = _STRICT.value
+    with run_flags.share() as share:
+        own = own_image_flags.load(strict)
+        if own is not None:
+            network = inference_flags.load_network()
+            images = own_images(network.classifier, own.images)
+        else:
+            data = inference_flags.load_images()
+            images, network = given_images(data, _places(len(data))), inference_flags.load_network()
+        beside = inference_flags.load_network_beside(_BESIDE.value)
+        overwrite, output = run_flags.OVERWRITE.value, Path(_OUTPUT.value)
+        print(explain_images(network, images, attack, output, overwrite, strict, beside, share))
+        for line in own_image_flags.left_out(own):
+            print(line)
 
 
 def _places(available: int) -> Sequence[int]:

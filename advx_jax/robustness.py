@@ -20,17 +20,15 @@ from advx_jax.cli.commands import command, no_arguments
 from advx_jax.attacks import Attack
 from advx_jax.attacks.named import FIXED_EPSILON, fixed_epsilon_members
 from advx_jax.attacks.threat_model import threat_model
-from advx_jax.cli import inference_flags
+from advx_jax.cli import inference_flags, run_flags
 from advx_jax.cli.flag_types import check_eps_within_box, define_length, define_norm, define_whole
 from advx_jax.data.image_set import CIFAR10_SIDE
-from advx_jax.reports.fixed_budget_report import report_fixed_budget
-from advx_jax.reports.fixed_budget_run import Plan
+from advx_jax.runs.measurement import measure
+from advx_jax.runs.robustness import RobustAccuracy
 
 _NORM = define_norm("norm", "L2", "Norm of the ball.")
 _EPS = define_length("eps", None, "Radius of the ball in that norm, for instance 0.5 for L2 or 8/255 for Linf.")
-_ATTACK = flags.DEFINE_string(
-    "attack", "autoattack", f"Attack: {', '.join(FIXED_EPSILON)}, or one of your own as package.module:name."
-)
+_ATTACK = flags.DEFINE_string("attack", "autoattack", f"{', '.join(FIXED_EPSILON)}, or yours: package.module:name.")
 _N_IMAGES = define_whole("n_images", None, "How many test images, from the first (1000 if not given).")
 _STEPS = define_whole("steps", None, "Steps of each run of each attack; the field's usual ones if not given.")
 _RESTARTS = define_whole(
@@ -39,7 +37,6 @@ _RESTARTS = define_whole(
 _SEED = define_whole("seed", 0, "Of all random draws.", least=0, most=2**32 - 1)
 _CLIP = flags.DEFINE_boolean("stay_in_range", True, "Keep perturbed images in [0,1].")
 _PICTURES = flags.DEFINE_boolean("pictures", False, "Write a picture of each broken image.")
-_OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Replace results made with other settings.")
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder for the results. If not given, robustness/NAME-NORM-EPS, and -ATTACK if it is a single one."
 )
@@ -51,13 +48,15 @@ def main(arguments: list[str]) -> None:
     """Parse the flags, measure, print."""
     no_arguments(arguments)
     members = _members(_ATTACK.value)
-    model = threat_model(members)
-    _check_eps(model.eps, model.norm)
-    network, data, n_images = inference_flags.load_network_and_images(_N_IMAGES.value, 1000)
-    suffix = "" if _ATTACK.value.lower() == "autoattack" else f"-{members[0].name}"
-    output = Path(_OUTPUT.value or f"robustness/{network.provenance.name}-{model.norm}-{model.eps:g}{suffix}")
-    plan = Plan(_ATTACK.value, members, model.eps, model.norm, _SEED.value, model.stay_in_range, n_images)
-    print(report_fixed_budget(network, data, plan, output, _OVERWRITE.value, _PICTURES.value))
+    threat = threat_model(members)
+    _check_eps(threat.eps, threat.norm)
+    with run_flags.share() as share:
+        network, data, n_images = inference_flags.load_network_and_images(_N_IMAGES.value, 1000)
+        suffix = "" if _ATTACK.value.lower() == "autoattack" else f"-{members[0].name}"
+        output = Path(_OUTPUT.value or f"robustness/{network.provenance.name}-{threat.norm}-{threat.eps:g}{suffix}")
+        attacks = _ATTACK.value, members, _SEED.value
+        accuracy = RobustAccuracy(network, data, n_images, *attacks, output, _PICTURES.value)
+        print(measure(accuracy, run_flags.OVERWRITE.value, share).text)
 
 
 def _members(name: str) -> tuple[Attack, ...]:

@@ -16,7 +16,7 @@ from absl import flags
 
 from advx_jax.cli.commands import command, no_arguments
 from advx_jax._runtime import keep_compiled_code
-from advx_jax.cli import training_flags
+from advx_jax.cli import process_flags, training_flags
 
 _EXPORT = flags.DEFINE_boolean(
     "export", False, "Write the network of the last checkpoint to the workdir's network.safetensors; do not train."
@@ -30,9 +30,9 @@ def main(arguments: list[str]) -> None:
     no_arguments(arguments)
     config, recipe = training_flags.config()
     keep_compiled_code()
-    training_flags.join_processes()
+    process_flags.join_processes()
     # Imported after the flags are checked: it takes seconds.
-    from advx_jax.reports.training_report import export_training, report_training
+    from advx_jax.runs.train import export_training, report_training
 
     workdir = training_flags.workdir(recipe.name)
     action = export_training if _EXPORT.value else report_training

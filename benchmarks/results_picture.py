@@ -8,8 +8,7 @@ from PIL import Image
 
 from advx_jax.data.image_set import CIFAR10_CLASSES
 from advx_jax.files import written_whole
-from advx_jax.reports.explanation_report import RESULTS_FILE
-from advx_jax.reports.explanation_tree import INPUT, folder_name, picture_names
+from advx_jax.reports.explanation_tree import INPUT, RESULTS_FILE, folder_name, picture_names
 from advx_jax.reports.results_json import read_json
 from benchmarks.measured import ROOT, SHOWN, files_of
 

@@ -21,11 +21,11 @@ PACKAGE = Path(advx_jax.__file__).parent
 CONFIGS = Path(advx_jax.configs.__path__[0])
 DOORS = ("__main__", "evaluate", "explain", "ara", "robustness", "train")
 # From top to bottom; a room may import from itself and from those below it. The doors stand above them all.
-FLOORS = ["cli", "reports", "training", "runs", "analysis", "attacks", "networks", "data"]
+FLOORS = ["cli", "runs", "reports", "training", "analysis", "attacks", "networks", "data"]
 # Folders at the top of the repository that are part of the package: links in a clone, folders in a wheel.
 LINKED = {"configs", "convert", "prebuilt"}
 # What every room may use, and what may therefore use no room.
-GROUND = {"errors", "files", "cache", "_runtime", "names", "wording"}
+GROUND = {"errors", "files", "cache", "_runtime", "names", "progress", "wording"}
 
 
 def imported_modules(path: Path) -> set[str]:

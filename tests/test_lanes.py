@@ -14,10 +14,10 @@ from advx_jax.networks.classifier import Provenance
 from advx_jax.networks.files import save_network
 from advx_jax.networks.registry import resolve_network
 from advx_jax.networks.resnet import Architecture
-from advx_jax.reports.explanation_report import given_images, report_explanations
-from advx_jax.reports.fixed_budget_report import report_fixed_budget
-from advx_jax.reports.fixed_budget_run import Plan
-from advx_jax.reports.robustness_report import report_robustness
+from advx_jax.runs.ara import RobustnessAreas
+from advx_jax.runs.explain import explain_images, given_images
+from advx_jax.runs.measurement import measure
+from advx_jax.runs.robustness import RobustAccuracy
 
 # Widths as the published networks have them, and so their convolutions.
 ARCHITECTURE = Architecture((1, 1, 1), (16, 32, 64), activation="half_huber")
@@ -31,16 +31,16 @@ SECONDS = re.compile(rb'"seconds": (\{[^}]*\}|[0-9.e-]+)')
 
 def explain(network, images, output):
     settings = EXPLANATION.replace(steps=6)
-    report_explanations(network, given_images(images, range(N_IMAGES)), settings, output, False, False)
+    explain_images(network, given_images(images, range(N_IMAGES)), settings, output, False, False)
 
 
 def ara(network, images, output):
-    report_robustness(network, images, N_IMAGES, FMN(steps=12), output, False)
+    measure(RobustnessAreas(network, images, N_IMAGES, FMN(steps=12), output))
 
 
 def robustness(network, images, output):
     members = (APGD(eps=1.0, norm="L2", steps=6),)
-    report_fixed_budget(network, images, Plan("apgd-ce", members, 1.0, "L2", 0, True, N_IMAGES), output, False, False)
+    measure(RobustAccuracy(network, images, N_IMAGES, "apgd-ce", members, 0, output))
 
 
 def files(folder: Path) -> dict[str, bytes]:

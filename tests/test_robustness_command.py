@@ -13,7 +13,7 @@ from advx_jax.attacks import PGD, AutoAttack
 from advx_jax.data.sample import load_sample
 from advx_jax.networks.classifier import Provenance
 from advx_jax.networks.files import save_network
-from advx_jax.reports.fixed_budget_warnings import warnings
+from advx_jax.reports.robust_accuracy_warnings import warnings
 
 # Far: of the first 60 images the random network classifies only a few correctly.
 EPS = 3.0

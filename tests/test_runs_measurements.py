@@ -16,12 +16,12 @@ from advx_jax.data.own_images import OwnImage
 from advx_jax.errors import UserError
 from advx_jax.networks.classifier import Provenance
 from advx_jax.networks.registry import ResolvedNetwork
-from advx_jax.reports.accuracy_report import report_accuracy
-from advx_jax.reports.explanation_report import given_images, own_images, report_explanations
-from advx_jax.reports.fixed_budget_report import report_fixed_budget
-from advx_jax.reports.fixed_budget_run import Plan
 from advx_jax.reports.results_json import fingerprint
-from advx_jax.reports.robustness_report import report_robustness
+from advx_jax.runs.ara import RobustnessAreas
+from advx_jax.runs.evaluate import Evaluation
+from advx_jax.runs.explain import explain_images, given_images, own_images
+from advx_jax.runs.measurement import measure
+from advx_jax.runs.robustness import RobustAccuracy
 
 N, K = 6, 3
 STRONG = Published(eps=5.0, steps=12)
@@ -43,12 +43,16 @@ def data(network):
     return ImageSet(images, labels, ("cat", "dog", "fish"), "a test")
 
 
+def measure_areas(*arguments):
+    return measure(RobustnessAreas(*arguments)).text
+
+
 def area_file(folder):
     return json.loads((folder / "ara.json").read_text())
 
 
 def test_the_area_is_that_of_the_networks_number_of_classes(network, data, tmp_path):
-    report_robustness(network, data, N, STRONG, tmp_path, overwrite=False)
+    measure_areas(network, data, N, STRONG, tmp_path)
     results = area_file(tmp_path)
     for kind in ("attack", "btr"):
         found = results[kind]
@@ -60,7 +64,7 @@ def test_the_area_is_that_of_the_networks_number_of_classes(network, data, tmp_p
 
 
 def test_what_was_never_crossed_is_no_distance_0(network, data, tmp_path):
-    text = report_robustness(network, data, N, WEAK, tmp_path, overwrite=False)
+    text = measure_areas(network, data, N, WEAK, tmp_path)
     assert "≥ 0.0000" in text
     assert "more than a share of 1/K of the images was never crossed" in text
     results = area_file(tmp_path)
@@ -80,7 +84,7 @@ def test_what_was_never_crossed_is_no_distance_0(network, data, tmp_path):
         kept["measured"][kind] = {str(index): [d or 0.0, *flags] for index, d, *flags in zip(*columns, strict=True)}
     (tmp_path / "older").mkdir()
     (tmp_path / "older" / "distances.json").write_text(json.dumps(kept))
-    report_robustness(network, data, N, WEAK, tmp_path / "older", overwrite=False)
+    measure_areas(network, data, N, WEAK, tmp_path / "older")
     records = kept_records(tmp_path / "older" / "distances.jsonl")
     assert sum(record["distances"] == 0.0 for record in records.values()) > 2  # read, not measured
     assert area_file(tmp_path / "older")["attack"] == found
@@ -91,13 +95,13 @@ def test_what_was_never_crossed_is_no_distance_0(network, data, tmp_path):
     [{"distances": None, "crossed": True}, {"distances": -1.0}, {"crossed": 1}, {"further": 1}, {"distances": []}],
 )
 def test_records_that_are_none_are_measured_again(change, network, data, tmp_path):
-    report_robustness(network, data, 2, WEAK, tmp_path, overwrite=False)
+    measure_areas(network, data, 2, WEAK, tmp_path)
     results, path = area_file(tmp_path), tmp_path / "distances.jsonl"
     key, record = next(iter(kept_records(path).items()))
     lines = path.read_text().splitlines()
     damaged = [line.replace(json.dumps(record), json.dumps(record | change)) for line in lines]
     path.write_text("".join(line + "\n" for line in damaged))
-    report_robustness(network, data, 2, WEAK, tmp_path, overwrite=False)
+    measure_areas(network, data, 2, WEAK, tmp_path)
     assert kept_records(path)[key] == record
     assert area_file(tmp_path) == results
 
@@ -105,13 +109,13 @@ def test_records_that_are_none_are_measured_again(change, network, data, tmp_pat
 def test_an_older_file_that_is_none_is_refused_in_one_line(network, data, tmp_path):
     (tmp_path / "distances.json").write_text('{"format": 1, "measured": {"attack": {"3": "x"}}}')
     with pytest.raises(UserError, match="expected results of an earlier release in"):
-        report_robustness(network, data, 2, WEAK, tmp_path, overwrite=False)
+        measure_areas(network, data, 2, WEAK, tmp_path)
 
 
 def test_own_images_are_explained_towards_the_networks_classes(network, data, tmp_path):
     own = [OwnImage(tmp_path / "photo.png", data.images[0], "")]
     settings = EXPLANATION.replace(steps=2)
-    report_explanations(network, own_images(network.classifier, own), settings, tmp_path / "own", False, False)
+    explain_images(network, own_images(network.classifier, own), settings, tmp_path / "own", False, False)
     results = json.loads((tmp_path / "own" / "explanations.json").read_text())
     assert results["class_names"] == ["class_0", "class_1", "class_2"]
     (entry,) = results["images"]
@@ -123,7 +127,7 @@ def test_own_images_are_explained_towards_the_networks_classes(network, data, tm
     }
     for count in (1, 2):
         # The second call goes on from the first.
-        report_explanations(network, given_images(data, range(count)), settings, tmp_path / "set", False, False)
+        explain_images(network, given_images(data, range(count)), settings, tmp_path / "set", False, False)
     results = json.loads((tmp_path / "set" / "explanations.json").read_text())
     assert results["class_names"] == ["cat", "dog", "fish"]
 
@@ -133,16 +137,16 @@ def test_network_and_data_that_do_not_fit_are_refused_before_any_work(network, d
     ten = ResolvedNetwork(random_classifier(), Provenance(name="ten"), tmp_path)
     output = tmp_path / "output"
     settings = EXPLANATION.replace(steps=2)
-    plan = Plan("square", (Square(eps=0.5, norm="L2"),), 0.5, "L2", 0, True, 1)
+    square = Square(eps=0.5, norm="L2")
     calls = [
-        lambda: report_accuracy(network, cifar10, 1),
-        lambda: report_robustness(network, cifar10, 1, Published(), output, False),
-        lambda: report_fixed_budget(network, cifar10, plan, output, False, False),
-        lambda: report_explanations(network, given_images(cifar10, [0]), settings, output, False, False),
+        lambda: Evaluation(network, cifar10, 1),
+        lambda: RobustnessAreas(network, cifar10, 1, Published(), output),
+        lambda: RobustAccuracy(network, cifar10, 1, "square", (square,), 0, output),
+        lambda: explain_images(network, given_images(cifar10, [0]), settings, output, False, False),
     ]
     for call in calls:
         with pytest.raises(UserError, match=r"expected a network for the data's 10 classes .* got one of 3"):
             call()
     with pytest.raises(UserError, match=r"expected a network for the data's 3 classes .* got one of 10"):
-        report_explanations(network, given_images(data, [0]), settings, output, False, False, beside=ten)
+        explain_images(network, given_images(data, [0]), settings, output, False, False, beside=ten)
     assert not output.exists()

@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from advx_jax.data.image_set import CIFAR10_CLASSES
-from advx_jax.reports.earlier_checks import is_distance, is_explanation, is_index
+from advx_jax.runs.record_checks import is_distance, is_explanation, is_index
 
 ENTRY = {
     "name": "3",

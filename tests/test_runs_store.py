@@ -12,8 +12,8 @@ import pytest
 
 from advx_jax.errors import UserError
 from advx_jax.reports.results_json import fingerprint
+from advx_jax.runs.measurement import Pass, complete
 from advx_jax.runs.store import Rules, Store
-from advx_jax.runs.work import complete
 
 
 def head(**settings):
@@ -171,9 +171,10 @@ def test_what_is_finished_by_others_is_waited_for_and_not_done_again(tmp_path):
             first.release()
             yield {key: {"n": 2} for key in keys}
 
-        complete(second, ["a", "b", "c"], second.records.__contains__, measure, done_elsewhere=told.extend)
+        step = Pass(["a", "b", "c"], second.records.__contains__, measure, 1)
+        complete(second, step, lambda: told.append(set(second.records)))
         assert done == ["c", "b"]
-        assert told == ["a"]
+        assert told == [{"a", "b", "c"}]
         assert second.records == {"a": {"n": 1}, "b": {"n": 2}, "c": {"n": 2}}
 
 
@@ -187,7 +188,7 @@ def test_an_interrupt_that_is_lost_in_a_callback_is_answered_after_the_chunk(tmp
 
     with opened(tmp_path) as store:
         with pytest.raises(KeyboardInterrupt):
-            complete(store, ["a", "b"], store.records.__contains__, measure)
+            complete(store, Pass(["a", "b"], store.records.__contains__, measure, 1))
         assert list(store.records) == ["a"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -196,7 +197,7 @@ WRITER = """
 import sys, time
 from pathlib import Path
 from advx_jax.runs.store import Store
-from advx_jax.runs.work import complete
+from advx_jax.runs.measurement import Pass, complete
 name, folder, first, last, pause = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:5]), float(sys.argv[5])
 head = {"format": 1, "settings": {}, "fingerprint": ""}
 keys = [str(key) for key in range(first, last)]
@@ -205,7 +206,7 @@ def measure(keys):
         time.sleep(pause)
         yield {key: {"by": name, "text": "x" * 3000}}
 with Store(folder / "counts.jsonl", head) as store:
-    complete(store, keys, store.records.__contains__, measure)
+    complete(store, Pass(keys, store.records.__contains__, measure, 1))
     with store.final():
         (folder / "final.json").write_text(" ".join(sorted(store.records)))
 """

@@ -11,7 +11,6 @@ from advx_jax.errors import UserError
 
 PaperAttack = TypeVar("PaperAttack", bound=PublishedLoop)
 
-OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Replace results made with other settings.")
 _DIRECTION = flags.DEFINE_enum(
     "direction",
     "cross_entropy",

@@ -16,6 +16,7 @@ flags.disclaim_key_flags()
 
 _LARGEST = 2**31 - 1
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+_SHARD = re.compile(r"([1-9]\d{0,5})/([1-9]\d{0,5})")
 
 
 class _Parser(flags.ArgumentParser):
@@ -66,6 +67,13 @@ def define_whole(name: str, default: int | None, text: str, least: int = 1, most
 def define_indices(name: str, text: str) -> Any:
     """A flag for indices and ranges of them, both ends included: `3,5` or `0-9,15`; its value is a list of ranges."""
     parser = _Parser("whole numbers or ranges of them (3,5 or 0-9,15)", _ranges, lambda _: "")
+    return flags.DEFINE(parser, name, None, text, serializer=flags.ArgumentSerializer())
+
+
+def define_shard(name: str, text: str) -> Any:
+    """A flag for a part of several: `2/4`; its value is the part's index, from 0, and how many there are."""
+    kind = "a part of several (1/4 to 4/4)"
+    parser = _Parser(kind, _shard, lambda shard: "" if shard[0] < shard[1] else "that is one of them")
     return flags.DEFINE(parser, name, None, text, serializer=flags.ArgumentSerializer())
 
 
@@ -137,6 +145,13 @@ def _whole(text: str) -> int:
         if not value.is_integer():
             raise
         return int(value)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    match = _SHARD.fullmatch(text)
+    if match is None:
+        raise ValueError(text)
+    return int(match[1]) - 1, int(match[2])
 
 
 def _ranges(text: str) -> list[range]:

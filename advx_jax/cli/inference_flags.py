@@ -3,6 +3,7 @@
 from absl import flags
 
 from advx_jax._runtime import keep_compiled_code
+from advx_jax.cli import run_flags
 from advx_jax.data.image_set import ImageSet
 from advx_jax.data.sources import load_cifar10
 from advx_jax.errors import UserError
@@ -20,6 +21,7 @@ _DATA = flags.DEFINE_string(
     "Images: sample (shipped), tfds, or a folder with cifar-10-batches-py or -bin. Default: $CIFAR10_PATH, "
     "else the fetched set, else the sample.",
 )
+flags.adopt_module_key_flags(run_flags)
 
 
 def load_network_and_images(n_images: int | None, default: int | None) -> tuple[ResolvedNetwork, ImageSet, int]:

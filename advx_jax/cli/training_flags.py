@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from advx_jax.cli import process_flags
 from advx_jax.cli.flag_types import read_number
 from advx_jax.data.image_set import ImageSet
 from advx_jax.data.sample import load_sample
@@ -29,12 +29,7 @@ _WORKDIR = flags.DEFINE_string(
     "Folder for checkpoints, metrics and the network, from which training goes on, also without --config; "
     "runs/NAME if not given.",
 )
-_DISTRIBUTED = flags.DEFINE_boolean(
-    "distributed", False, "Join the other processes that the cluster's environment names (Slurm, TPU pods, Open MPI)."
-)
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where nothing else names it.")
-_N_PROCESSES = flags.DEFINE_integer("n_processes", None, "With --coordinator: how many processes there are.")
-_PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: which one this is, from 0.")
+flags.adopt_module_key_flags(process_flags)
 
 _SAMPLE_TRAIN = 192
 _PREFIX = "--config="
@@ -101,25 +96,6 @@ def workdir(name: str) -> Path:
 
 def _workdir(name: str) -> Path:
     return Path(_WORKDIR.value) if _WORKDIR.value else Path("runs") / safe_name(name)
-
-
-def join_processes() -> None:
-    """Join the other processes of the run, if there are any.
-
-    Raises:
-        UserError: the flags do not fit each other, or the others cannot be reached.
-    """
-    given = (_COORDINATOR.value, _N_PROCESSES.value, _PROCESS.value)
-    if _DISTRIBUTED.value and any(value is not None for value in given):
-        raise UserError("expected --distributed or --coordinator, --n_processes and --process, got both")
-    if any(value is not None for value in given) and any(value is None for value in given):
-        raise UserError("expected all three of --coordinator, --n_processes and --process, got some of them")
-    if not _DISTRIBUTED.value and _COORDINATOR.value is None:
-        return
-    try:
-        jax.distributed.initialize(*given)
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"cannot join the other processes: {error}") from error
 
 
 def load_data(source: str) -> Data:

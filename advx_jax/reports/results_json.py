@@ -55,7 +55,8 @@ def environment() -> dict[str, Any]:
 
     import advx_jax
 
-    device = jax.devices()[0]
+    # Of this process, whatever others it has joined.
+    device = jax.local_devices()[0]
     return {
         "advx_jax": advx_jax.__version__,
         "jax": jax.__version__,
@@ -63,7 +64,7 @@ def environment() -> dict[str, Any]:
         "flax": flax.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
-        "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
+        "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.local_device_count()},
     }
 
 

@@ -3,29 +3,15 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from advx_jax.attacks import Attack
-from advx_jax.attacks.projections import Norm
+from advx_jax.attacks.threat_model import ThreatModel
 from advx_jax.reports.console import length, table
-from advx_jax.reports.robust_accuracy_warnings import is_robust, warnings
 from advx_jax.reports.results_json import write_json
+from advx_jax.reports.robust_accuracy_warnings import is_robust, warnings
 
 RESULTS_FILE = "robustness.json"
-
-
-class ThreatModel(NamedTuple):
-    """What an attack may do to an image.
-
-    Attributes:
-        eps: radius in the norm, on the [0,1] scale.
-        norm: "L2" or "Linf".
-        stay_in_range: perturbed images stay in [0,1].
-    """
-
-    eps: float
-    norm: Norm
-    stay_in_range: bool = True
 
 
 def write_robust_accuracy(

@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 
+from advx_jax.progress import Update, progress
 from advx_jax.reports.training_curves import write_training_curves
 from advx_jax.reports.training_record import MetricsFile, read_metrics
-from advx_jax.progress import Update, progress
 from advx_jax.training.batches import Plan
 from advx_jax.training.bookkeeping import HostMetrics
 from advx_jax.training.checkpoints import Progress

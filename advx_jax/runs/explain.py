@@ -133,7 +133,7 @@ class Explanations(Measurement[dict[str, Any]]):
         self._network, self._wanted, self._attack = network, wanted, attack
         self.output, self._replaces = output, replaces
         self._named = {_folder(image, wanted.class_names): image for image in wanted.images}
-        self.path = output / _STORE_FILE
+        self.path: Path = output / _STORE_FILE
         self.settings = attack_record(network, attack.settings())
         self.images = list(self._named)
 
@@ -238,11 +238,13 @@ def explain_images(
         folder = output / BESIDE_FOLDER / safe_name(beside.provenance.name)
         by_second = Explanations(beside, wanted, attack, folder, overwrite)
     first = measure(by_first, overwrite, share)
-    second = by_second and measure(by_second, overwrite, share)
-    if first.summary is None or (second and second.summary is None):
-        return first.status or (second.status if second else "")
-    results, other = first.summary, second and second.summary
-    if by_second and other:
+    second = None if by_second is None else measure(by_second, overwrite, share)
+    if first.summary is None:
+        return first.status
+    if second is not None and second.summary is None:
+        return second.status
+    results, other = first.summary, None if second is None else second.summary
+    if by_second is not None and other is not None:
         with others_kept_out(by_first.path):
             # Read again: in the meantime, another process may have added images.
             write_gallery(output, read_json(output / RESULTS_FILE), Beside(by_second.output, other))

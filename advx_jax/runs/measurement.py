@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+import dataclasses
 import signal
 import threading
 import time
@@ -22,6 +23,7 @@ Summary = TypeVar("Summary")
 _SECONDS_BETWEEN_LOOKS = 0.5
 # How long other machines' files may take to be seen here.
 _LONGEST_DELAY = 10.0
+_MOST_NAMED = 10
 
 
 class Pass(NamedTuple):
@@ -110,7 +112,8 @@ class Measurement(abc.ABC, Generic[Summary]):
         return None
 
 
-class Outcome(NamedTuple, Generic[Summary]):
+@dataclasses.dataclass(frozen=True)
+class Outcome(Generic[Summary]):
     """What became of a measurement.
 
     Attributes:
@@ -121,10 +124,13 @@ class Outcome(NamedTuple, Generic[Summary]):
     summary: Summary | None
     status: str = ""
 
+    @property
+    def text(self) -> str:
+        """What to print, where the summary is a text."""
+        return self.status if self.summary is None else str(self.summary)
 
-def measure(
-    measurement: Measurement[Summary], overwrite: bool = False, share: Share = WHOLE
-) -> Outcome[Summary]:
+
+def measure(measurement: Measurement[Summary], overwrite: bool = False, share: Share = WHOLE) -> Outcome[Summary]:
     """Compute what is missing of this process's share, keep it as it comes, and sum up if all is there.
 
     Raises:
@@ -170,18 +176,19 @@ def _compute_missing(measurement: Measurement[Any], store: Records, share: Share
     keys = [key for image in images for key in measurement.keys(image)]
 
     def count_done() -> float:
-        return sum(measurement.portion_done(records[key]) for key in keys if key in records)
+        return sum((measurement.portion_done(records[key]) for key in keys if key in records), 0.0)
 
     shown = count_done()
     if all(measurement.is_done(key, records) for key in keys):
         return
     seconds_left = measurement.seconds_left if measurement.estimates else None
-    watched = progress(len(keys), "image", measurement.command, shown, seconds_left=seconds_left)
-    if share.together and share.index > 0:
-        watched = contextlib.nullcontext(_unseen)
-    with watched as update:
+    with contextlib.ExitStack() as context:
+        update: Update = _unseen
+        if not (share.together and share.index > 0):
+            bar = progress(len(keys), "image", measurement.command, shown, seconds_left=seconds_left)
+            update = context.enter_context(bar)
 
-        def done(amount: float, note: str = "", spared: bool = False) -> None:
+        def done(amount: int | float, note: str = "", spared: bool = False) -> None:
             nonlocal shown
             shown += amount
             update(amount, note, spared)
@@ -250,12 +257,13 @@ def _summed_up(measurement: Measurement[Summary], store: Records, share: Share) 
     place = measurement.path and measurement.path.parent
     n, total = len(missing), len(measurement.images)
     if share.together:
-        raise UserError(f"expected a folder that all processes share, got {place}, where {n} of {total} images are missing")
-    shards = ", ".join(map(str, sorted({position % share.count + 1 for position in missing})))
+        raise UserError(f"expected a folder that all processes share, got {place}, which lacks {n} of {total} images")
+    shards = sorted({position % share.count + 1 for position in missing})
+    named = ", ".join(map(str, shards[:_MOST_NAMED])) + (", …" if len(shards) > _MOST_NAMED else "")
     return Outcome(
         None,
-        f"shard {share.index + 1}/{share.count} is done: {total - n} of {total} images are in {place}, {n} are missing, of "
-        f"shard {shards}; the last to end writes the results, or any later call",
+        f"shard {share.index + 1}/{share.count} is done: {total - n} of {total} images are in {place}, {n} are missing "
+        f"(shard {named}); whoever completes them writes the results",
     )
 
 

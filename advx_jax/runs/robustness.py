@@ -15,13 +15,14 @@ from advx_jax.analysis.segments import segment_lengths
 from advx_jax.analysis.soundness import check_fit
 from advx_jax.analysis.workers import chunk_rows, lanes
 from advx_jax.attacks import Attack, FirstSuccess
+from advx_jax.attacks.threat_model import threat_model
 from advx_jax.data.image_set import ImageSet, unit_images
 from advx_jax.files import check_output_folder
 from advx_jax.networks.registry import ResolvedNetwork
 from advx_jax.progress import Update
 from advx_jax.reports.broken_images import PICTURES_FOLDER, BrokenImages
 from advx_jax.reports.results_json import head, older_results
-from advx_jax.reports.robust_accuracy import RESULTS_FILE, ThreatModel, write_robust_accuracy
+from advx_jax.reports.robust_accuracy import RESULTS_FILE, write_robust_accuracy
 from advx_jax.reports.robust_accuracy_warnings import is_robust
 from advx_jax.runs.eta import Estimate, Phase
 from advx_jax.runs.measurement import Measurement, Pass
@@ -42,16 +43,15 @@ class RobustAccuracy(Measurement[str]):
         network: to measure.
         data: labelled images.
         n_images: how many, from the first.
-        threat: the ball.
         name: of the attacks together.
-        attacks: with the ball's eps and norm, in their order.
+        attacks: of one threat model, in their order.
         seed: of all random draws.
         output: folder for the results.
         pictures: write one of each broken image.
 
     Raises:
-        UserError: network and images do not fit, the network has too few classes for an attack, or nothing can be
-            written to `output`.
+        UserError: network and images do not fit, attacks have several threat models, the network has too few
+            classes for one, or nothing can be written to `output`.
     """
 
     command = "robustness"
@@ -62,7 +62,6 @@ class RobustAccuracy(Measurement[str]):
         network: ResolvedNetwork,
         data: ImageSet,
         n_images: int,
-        threat: ThreatModel,
         name: str,
         attacks: Sequence[Attack],
         seed: int,
@@ -75,7 +74,7 @@ class RobustAccuracy(Measurement[str]):
             attack.check(self._n_classes)
         check_output_folder(output)
         self._classifier, self._data, self._output = network.classifier, data, output
-        self._threat, self._attacks, self._seed, self._pictures = threat, tuple(attacks), seed, pictures
+        self._threat, self._attacks, self._seed, self._pictures = threat_model(attacks), tuple(attacks), seed, pictures
         self._broken = BrokenImages(output, data)
         self.path = output / "images.jsonl"
         self.images = [str(index) for index in range(n_images)]
@@ -86,10 +85,10 @@ class RobustAccuracy(Measurement[str]):
             "attack": name,
             "steps": {attack.name: attack.parts()[0].attack.n_steps for attack in attacks},
             "restarts": {attack.name: getattr(attack, "restarts", 1) for attack in attacks},
-            "norm": threat.norm,
-            "eps": threat.eps,
+            "norm": self._threat.norm,
+            "eps": self._threat.eps,
             "seed": seed,
-            "stay_in_range": threat.stay_in_range,
+            "stay_in_range": self._threat.stay_in_range,
         }
         self._runs = FirstSuccess(attacks=self._attacks).parts(self._n_classes)
         costs = np.array([run.attack.n_steps * run.attack.passes_per_step for run in self._runs], float)

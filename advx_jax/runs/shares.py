@@ -41,13 +41,14 @@ class Share:
         Raises:
             UserError: another process ended before.
         """
-        if self._barrier is None:
+        barrier = self._barrier
+        if barrier is None:
             return
         failures: list[Exception] = []
 
         def wait() -> None:
             try:
-                self._barrier(key=f"advx_jax {next(self._names)}", timeout_ms=_LONGEST_WAIT_MS)
+                barrier(key=f"advx_jax {next(self._names)}", timeout_ms=_LONGEST_WAIT_MS)
             except Exception as error:
                 failures.append(error)
 
