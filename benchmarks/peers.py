@@ -17,9 +17,10 @@ import numpy as np
 from absl import flags
 
 from advx_jax.cli.commands import command, no_arguments
+from advx_jax.analysis.chunks import chunk_rows
 from advx_jax.analysis.robust_accuracy import attack_standing, first_look
 from advx_jax.analysis.robustness_area import minimum_norm_distances
-from advx_jax.analysis.workers import chunk_rows
+from advx_jax.analysis.row_cost import row_bytes
 from advx_jax.attacks import APGD, DDN, FAB, FMN, PGD, Attack
 from advx_jax.attacks.base import Part
 from advx_jax.errors import UserError
@@ -145,10 +146,10 @@ def _ours(them: Contestants, name: str, steps: int) -> Work:
     made = {"pgd": PGD(**ball), "apgd-ce": APGD(**ball), "fab-t": FAB(targeted=True, **ball)}[name]
     indices, key = np.arange(N_IMAGES), jax.random.key(0)
 
+    rows = chunk_rows(N_IMAGES, row_bytes(them.classifier, them.images, made))
+
     def attack() -> None:
-        parts = attack_standing(
-            them.classifier, them.images, them.labels, indices, Part(made, ()), key, chunk_rows(N_IMAGES)
-        )
+        parts = attack_standing(them.classifier, them.images, them.labels, indices, Part(made, ()), key, rows)
         if any(part.success.all() for _, part in parts):
             raise RuntimeError("all images of a chunk were broken, so that less was done than is counted")
 

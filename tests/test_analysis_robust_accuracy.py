@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from advx_jax.analysis import robust_accuracy as module
-from advx_jax.analysis.robust_accuracy import attack_standing, first_look, good_rows, robust_accuracy
+from advx_jax.analysis.robust_accuracy import attack_standing, first_look, robust_accuracy
 from advx_jax.attacks import APGD, APGDT, FAB, FABT, PGD, AutoAttack, FirstSuccess, Restarted, Square
 from advx_jax.attacks.base import Part
 
@@ -145,13 +145,3 @@ def test_robust_accuracy_is_what_an_ensemble_leaves(make, data):
 def _short_autoattack(eps):
     ball = {"eps": eps, "norm": "L2", "steps": 4}
     return FirstSuccess(attacks=(APGD(**ball), FAB(**ball), Square(**ball)))
-
-
-@pytest.mark.parametrize("total", [1, 7, 64, 1000])
-def test_chunks_of_few_images_left_are_smaller_but_of_few_sizes(total, monkeypatch):
-    monkeypatch.setattr(module, "lanes", lambda: jax.devices()[:1] * 2)
-    sizes = [good_rows(standing, total) for standing in range(1, total + 1)]
-    assert sizes == sorted(sizes)
-    # Never one image alone, which is rounded in another way.
-    assert sizes[0] == 2
-    assert len(set(sizes)) <= 4

@@ -10,27 +10,11 @@ import pytest
 
 from advx_jax.analysis import workers
 from advx_jax.analysis.segments import segment_lengths
-from advx_jax.analysis.workers import Interrupted, as_pytree, chunk_rows, lanes, pad, spread
+from advx_jax.analysis.workers import Interrupted, as_pytree, lanes, pad, spread
 
 
 def logits_fn(images):
     return images
-
-
-@pytest.mark.parametrize("total", [1, 2, 5, 16, 31, 32, 33, 100, 1000, 10_000])
-@pytest.mark.parametrize("row_factor", [1, 10, 1000])
-def test_chunks_are_of_good_size_and_end_together(total, row_factor):
-    rows = chunk_rows(total, row_factor)
-    most = max(1, 16 // row_factor)
-    # A row alone is rounded in another way than several: where there may be several, there is never one.
-    assert min(2, most) <= rows <= most
-    chunks = -(-total // rows)
-    # No lane waits for another's last, nearly empty chunk: padding is less than one row a chunk, on average.
-    assert chunks * rows - total < chunks or total == 1
-
-
-def test_no_items_still_have_a_chunk_size():
-    assert chunk_rows(0) == 2
 
 
 def test_padding_repeats_the_first_row():
@@ -107,5 +91,4 @@ def test_several_devices_share_the_work(monkeypatch):
     """As on a machine with more lanes than the CPU gives: each lane appears, and results stay the same."""
     device = jax.devices()[0]
     monkeypatch.setattr(workers, "lanes", lambda: [device] * 5)
-    assert chunk_rows(1000) <= 16
     assert dict(spread(logits_fn, range(7), lambda worker, task: -task)) == {task: -task for task in range(7)}

@@ -10,8 +10,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from advx_jax.analysis.batches import gather, map_batches
+from advx_jax.analysis.chunks import chunk_rows
+from advx_jax.analysis.row_cost import row_bytes
 from advx_jax.analysis.soundness import prepared
-from advx_jax.analysis.workers import Worker, chunk_rows
+from advx_jax.analysis.workers import Worker
 from advx_jax.attacks.ascent import at_least_float32, cross_entropy
 from advx_jax.attacks.base import Model
 from advx_jax.attacks.checks import ImagesLike, LabelsLike, checked_labels
@@ -79,7 +81,8 @@ def predict(model: Model, images: ImagesLike, on_progress: Callable[[int], None]
         on_progress(count)
         return logits
 
-    return Predictions(gather(len(x), map_batches(model, (x,), work, chunk_rows(len(x)))))
+    rows = chunk_rows(len(x), row_bytes(model, x))
+    return Predictions(gather(len(x), map_batches(model, (x,), work, rows)))
 
 
 def accuracy(model: Model, images: ImagesLike, labels: LabelsLike) -> float:

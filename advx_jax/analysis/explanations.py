@@ -1,16 +1,18 @@
 """Adversarial explanations: what would make an image look more like each class (docs/method.md, Explanations)."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from advx_jax.analysis.batches import map_batches
+from advx_jax.analysis.chunks import chunk_rows
+from advx_jax.analysis.row_cost import row_bytes
 from advx_jax.analysis.segments import result_of, run_in_segments
 from advx_jax.analysis.soundness import prepared
-from advx_jax.analysis.workers import Worker, chunk_rows
+from advx_jax.analysis.workers import Worker
 from advx_jax.attacks.base import Model
 from advx_jax.attacks.checks import ImagesLike
 from advx_jax.attacks.norms import rms
@@ -70,7 +72,7 @@ def explain(
     if len(images) == 0:
         return
     attack.check(n_classes)
-    rows = chunk_rows(len(images), row_factor=n_classes) if rows is None else rows
+    rows = explanation_rows(model, images, attack, n_classes) if rows is None else rows
     classes = np.repeat(np.arange(n_classes, dtype=np.int32)[:, None], rows, axis=1)
 
     def work(worker: Worker, count: int, x: Array) -> Explanation:
@@ -87,6 +89,21 @@ def explain(
     for places, batch in map_batches(model, (images,), work, rows):
         for row, place in enumerate(places):
             yield int(place), Explanation(*(field[row] for field in batch))
+
+
+def explanation_rows(model: Model, images: Any, attack: PublishedBounded, n_classes: int) -> int:
+    """How many images make a chunk, each towards all classes at once.
+
+    Args:
+        model: images to logits.
+        images: only their number, shape and type count.
+        attack: towards a class.
+        n_classes: of the model.
+
+    Raises:
+        UserError: see `chunk_rows`.
+    """
+    return chunk_rows(len(images), row_bytes(model, images, attack) if len(images) else 0, n_classes)
 
 
 @jax.jit

@@ -1,7 +1,7 @@
 """Accuracy that attacks with a fixed epsilon leave: each attack only on the images that still stand."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from advx_jax.analysis.batches import gather, map_batches
+from advx_jax.analysis.chunks import chunk_rows
+from advx_jax.analysis.row_cost import row_bytes
 from advx_jax.analysis.segments import result_of, run_in_segments
 from advx_jax.analysis.soundness import differing_rows, leading_scale, prepared
-from advx_jax.analysis.workers import Worker, chunk_rows, lanes, least_rows
+from advx_jax.analysis.workers import Worker
 from advx_jax.attacks.base import Attack, Model, Part, example_keys
 from advx_jax.attacks.checks import ImagesLike, LabelsLike, checked_indices
 from advx_jax.attacks.criteria import are_numbers, is_met
@@ -93,7 +95,8 @@ def first_look(model: Model, images: ImagesLike, labels: LabelsLike, rows: int |
             normalised=in_range & (np.abs(np.where(in_range[:, None], logits, 0).sum(-1) - 1) < _SUMS_TO_ONE),
         )
 
-    whole: FirstLook = gather(len(images), map_batches(model, (images, labels), work, rows or chunk_rows(len(images))))
+    rows = rows or chunk_rows(len(images), row_bytes(model, images, _unlabelled_look))
+    whole: FirstLook = gather(len(images), map_batches(model, (images, labels), work, rows))
     return whole
 
 
@@ -117,7 +120,7 @@ def attack_standing(
         indices: of the images in their data set, from which their random draws come.
         part: the attack, and its place in the ensemble, for its draws.
         key: of all draws.
-        rows: images a chunk; see `good_rows`.
+        rows: images a chunk; see `chunk_rows`.
         on_progress: called with how many images' worth of work was just done; fractions add up.
         on_spared: called in the same way with work that is not needed, because all images of a chunk are broken.
 
@@ -183,7 +186,7 @@ def robust_accuracy(
         return float("nan")
     attack.check(n_classes)
     stands = first_look(model, x, y).correct
-    parts = attack.parts(n_classes)
+    parts, cost = attack.parts(n_classes), row_bytes(model, x, attack)
     steps = [part.attack.n_steps * part.attack.passes_per_step for part in parts]
     on_progress(float((~stands).sum()))
     for place, part in enumerate(parts):
@@ -195,23 +198,12 @@ def robust_accuracy(
         def tell(done: float, share: float = share) -> None:
             on_progress(share * done)
 
-        rows = good_rows(len(left), len(x))
+        rows = chunk_rows(len(left), cost)
         draws = jax.random.key(0) if key is None else key
         for places, found in attack_standing(model, x[left], y[left], left, part, draws, rows, tell, tell):
             stands[left[places[found.success]]] = False
             on_progress(float(found.success.sum()) * sum(steps[place + 1 :]) / sum(steps))
     return float(stands.mean())
-
-
-def good_rows(standing: int, total: int) -> int:
-    """Images a chunk: as for all of them, or a quarter as long as that still holds those left.
-
-    Few sizes, because the attacks are compiled for each.
-    """
-    rows = chunk_rows(total)
-    while (smaller := max(-(-rows // 4), least_rows())) < rows and smaller * len(lanes()) >= standing:
-        rows = smaller
-    return rows
 
 
 @jax.jit
@@ -228,6 +220,10 @@ def _look(model: Model, images: Array, labels: Array) -> tuple[Float[Array, "bat
         _, gradient, logits = loss_and_gradient(name, model, images, labels, labels)
         flat |= (gradient == 0).all(tuple(range(1, images.ndim)))
     return logits, flat
+
+
+def _unlabelled_look(model: Model, images: Array) -> Any:
+    return _look(model, images, jnp.zeros(len(images), jnp.int32))
 
 
 @jax.jit

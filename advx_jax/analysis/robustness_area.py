@@ -12,9 +12,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from advx_jax.analysis.batches import gather, map_batches
+from advx_jax.analysis.chunks import chunk_rows
+from advx_jax.analysis.row_cost import row_bytes
 from advx_jax.analysis.segments import result_of, run_in_segments
 from advx_jax.analysis.soundness import prepared
-from advx_jax.analysis.workers import Worker, chunk_rows
+from advx_jax.analysis.workers import Worker
 from advx_jax.attacks.base import Attack, Model, example_keys
 from advx_jax.attacks.checks import ImagesLike, LabelsLike
 from advx_jax.attacks.criteria import Criterion, Misclassified, NoBetterThanRandom, are_numbers
@@ -197,7 +199,8 @@ def minimum_norm_distances(
         return Distances.found(*map(np.asarray, (result.rms, result.first_success, result.success, result.finite)))
 
     arrays = images[remaining], labels[remaining], key_data[remaining]
-    for places, found in map_batches(model, arrays, work, chunk_rows(len(remaining)) if rows is None else rows):
+    rows = chunk_rows(len(remaining), row_bytes(model, images, attack)) if rows is None else rows
+    for places, found in map_batches(model, arrays, work, rows):
         yield remaining[places], found
 
 
@@ -263,7 +266,8 @@ def starts_inside(
         found: tuple[Array, Array] = worker.call(_starts_inside, worker.model, criterion, x, y)
         return found
 
-    inside, finite = gather(len(images), map_batches(model, (images, labels), look, chunk_rows(len(images))))
+    rows = chunk_rows(len(images), row_bytes(model, images))
+    inside, finite = gather(len(images), map_batches(model, (images, labels), look, rows))
     return inside, finite
 
 

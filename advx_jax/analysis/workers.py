@@ -24,13 +24,8 @@ from advx_jax.errors import UserError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-# Measured on CPUs (benchmarks/input_gradient.py): the input gradient costs least per image at 8 to
-# 32 images a thread, and two threads with a chunk each beat one thread with both.
-_CPU_ROWS = 16
 # One row alone is a matrix product of another shape to XLA, and rounds in another way.
 _CPU_LEAST_ROWS = 2
-# An accelerator wants many images at once; ResNet-44's activations for 512 take about 3 GB.
-_ACCELERATOR_ROWS = 512
 
 
 class Interrupted(Exception):  # noqa: N818 (an order to stop, not an error)
@@ -119,21 +114,6 @@ def _say_once(line: str) -> None:
 def least_rows() -> int:
     """The fewest images of a chunk with which an image's result does not depend on how many there are."""
     return _CPU_LEAST_ROWS if jax.local_devices()[0].platform == "cpu" else 1
-
-
-def chunk_rows(total: int, row_factor: int = 1) -> int:
-    """How many items make a chunk, so that chunks are of a good size and all lanes end together.
-
-    Args:
-        total: items to be spread.
-        row_factor: images that the network sees at once for each item.
-    """
-    workers = lanes()
-    best = max(1, (_CPU_ROWS if workers[0].platform == "cpu" else _ACCELERATOR_ROWS) // row_factor)
-    # Never one here and several on another number of lanes.
-    least = min(least_rows(), best)
-    rounds = -(-total // (best * len(workers)))
-    return max(least, -(-total // (rounds * len(workers)))) if total else least
 
 
 def pad(array: np.ndarray, rows: int) -> np.ndarray:

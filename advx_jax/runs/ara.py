@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from advx_jax.analysis.chunks import chunk_rows
 from advx_jax.analysis.robustness_area import (
     KINDS,
     Distances,
@@ -16,9 +17,9 @@ from advx_jax.analysis.robustness_area import (
     robustness_curve,
     starts_inside,
 )
+from advx_jax.analysis.row_cost import row_bytes
 from advx_jax.analysis.soundness import check_fit
 from advx_jax.analysis.subset import published_subset
-from advx_jax.analysis.workers import chunk_rows
 from advx_jax.attacks import Attack, example_keys
 from advx_jax.data.image_set import ImageSet, unit_images
 from advx_jax.files import check_output_folder
@@ -89,7 +90,7 @@ class RobustnessAreas(Measurement[str]):
                 continue
             attack = self._attack.until(criterion)
             attacked = self._attacked(kind, images, attack)
-            rows = chunk_rows(len(attacked))
+            rows = chunk_rows(len(attacked), row_bytes(self._network.classifier, self._data.images, attack))
 
             def compute(keys: list[str], attack: Attack = attack, rows: int = rows) -> Iterator[dict[str, Record]]:
                 block = [int(key.partition("/")[2]) for key in keys]

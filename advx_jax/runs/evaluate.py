@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from advx_jax.analysis.accuracy import predict
+from advx_jax.analysis.chunks import chunk_rows
+from advx_jax.analysis.row_cost import row_bytes
 from advx_jax.analysis.soundness import check_fit
-from advx_jax.analysis.workers import chunk_rows
 from advx_jax.data.image_set import ImageSet, unit_images
 from advx_jax.errors import UserError
 from advx_jax.networks.registry import ResolvedNetwork
@@ -56,7 +57,7 @@ class Evaluation(Measurement[dict[str, Any]]):
 
     def passes(self, images: Sequence[str], records: Mapping[str, Record], done: Update) -> Iterator[Pass]:
         """Classify them."""
-        rows = chunk_rows(len(images))
+        rows = chunk_rows(len(images), row_bytes(self._network.classifier, self._data.images))
 
         def compute(keys: list[str]) -> Iterator[dict[str, Record]]:
             block = [int(key) for key in keys]

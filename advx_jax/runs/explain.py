@@ -10,9 +10,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from advx_jax.analysis.accuracy import predict
-from advx_jax.analysis.explanations import Explanation, explain, second_class
+from advx_jax.analysis.explanations import Explanation, explain, explanation_rows, second_class
 from advx_jax.analysis.soundness import check_classes
-from advx_jax.analysis.workers import chunk_rows
 from advx_jax.attacks import PublishedBounded
 from advx_jax.data.image_set import CIFAR10_CLASSES, ImageSet, unit_images
 from advx_jax.data.own_files import natural_order
@@ -172,7 +171,8 @@ class Explanations(Measurement[dict[str, Any]]):
     def passes(self, images: Sequence[str], records: Mapping[str, Record], done: Update) -> Iterator[Pass]:
         """Explain them."""
         classifier, names = self._network.classifier, tuple(self._wanted.class_names)
-        rows = chunk_rows(len(images), classifier.architecture.n_classes)
+        pixels = np.array([self._named[folder].pixels for folder in images])
+        rows = explanation_rows(classifier, pixels, self._attack, len(names))
 
         def compute(folders: list[str]) -> Iterator[dict[str, Record]]:
             todo = [self._named[folder] for folder in folders]

@@ -10,10 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from advx_jax.analysis.robust_accuracy import FirstLook, attack_standing, first_look, good_rows
+from advx_jax.analysis.chunks import chunk_rows
+from advx_jax.analysis.robust_accuracy import FirstLook, attack_standing, first_look
+from advx_jax.analysis.row_cost import row_bytes
 from advx_jax.analysis.segments import segment_lengths
 from advx_jax.analysis.soundness import check_fit
-from advx_jax.analysis.workers import chunk_rows, lanes
+from advx_jax.analysis.workers import lanes
 from advx_jax.attacks import Attack, FirstSuccess
 from advx_jax.attacks.threat_model import threat_model
 from advx_jax.data.image_set import ImageSet, unit_images
@@ -133,13 +135,14 @@ class RobustAccuracy(Measurement[str]):
 
     def passes(self, images: Sequence[str], records: Mapping[str, Record], done: Update) -> Iterator[Pass]:
         """A look at the unperturbed images, then each run on those that are still robust."""
-        rows_of = functools.partial(good_rows, total=len(images))
+        cost = max(row_bytes(self._classifier, self._data.images, run.attack) for run in self._runs)
+        rows_of = functools.partial(chunk_rows, row_bytes=cost)
         self._estimate = estimate = self._estimate_of(rows_of)
         for record in filter(None, map(records.get, images)):
             if record["correct"]:
                 for position in range(record["runs"]):
                     estimate.learn(position, 1, int(is_robust(record) or position + 1 < record["runs"]))
-        rows = chunk_rows(len(images))
+        rows = rows_of(len(images))
         yield Pass(images, records.__contains__, functools.partial(self._look, done, rows), rows)
         for position, run in enumerate(self._runs):
             # Of all that came so far, be it that they went through it already.
