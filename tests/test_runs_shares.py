@@ -1,0 +1,297 @@
+"""What several processes measure in parts equals what one measures, byte for byte but for times."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from networks import random_classifier
+from processes import quick_environment
+from test_commands import call, fail, succeed
+
+import advx_jax.files
+from advx_jax.analysis.accuracy import predict
+from advx_jax.attacks import APGD, EXPLANATION, FMN
+from advx_jax.data.image_set import CIFAR10_CLASSES, ImageSet, unit_images
+from advx_jax.errors import UserError
+from advx_jax.networks.classifier import Provenance
+from advx_jax.networks.files import save_network
+from advx_jax.networks.registry import ResolvedNetwork
+from advx_jax.reports.results_json import write_json
+from advx_jax.runs.ara import RobustnessAreas
+from advx_jax.runs.evaluate import Evaluation
+from advx_jax.runs.explain import explain_images, given_images
+from advx_jax.runs.measurement import measure
+from advx_jax.runs.robustness import RobustAccuracy
+from advx_jax.runs.shares import WHOLE, Share
+
+N = 6
+SECONDS = re.compile(rb'"seconds": (\{[^}]*\}|[0-9.e-]+)')
+COMMANDS = {
+    "explain": ("--steps=4", "--n_images=6"),
+    "ara": ("--steps=20", "--eps=5", "--n_images=12"),
+    "robustness": ("--attack=apgd-t", "--steps=10", "--eps=0.02", "--n_images=40", "--pictures"),
+    "evaluate": ("--n_images=50",),
+}
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    return ResolvedNetwork(random_classifier(), Provenance(name="tiny"), tmp_path_factory.mktemp("network"))
+
+
+@pytest.fixture(scope="module")
+def data(network):
+    """Images of which the network takes all but two for what they are."""
+    images = np.random.default_rng(0).integers(0, 256, (N, 32, 32, 3), np.uint8)
+    labels = predict(network.classifier, unit_images(images)).classes.astype(np.int64)
+    labels[:2] = (labels[:2] + 1) % 10
+    return ImageSet(images, labels, CIFAR10_CLASSES, "a test")
+
+
+def explain(network, data, output, share, overwrite=False):
+    wanted = given_images(data, range(N))
+    settings = EXPLANATION.replace(steps=3)
+    return explain_images(network, wanted, settings, output, overwrite, False, beside=network, share=share)
+
+
+def ara(network, data, output, share, overwrite=False):
+    return measure(RobustnessAreas(network, data, N, FMN(steps=6), output), overwrite, share).text
+
+
+def robustness(network, data, output, share, overwrite=False):
+    attacks = (APGD(eps=1.0, norm="L2", steps=4),)
+    measurement = RobustAccuracy(network, data, N, "apgd-ce", attacks, 0, output, pictures=True)
+    return measure(measurement, overwrite, share).text
+
+
+def evaluate(network, data, output, share, overwrite=False):
+    output.mkdir(exist_ok=True)
+    outcome = measure(Evaluation(network, data, N, output / "accuracy.json"), overwrite, share)
+    if outcome.summary is None:
+        return outcome.status
+    write_json(output / "accuracy.json", outcome.summary)
+    return str(outcome.summary["accuracy"])
+
+
+MEASURES = [explain, ara, robustness, evaluate]
+
+
+def files(folder):
+    """All but the logs, in which chunks stand as they were finished."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".jsonl"]
+    return {str(path.relative_to(folder)): SECONDS.sub(b"", path.read_bytes()) for path in paths}
+
+
+@pytest.mark.parametrize("work", MEASURES)
+def test_shards_make_the_files_of_one_process(work, network, data, tmp_path):
+    alone = work(network, data, tmp_path / "alone", WHOLE)
+    expected = files(tmp_path / "alone")
+    for count in (2, 4):
+        output = tmp_path / str(count)
+        # In another order than they are numbered.
+        for index in reversed(range(1, count)):
+            said = work(network, data, output, Share(index, count))
+            assert said.startswith(f"shard {index + 1}/{count} is done: ")
+            assert "\n" not in said
+            assert not set(files(output)) & {"ara.json", "robustness.json", "explanations.json", "accuracy.json"}
+        said = work(network, data, output, Share(0, count))
+        assert re.sub(r"\d+\.\d\n", "", said).replace(str(output), "") == re.sub(r"\d+\.\d\n", "", alone).replace(
+            str(tmp_path / "alone"), ""
+        )
+        assert files(output) == expected
+        before = {path: path.read_text() for path in output.rglob("*.jsonl")}
+        assert len(before) == count * (2 if work is explain else 1)
+        # Nothing is computed again, with or without shards.
+        work(network, data, output, WHOLE)
+        work(network, data, output, Share(1, count))
+        assert files(output) == expected
+        for path, text in before.items():
+            assert path.read_text() == text
+
+
+def test_a_shard_tells_what_is_there_and_what_is_missing(network, data, tmp_path):
+    said = ara(network, data, tmp_path, Share(1, 4))
+    assert said == (
+        f"shard 2/4 is done: 2 of 6 images are in {tmp_path}, 4 are missing (shard 1, 3, 4); "
+        "whoever completes them writes the results"
+    )
+    # Without shards, the rest is computed.
+    assert ara(network, data, tmp_path, WHOLE).splitlines()[0].split()[:2] == ["until", "ARA"]
+
+
+def test_a_shard_needs_no_locks_and_removes_nothing(network, data, tmp_path, monkeypatch):
+    alone = robustness(network, data, tmp_path / "alone", WHOLE)
+    monkeypatch.setattr(advx_jax.files, "fcntl", None)
+    output = tmp_path / "shards"
+    robustness(network, data, output, Share(0, 2))
+    half_written = output / ".robustness-abcd1234.tmp.json"
+    half_written.write_text("")
+    assert robustness(network, data, output, Share(1, 2)).splitlines()[0] == alone.splitlines()[0]
+    # It may be another's, who is at work.
+    assert half_written.exists()
+    half_written.unlink()
+    assert files(output) == files(tmp_path / "alone")
+
+
+def test_one_shard_has_one_process(network, data, tmp_path):
+    measurement = RobustnessAreas(network, data, N, FMN(steps=6), tmp_path)
+    from advx_jax.runs.measurement import _opened
+
+    with _opened(measurement, False, Share(0, 2)):
+        with pytest.raises(UserError, match="another process works on shard-1-of-2 in"):
+            ara(network, data, tmp_path, Share(0, 2))
+        ara(network, data, tmp_path, Share(1, 2))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("shares")
+    save_network(path / "tiny.safetensors", random_classifier(), Provenance(name="tiny"))
+    return path
+
+
+def flags(command, output):
+    place = f"{output}/accuracy.json" if command == "evaluate" else output
+    return ("--model=tiny.safetensors", *COMMANDS[command], f"--output={place}")
+
+
+@pytest.mark.parametrize("shard", ["0/4", "5/4", "x", "4", "1/0", "-1/4"])
+def test_shards_that_are_none_are_refused(shard, folder):
+    message = fail(folder, "ara", "--model=gone.pt", f"--shard={shard}")
+    assert f"flag --shard={shard}: expected a part of several (1/4 to 4/4)" in message
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        ("ara", ("--shard=1/2", "--overwrite"), "expected --shard without --overwrite"),
+        ("evaluate", ("--shard=1/2",), "expected --output, where the processes put what they find, got none"),
+        ("explain", ("--shard=1/2", "--distributed"), "expected --shard, or several processes that know of each other"),
+        (
+            "evaluate",
+            ("--coordinator=localhost:1",),
+            "expected all three of --coordinator, --n_processes",
+        ),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused(command, arguments, message, folder):
+    assert message in fail(folder, command, "--model=tiny.safetensors", *arguments)
+
+
+def start_quick(folder, command, *arguments):
+    """Start a command that compiles fast."""
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", f"advx_jax.{command}", *arguments],
+        cwd=folder,
+        env=quick_environment(folder / "cache"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
+
+def start_together(folder, command, arguments, count, outputs=None):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    return [
+        start_quick(
+            folder,
+            command,
+            *arguments,
+            *(f"--coordinator={address}", f"--n_processes={count}", f"--process={number}"),
+            *([f"--output={outputs[number]}"] if outputs else []),
+        )
+        for number in range(count)
+    ]
+
+
+def measured_together(command, count, folder):
+    output = f"{command}-{count}"
+    said = [end(process) for process in start_together(folder, command, flags(command, output), count)]
+    assert said[1:] == [f"process {number} is done\n" for number in range(1, count)]
+    return said[0], files(folder / output)
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    made = {}
+
+    def get(command):
+        if command not in made:
+            end(start_quick(folder, command, *flags(command, f"{command}-1")))
+            made[command] = files(folder / f"{command}-1")
+        return made[command]
+
+    return get
+
+
+def test_a_killed_shard_goes_on(folder, alone):
+    command, output = "robustness", "killed"
+    process = start_quick(folder, command, *flags(command, output), "--shard=1/2")
+    path = folder / output / "images-shard-1-of-2.jsonl"
+    while process.poll() is None and not (path.exists() and path.read_text().count('"records"')):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    for shard in ("2/2", "1/2"):
+        end(start_quick(folder, command, *flags(command, output), f"--shard={shard}"))
+    assert files(folder / output) == alone(command)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "robustness"])
+def test_two_processes_together_make_the_files_of_one(command, folder, alone):
+    said, made = measured_together(command, 2, folder)
+    assert made == alone(command)
+    assert len(said.splitlines()) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_processes_together_make_the_files_of_one(command, count, folder, alone):
+    assert measured_together(command, count, folder)[1] == alone(command)
+
+
+def test_folders_that_are_not_shared_are_told_in_one_line(folder):
+    arguments = ("--model=tiny.safetensors", "--n_images=10")
+    processes = start_together(folder, "evaluate", arguments, 2, ["here/accuracy.json", "there/accuracy.json"])
+    said = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [1, 0]
+    (line,) = [line for line in said[0][1].splitlines() if line.startswith("error: ")]
+    assert line == "error: expected a folder that all processes share, got here, which lacks 5 of 10 images"
+
+
+def test_evaluate_keeps_what_it_knows_and_takes_more(folder):
+    arguments = ("--model=tiny.safetensors", "--output=kept/accuracy.json")
+    succeed(folder, "evaluate", *arguments, "--n_images=20")
+    before = (folder / "kept" / "accuracy.jsonl").read_text()
+    out = succeed(folder, "evaluate", *arguments, "--n_images=30")
+    after = (folder / "kept" / "accuracy.jsonl").read_text()
+    assert after.startswith(before)
+    assert '"0": {' not in after.removeprefix(before)
+    assert call(folder, "evaluate", "--model=tiny.safetensors", "--n_images=30")[1] == out
+    # What only has a similar name is none of its own.
+    save_network(folder / "other.safetensors", random_classifier(seed=3), Provenance(name="other"))
+    others = ("--model=other.safetensors", "--n_images=20")
+    succeed(folder, "evaluate", *others, "--output=kept/accuracy-2.json")
+    assert succeed(folder, "evaluate", *arguments, "--n_images=30") == out
+    message = fail(folder, "evaluate", *others, "--output=kept/accuracy.json")
+    assert "model=tiny there, other now" in message
+    assert "--overwrite" in message
+    succeed(folder, "evaluate", *others, "--output=kept/accuracy.json", "--overwrite")
+    assert {path.name for path in (folder / "kept").iterdir()} == {
+        *("accuracy.json", "accuracy.jsonl", "accuracy-2.json", "accuracy-2.jsonl"),
+    }
