@@ -56,10 +56,15 @@ def flags_in(path: Path) -> set[str]:
 
 def flags_of(command: str) -> set[str]:
     """Names of a command's flags, those of the modules that it shares with others too."""
-    path = PACKAGE.joinpath(*MODULES[command].split(".")[1:]).with_suffix(".py")
-    source = path.read_text(encoding="utf-8")
-    shared = [PACKAGE / "cli" / f"{name}.py" for name in re.findall(r"\b(\w+_flags|commands)\b", source)]
-    names = set().union(*map(flags_in, [path, *(module for module in shared if module.exists())]))
+    found: list[Path] = []
+    modules = [PACKAGE.joinpath(*MODULES[command].split(".")[1:]).with_suffix(".py")]
+    while modules:
+        path = modules.pop()
+        if path.exists() and path not in found:
+            found.append(path)
+            shared = re.findall(r"\b(\w+_flags|commands)\b", path.read_text(encoding="utf-8"))
+            modules += [PACKAGE / "cli" / f"{name}.py" for name in shared]
+    names = set().union(*map(flags_in, found))
     return names | {f"no{name}" for name in names}
 
 

@@ -6,11 +6,13 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from networks import random_classifier
 from processes import quick_environment
+from stores import change_record
 from test_commands import call, fail, succeed
 
 import advx_jax.files
@@ -21,13 +23,14 @@ from advx_jax.errors import UserError
 from advx_jax.networks.classifier import Provenance
 from advx_jax.networks.files import save_network
 from advx_jax.networks.registry import ResolvedNetwork
-from advx_jax.reports.results_json import write_json
+from advx_jax.reports.results_json import head, write_json
 from advx_jax.runs.ara import RobustnessAreas
 from advx_jax.runs.evaluate import Evaluation
 from advx_jax.runs.explain import explain_images, given_images
 from advx_jax.runs.measurement import measure
 from advx_jax.runs.robustness import RobustAccuracy
 from advx_jax.runs.shares import WHOLE, Share
+from advx_jax.runs.store import Store
 
 N = 6
 SECONDS = re.compile(rb'"seconds": (\{[^}]*\}|[0-9.e-]+)')
@@ -114,6 +117,33 @@ def test_shards_make_the_files_of_one_process(work, network, data, tmp_path):
             assert path.read_text() == text
 
 
+def test_evaluation_is_that_of_all_images_at_once(network, data, tmp_path):
+    predictions, labels = predict(network.classifier, unit_images(data.images)), data.labels.astype(np.int32)
+    whole = measure(Evaluation(network, data, N)).summary
+    assert whole["accuracy"] == predictions.accuracy(labels)
+    # To the bit.
+    assert whole["loss"] == predictions.loss(labels)
+    # Losses that JSON has no numbers for.
+    kept = Evaluation(network, data, 1)
+    assert kept.summarise({"0": {"predicted": 3, "loss": None}}, {})["loss"] == np.inf
+    assert np.isnan(kept.summarise({"0": {"predicted": -1, "loss": None}}, {})["loss"])
+    with pytest.raises(UserError, match=r"expected a name as accuracy\.json for the results, got accuracy\.jsonl"):
+        Evaluation(network, data, N, Path("accuracy.jsonl"))
+
+
+@pytest.mark.parametrize(
+    "change", [{"predicted": 10}, {"predicted": -2}, {"predicted": True}, {"loss": "x"}, {"loss": True}, {"more": 1}]
+)
+def test_predictions_that_are_none_are_made_again(change, network, data, tmp_path):
+    output = tmp_path / "accuracy.json"
+    made = measure(Evaluation(network, data, N, output)).summary
+    change_record(tmp_path / "accuracy.jsonl", "0", {"predicted": 0, "loss": 0.5} | change)
+    path = tmp_path / "accuracy.jsonl"
+    first, *rest = path.read_text().splitlines(keepends=True)
+    path.write_text(first + rest[-1])
+    assert measure(Evaluation(network, data, N, output)).summary == made
+
+
 def test_a_shard_tells_what_is_there_and_what_is_missing(network, data, tmp_path):
     said = ara(network, data, tmp_path, Share(1, 4))
     assert said == (
@@ -140,9 +170,7 @@ def test_a_shard_needs_no_locks_and_removes_nothing(network, data, tmp_path, mon
 
 def test_one_shard_has_one_process(network, data, tmp_path):
     measurement = RobustnessAreas(network, data, N, FMN(steps=6), tmp_path)
-    from advx_jax.runs.measurement import _opened
-
-    with _opened(measurement, False, Share(0, 2)):
+    with Store(measurement.path, head("ara", 1, measurement.settings), share=Share(0, 2).name):
         with pytest.raises(UserError, match="another process works on shard-1-of-2 in"):
             ara(network, data, tmp_path, Share(0, 2))
         ara(network, data, tmp_path, Share(1, 2))
