@@ -1,4 +1,4 @@
-"""Rebuild the README's tables of results, its picture and the manifest's figures from the measurements.
+"""Rebuild the tables of results in README and docs/results.md, the picture and the manifest's figures from the measurements.
 
     python -m benchmarks.results_table
 
@@ -16,7 +16,7 @@ from advx_jax.files import written_whole
 from benchmarks.measured import BALLS, ROOT, measurements, read_manifest, write_manifest
 from benchmarks.results_picture import PICTURE, write_results_picture
 
-README = ROOT / "README.md"
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "results.md")
 BEGIN = "<!-- {}: python -m benchmarks.results_table -->"
 END = "<!-- end of {} -->"
 
@@ -44,27 +44,31 @@ def main(arguments: list[str]) -> None:
         if found := measurements(name):
             entry["measured"] = found
     write_manifest(content)
-    text = README.read_text(encoding="utf-8")
-    with written_whole(README) as temporary:
-        temporary.write_text(with_tables(text, content["networks"]), encoding="utf-8")
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        with written_whole(document) as temporary:
+            temporary.write_text(with_tables(text, content["networks"]), encoding="utf-8")
     write_results_picture(PICTURE, list(content["networks"]))
     print(*(table(content["networks"]) for table in TABLES.values()), sep="\n\n")
 
 
-def with_tables(readme: str, networks: Mapping[str, Mapping[str, Any]]) -> str:
-    """The README with the tables of these networks in place of those that it has.
+def with_tables(text: str, networks: Mapping[str, Mapping[str, Any]]) -> str:
+    """A document with the tables of these networks in place of those that it has.
 
     Raises:
-        UserError: the README does not say where a table is.
+        UserError: the document does not say where a table is.
     """
-    for name, table in TABLES.items():
+    found = [name for name in TABLES if BEGIN.format(name) in text]
+    if not found:
+        raise UserError(f"expected a line such as {BEGIN.format('results')} in the document, got none")
+    for name in found:
         begin, end = BEGIN.format(name), END.format(name)
-        before, begun, rest = readme.partition(begin)
+        before, _, rest = text.partition(begin)
         _, ended, after = rest.partition(end)
-        if not (begun and ended):
-            raise UserError(f"expected the lines {begin} and {end} in the README, got none")
-        readme = f"{before}{begin}\n{table(networks)}\n{end}{after}"
-    return readme
+        if not ended:
+            raise UserError(f"expected the line {end} after {begin}, got none")
+        text = f"{before}{begin}\n{TABLES[name](networks)}\n{end}{after}"
+    return text
 
 
 def results_table(networks: Mapping[str, Mapping[str, Any]]) -> str:

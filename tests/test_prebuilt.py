@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.measured import files_of, measurements
-from benchmarks.results_table import README, with_tables
+from benchmarks.results_table import DOCUMENTS, with_tables
 
 CONTENT = json.loads((importlib.resources.files("advx_jax.prebuilt") / "manifest.json").read_text(encoding="utf-8"))
 SHIPPED = [name for name, entry in CONTENT["networks"].items() if "url" not in entry]
@@ -105,8 +105,9 @@ def test_what_is_measured_does_not_tell_where(name):
         assert not content.get("data", "").partition(" in /")[2], path
 
 
-def test_the_tables_in_the_readme_are_those_that_the_measurements_make():
-    text = README.read_text(encoding="utf-8")
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_the_tables_are_those_that_the_measurements_make(document):
+    text = document.read_text(encoding="utf-8")
     assert with_tables(text, CONTENT["networks"]) == text
 
 
