@@ -1,4 +1,4 @@
-"""Rebuild the tables of results in README and docs/results.md, the picture and the manifest's figures from the measurements.
+"""Rebuild the tables of results in the documents, the picture and the manifest's figures from the measurements.
 
     python -m benchmarks.results_table
 

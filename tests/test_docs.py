@@ -168,6 +168,49 @@ def test_every_field_of_results_is_explained(name):
     assert fields <= explained
 
 
+PARSER = """
+import importlib, json, sys
+from absl import flags
+from advx_jax.cli import commands
+module = importlib.import_module(sys.argv[1])
+parse = module.training_flags.parse if sys.argv[1].endswith("train") else flags.FLAGS
+for line in json.loads(sys.argv[2]):
+    sys.argv = ["advx", *line]  # where ml_collections looks, too
+    if left := parse(sys.argv)[1 if parse is flags.FLAGS else 0:]:
+        print(*left)
+    flags.FLAGS.unparse_flags()
+"""
+
+
+def command_lines() -> dict[str, list[list[str]]]:
+    """Arguments of every call in a block for the shell, by command."""
+    found: dict[str, list[list[str]]] = {}
+    for document in DOCUMENTS:
+        blocks = re.findall(r"^```sh\n(.*?)^```", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+        for line in "".join(blocks).splitlines():
+            for name, rest in re.findall(r"(?:python -m advx_jax\.|\badvx )([a-z]+)([^\"]*)", line):
+                arguments = shlex.split(rest, comments=True)
+                if arguments not in found.setdefault(name, []):
+                    found[name].append(arguments)
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name in command_lines()])
+def test_command_lines_are_understood(name):
+    """Every call that the documents show has flags and values that the command takes."""
+    lines = [[word for word in line if word != "&&"] for line in command_lines()[name]]
+    # The fields of a recipe become flags once in a process.
+    for group in [[line] for line in lines] if name == "train" else [lines]:
+        command = [sys.executable, "-c", PARSER, MODULES[name], json.dumps(group)]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
+        assert run.returncode == 0, run.stderr
+        assert name == "convert" or not run.stdout, run.stdout
+
+
+def test_the_documents_show_every_command():
+    assert set(command_lines()) == set(MODULES)
+
+
 PYTHON_BLOCKS = [
     pytest.param(block, id=f"{document.name}-{place}")
     for document in DOCUMENTS[1:]
