@@ -187,7 +187,7 @@ def command_lines() -> dict[str, list[list[str]]]:
     found: dict[str, list[list[str]]] = {}
     for document in DOCUMENTS:
         blocks = re.findall(r"^```sh\n(.*?)^```", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-        for line in "".join(blocks).splitlines():
+        for line in "".join(blocks).replace("\\\n", " ").splitlines():
             for name, rest in re.findall(r"(?:python -m advx_jax\.|\badvx )([a-z]+)([^\"]*)", line):
                 arguments = shlex.split(rest, comments=True)
                 if arguments not in found.setdefault(name, []):
