@@ -95,7 +95,7 @@ class APGD(RandomStart):
         return {"cross_entropy": "apgd-ce", "targeted_dlr": "apgd-t"}.get(self.loss, f"apgd-{self.loss}")
 
     def check(self, n_classes: int | None = None) -> None:
-        """Refuse losses that there are none of, or too few classes for.
+        """Refuse losses that there are none of, or too few classes for, or that have targets of their own.
 
         Raises:
             UserError: in one line.
@@ -106,6 +106,8 @@ class APGD(RandomStart):
         needed = CLASSES_NEEDED[self.loss]
         if n_classes is not None and n_classes < needed:
             raise UserError(f"expected a model of at least {needed} classes for {self.name}, got {n_classes}")
+        if self.loss == "targeted_dlr":
+            self.refuse_targets()
 
     def init(self, model: Model, images: Images, labels: Labels, keys: Keys) -> APGDState:
         """State before the first step."""
@@ -119,7 +121,7 @@ class APGD(RandomStart):
         """State before the first step, at points of one's own (brought into the ball)."""
         best_so_far, targets = self.initial_best(model, images, labels)
         initial = self.project(images, initial)
-        values, gradient, logits = loss_and_gradient(self.loss, model, initial, labels, targets)
+        values, gradient, logits = self._loss(model, initial, labels, targets)
         batch = images.shape[0]
         return APGDState(
             step=jnp.zeros((), jnp.int32),
@@ -147,7 +149,7 @@ class APGD(RandomStart):
         uphill = here + per_example(state.step_size, here) * steepest(self.norm, state.gradient)
         plain = self.project(images, uphill)
         new = self.project(images, here + inertia * (plain - here) + (1 - inertia) * (here - state.previous))
-        values, gradient, logits = loss_and_gradient(self.loss, model, new, labels, state.targets)
+        values, gradient, logits = self._loss(model, new, labels, state.targets)
 
         better = values > state.best_loss
         best = jnp.where(per_example(better, new), new, state.best)
@@ -175,6 +177,9 @@ class APGD(RandomStart):
             halved_at_check=jnp.where(window > 0, halve, state.halved_at_check),
             best_so_far=self.update_best(state.best_so_far, new, logits, labels),
         )
+
+    def _loss(self, model: Model, points: Array, labels: Array, targets: Array) -> tuple[Array, Array, Array]:
+        return loss_and_gradient(self.loss, model, points, labels, targets, self.criterion.towards_label)
 
 
 @struct.dataclass(kw_only=True)

@@ -70,6 +70,15 @@ class FAB(FixedEpsilon):
         """A gradient, and a look at the point that it leads to."""
         return 4
 
+    def check(self, n_classes: int | None = None) -> None:
+        """Refuse targets other than its own.
+
+        Raises:
+            UserError: in one line.
+        """
+        super().check(n_classes)
+        self.refuse_targets()
+
     def init(self, model: Model, images: Images, labels: Labels, keys: Keys | None) -> FABState:
         """State before the first step, at the images themselves; there is nothing random in it."""
         del keys

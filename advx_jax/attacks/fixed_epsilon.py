@@ -14,6 +14,7 @@ from advx_jax.attacks.ensemble import Ensemble
 from advx_jax.attacks.losses import likeliest_targets
 from advx_jax.attacks.norms import per_example, rms
 from advx_jax.attacks.projections import Norm, NormLike, clipped, linf_norm, project, size, unit_l2
+from advx_jax.errors import UserError
 
 
 class BestSoFar(NamedTuple):
@@ -51,6 +52,15 @@ class FixedEpsilon(Attack):
     steps: int = struct.field(pytree_node=False)
     stay_in_range: bool = struct.field(pytree_node=False, default=True)
     target: int | Array = 0
+
+    def refuse_targets(self) -> None:
+        """Refuse a criterion whose labels are targets.
+
+        Raises:
+            UserError: it is one; the attack chooses its targets itself.
+        """
+        if self.criterion.towards_label:
+            raise UserError(f"expected a criterion that leads away from labels for {self.name}, got {self.criterion}")
 
     def project(self, images: Images, candidates: Images) -> Images:
         """Bring candidates back into the ball around their images, and then into [0,1] if they have to stay there.

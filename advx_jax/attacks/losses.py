@@ -67,13 +67,28 @@ def loss_values(name: LossName, logits: Array, labels: Array, targets: Array) ->
 
 
 def loss_and_gradient(
-    name: LossName, model: Callable[[Array], Array], points: Images, labels: Labels, targets: Labels
+    name: LossName,
+    model: Callable[[Array], Array],
+    points: Images,
+    labels: Labels,
+    targets: Labels,
+    towards_label: bool = False,
 ) -> tuple[Values, Perturbations, Logits]:
-    """The loss of each example at a point, its gradient, and the logits there."""
+    """What to climb from each point, its gradient, and the logits there.
+
+    Args:
+        name: of the loss.
+        model: images to logits.
+        points: to look at.
+        labels: to lead away from.
+        targets: looked at by targeted losses only.
+        towards_label: lead towards the labels instead: the loss falls as what is climbed rises.
+    """
 
     def total(points: Array) -> tuple[Array, tuple[Array, Array]]:
         logits = model(points)
         values = loss_values(name, logits, labels, targets)
+        values = -values if towards_label else values
         return values.sum(), (values, logits)
 
     gradient, (values, logits) = jax.grad(total, has_aux=True)(points)

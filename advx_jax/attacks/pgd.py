@@ -60,7 +60,8 @@ class PGD(RandomStart):
         return self._arrive(model, labels, new, state.best_so_far)
 
     def _arrive(self, model: Model, labels: Array, points: Array, best: BestSoFar) -> PGDState:
-        _, gradient, logits = loss_and_gradient("cross_entropy", model, points, labels, labels)
+        towards = self.criterion.towards_label
+        _, gradient, logits = loss_and_gradient("cross_entropy", model, points, labels, labels, towards)
         return PGDState(points, gradient, self.update_best(best, points, logits, labels))
 
 

@@ -13,9 +13,9 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from advx_jax.attacks.arrays import Images, Keys, Labels, Perturbations, Values
+from advx_jax.attacks.arrays import Images, Keys, Labels, Logits, Perturbations, Values
 from advx_jax.attacks.base import Model, fold_in_all
-from advx_jax.attacks.criteria import logit_lag
+from advx_jax.attacks.criteria import logit_lag, logit_lead
 from advx_jax.attacks.fixed_epsilon import BestSoFar, RandomStart
 from advx_jax.attacks.norms import per_example
 from advx_jax.attacks.projections import l2_norm
@@ -85,7 +85,7 @@ class Square(RandomStart):
         best_so_far, _ = self.initial_best(model, images, labels)
         logits = model(initial)
         best_so_far = self.update_best(best_so_far, initial, logits, labels)
-        return SquareState(jnp.zeros((), jnp.int32), initial, logit_lag(logits, labels), keys, best_so_far)
+        return SquareState(jnp.zeros((), jnp.int32), initial, self._loss(logits, labels), keys, best_so_far)
 
     def drawn(self, keys: Keys, images: Images) -> Perturbations:
         """Stripes or bumps."""
@@ -94,6 +94,9 @@ class Square(RandomStart):
         # The draws of the steps are folded in from 0 upwards.
         first_keys = fold_in_all(keys, self.steps)
         return jax.vmap(lambda key: draw(key, (height, width, channels)))(first_keys).astype(images.dtype)
+
+    def _loss(self, logits: Logits, labels: Labels) -> Values:
+        return logit_lead(logits, labels) if self.criterion.towards_label else logit_lag(logits, labels)
 
     def step(self, model: Model, images: Images, labels: Labels, state: SquareState) -> SquareState:
         """Change a window of each image, and keep the change where the loss rises."""
@@ -117,7 +120,7 @@ class Square(RandomStart):
             new = images + (new - images) * per_example(self.eps / (length + _TINY), new)
         new = self.project(images, new)
         logits = model(new)
-        values = logit_lag(logits, labels)
+        values = self._loss(logits, labels)
         better = (values > state.best_loss) & ~state.best_so_far.success
         return SquareState(
             step=state.step + 1,
