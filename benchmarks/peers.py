@@ -18,7 +18,7 @@ from absl import flags
 
 from advx_jax.cli.commands import command, no_arguments
 from advx_jax.analysis.chunks import chunk_rows
-from advx_jax.analysis.robust_accuracy import attack_standing, first_look
+from advx_jax.analysis.robust_accuracy import run_attack, sanity_checks
 from advx_jax.analysis.robustness_area import minimum_norm_distances
 from advx_jax.analysis.row_cost import row_bytes
 from advx_jax.attacks import APGD, DDN, FAB, FMN, PGD, Attack
@@ -107,7 +107,7 @@ def main(arguments: list[str]) -> None:
 
 def _standing(them: Contestants) -> Contestants:
     """Both with the first images that are classified correctly: some peers attack no others."""
-    correct = first_look(them.classifier, them.images, them.labels).correct
+    correct = sanity_checks(them.classifier, them.images, them.labels).correct
     places = np.flatnonzero(correct)[:N_IMAGES]
     return them._replace(images=them.images[places], labels=them.labels[places], tensors=them.tensors[places])
 
@@ -149,7 +149,7 @@ def _ours(them: Contestants, name: str, steps: int) -> Work:
     rows = chunk_rows(N_IMAGES, row_bytes(them.classifier, them.images, made))
 
     def attack() -> None:
-        parts = attack_standing(them.classifier, them.images, them.labels, indices, Part(made, ()), key, rows)
+        parts = run_attack(them.classifier, them.images, them.labels, indices, Part(made, ()), key, rows)
         if any(part.success.all() for _, part in parts):
             raise RuntimeError("all images of a chunk were broken, so that less was done than is counted")
 

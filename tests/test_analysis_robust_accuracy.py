@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from advx_jax.analysis import robust_accuracy as module
-from advx_jax.analysis.robust_accuracy import attack_standing, first_look, robust_accuracy
+from advx_jax.analysis.robust_accuracy import robust_accuracy, run_attack, sanity_checks
 from advx_jax.attacks import APGD, APGDT, FAB, FABT, PGD, AutoAttack, FirstSuccess, Restarted, Square
 from advx_jax.attacks.base import Part
 
@@ -35,7 +35,7 @@ def attack(data, name, rows, run=0, eps=0.08, progress=None, spared=None, restar
     made = Restarted(attack=ATTACKS[name](eps=eps, norm="L2", steps=steps), restarts=restarts)
     notes = [[].append if amounts is None else amounts.append for amounts in (progress, spared)]
     found = {}
-    for places, part in attack_standing(
+    for places, part in run_attack(
         linear, images, labels, np.arange(len(labels)) + 100, made.parts(K)[run], jax.random.key(0), rows, *notes
     ):
         found |= {int(place): fields for place, *fields in zip(places, *part, strict=True)}
@@ -78,7 +78,7 @@ def test_an_attack_that_loses_its_way_says_so(data):
     lost.defjvp(lambda primals, tangents: (primals[0], tangents[0] * jnp.nan))
     images, labels = data
     apgd, key = Part(APGD(eps=0.08, norm="L2", steps=6), ()), jax.random.key(0)
-    ((_, part),) = attack_standing(lambda x: lost(linear(x)), images, labels, np.arange(N), apgd, key, N)
+    ((_, part),) = run_attack(lambda x: lost(linear(x)), images, labels, np.arange(N), apgd, key, N)
     assert not part.success.any()
     assert not part.finite.any()
 
@@ -92,40 +92,40 @@ def test_progress_adds_up_also_where_all_are_broken_early(eps, data):
     assert (sum(spared) > 0) == (eps == 5.0)
 
 
-def test_first_look_finds_nothing_wrong_with_a_linear_classifier(data):
+def test_sanity_checks_find_nothing_wrong_with_a_linear_classifier(data):
     images, labels = data
     wrong = labels.copy()
     wrong[3] = (wrong[3] + 1) % K
-    seen = first_look(linear, images, wrong)
-    np.testing.assert_array_equal(seen.correct, np.arange(N) != 3)
-    assert seen.finite.all()
-    assert not (seen.flat | seen.random | seen.normalised).any()
+    checks = sanity_checks(linear, images, wrong)
+    np.testing.assert_array_equal(checks.correct, np.arange(N) != 3)
+    assert checks.finite.all()
+    assert not (checks.flat | checks.random | checks.normalised).any()
 
 
-def test_first_look_takes_masked_classes_for_none(data):
+def test_sanity_checks_take_masked_classes_for_none(data):
     images, labels = data
-    seen = first_look(lambda x: jnp.pad(linear(x), ((0, 0), (0, 2)), constant_values=-jnp.inf), images, labels)
-    assert seen.correct.all()
-    assert seen.finite.all()
-    assert not (seen.flat | seen.random).any()
+    checks = sanity_checks(lambda x: jnp.pad(linear(x), ((0, 0), (0, 2)), constant_values=-jnp.inf), images, labels)
+    assert checks.correct.all()
+    assert checks.finite.all()
+    assert not (checks.flat | checks.random).any()
 
 
-def test_first_look_sees_what_misleads_attacks(data):
+def test_sanity_checks_see_what_misleads_attacks(data):
     images, labels = data
-    assert first_look(lambda x: jnp.round(linear(x)), images, labels).flat.all()
-    softmax = first_look(lambda x: jax.nn.softmax(linear(x)), images, labels)
+    assert sanity_checks(lambda x: jnp.round(linear(x)), images, labels).flat.all()
+    softmax = sanity_checks(lambda x: jax.nn.softmax(linear(x)), images, labels)
     assert softmax.normalised.all()
     assert not softmax.random.any()
-    seen = first_look(lambda x: linear(x) / (x[:, 0, 0, :1] != images[2, 0, 0, 0]), images, labels)
-    np.testing.assert_array_equal(seen.finite, np.arange(N) != 2)
-    np.testing.assert_array_equal(seen.correct, np.arange(N) != 2)
+    checks = sanity_checks(lambda x: linear(x) / (x[:, 0, 0, :1] != images[2, 0, 0, 0]), images, labels)
+    np.testing.assert_array_equal(checks.finite, np.arange(N) != 2)
+    np.testing.assert_array_equal(checks.correct, np.arange(N) != 2)
 
 
-def test_first_look_sees_a_random_network(data, monkeypatch):
+def test_sanity_checks_see_a_random_network(data, monkeypatch):
     images, labels = data
     again = jax.jit(lambda f, x: f(x) + 0.01)
     monkeypatch.setattr(module, "_logits", again)
-    assert first_look(linear, images, labels).random.all()
+    assert sanity_checks(linear, images, labels).random.all()
 
 
 @pytest.mark.parametrize("make", [APGD, FABT, AutoAttack])

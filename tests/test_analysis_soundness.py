@@ -12,12 +12,13 @@ from flax import linen as nn
 from flax import nnx
 from networks import TINY, random_classifier
 
+from advx_jax.analysis import soundness
 from advx_jax.analysis.accuracy import accuracy, predict
 from advx_jax.analysis.explanations import explain
-from advx_jax.analysis.robust_accuracy import attack_standing, first_look
-from advx_jax.analysis.robustness_area import minimum_norm_distances
+from advx_jax.analysis.robust_accuracy import robust_accuracy, run_attack, sanity_checks
+from advx_jax.analysis.robustness_area import boundary_distances, minimum_norm_distances
 from advx_jax.analysis.soundness import check_answers, check_fit
-from advx_jax.attacks import APGD, EXPLANATION, FMN
+from advx_jax.attacks import APGD, EXPLANATION, FMN, Targeted
 from advx_jax.attacks.base import Part
 from advx_jax.data.image_set import CIFAR10_CLASSES, ImageSet
 from advx_jax.errors import UserError
@@ -140,21 +141,11 @@ CASES = {
 }
 
 
-def measure(logits_fn, images, labels):
-    return list(minimum_norm_distances(logits_fn, images, labels, FMN(steps=2)))
-
-
-def stand(logits_fn, images, labels):
-    part, indices = Part(APGD(eps=0.1, norm="L2", steps=2), ()), np.arange(len(images))
-    return list(attack_standing(logits_fn, images, labels, indices, part, jax.random.key(0), 3))
-
-
 ANALYSES = {
     "explain": lambda f, x, y: list(explain(f, x, EXPLANATION.replace(steps=2))),
     "predict": lambda f, x, y: (accuracy(f, x, y), predict(f, x).classes),
-    "minimum_norm_distances": measure,
-    "first_look": first_look,
-    "attack_standing": stand,
+    "boundary_distances": lambda f, x, y: boundary_distances(f, x, y, FMN(steps=2)),
+    "robust_accuracy": lambda f, x, y: robust_accuracy(f, x, y, APGD(eps=0.1, norm="L2", steps=2)),
 }
 
 
@@ -177,8 +168,8 @@ def test_every_analysis_looks_first(name):
 
 
 def test_a_random_classifier_is_told_of_where_that_is_what_is_asked():
-    assert first_look(drawing_anew(), IMAGES, LABELS).random.all()
-    for name in ("explain", "predict", "minimum_norm_distances"):
+    assert sanity_checks(drawing_anew(), IMAGES, LABELS).random.all()
+    for name in ANALYSES:
         with pytest.raises(UserError, match="when asked again"):
             ANALYSES[name](drawing_anew(), IMAGES, LABELS)
 
@@ -289,26 +280,35 @@ def test_other_forms_of_good_input_give_the_same(analysis):
 
 def test_no_images_give_no_answers():
     images, labels = IMAGES[:0], LABELS[:0]
-    for name in ("explain", "minimum_norm_distances", "attack_standing"):
-        assert ANALYSES[name](linear, images, labels) == []
-        assert ANALYSES[name](linear, [], []) == []
+    for none in ((images, labels), ([], [])):
+        assert ANALYSES["explain"](linear, *none) == []
+        assert ANALYSES["boundary_distances"](linear, *none).shape == (0,)
+        assert np.isnan(ANALYSES["robust_accuracy"](linear, *none))
     predicted = predict(linear, images)
     assert len(predicted.classes) == 0
     assert np.isnan([predicted.accuracy([]), predicted.loss([])]).all()
-    assert all(len(field) == 0 for field in first_look(linear, images, labels))
+    assert all(len(field) == 0 for field in sanity_checks(linear, images, labels))
+    part = Part(APGD(eps=0.1, norm="L2", steps=2), ())
+    assert list(run_attack(linear, images, labels, np.arange(0), part, jax.random.key(0), 3)) == []
+    assert list(minimum_norm_distances(linear, images, labels, FMN(steps=2))) == []
 
 
-def test_attack_standing_refuses_what_it_cannot_do():
-    arguments = (linear, IMAGES, LABELS, np.arange(N))
-    apgd, key = APGD(eps=0.1, norm="L2", steps=2), jax.random.key(0)
-    with pytest.raises(UserError, match="expected at least 1 row a chunk, got 0"):
-        next(attack_standing(*arguments, Part(apgd, ()), key, 0))
+def test_attacks_that_cannot_work_with_the_model_are_refused():
+    apgd = APGD(eps=0.1, norm="L2", steps=2, loss="dlr")
     with pytest.raises(UserError, match="expected a model of at least 3 classes for apgd-dlr, got 2"):
-        next(
-            attack_standing(
-                lambda x: linear(x)[:, :2], IMAGES, 0 * LABELS, np.arange(N), Part(apgd.replace(loss="dlr"), ()), key, 3
-            )
-        )
+        robust_accuracy(lambda x: linear(x)[:, :2], IMAGES, 0 * LABELS, apgd)
+    message = r"expected a criterion that leads away from labels for a robust accuracy, got Targeted\(\)"
+    with pytest.raises(UserError, match=message):
+        robust_accuracy(linear, IMAGES, LABELS, FMN(steps=2, criterion=Targeted()))
+
+
+@pytest.mark.parametrize("analysis", ANALYSES)
+def test_each_call_asks_once_whether_the_classifier_is_sound(analysis, monkeypatch):
+    """However many passes, parts and chunks there are behind it."""
+    calls = []
+    monkeypatch.setattr(soundness, "check_answers", lambda *arguments: calls.append(arguments))
+    ANALYSES[analysis](linear, IMAGES, LABELS)
+    assert len(calls) == (2 if analysis == "predict" else 1)
 
 
 def image_set(class_names):

@@ -320,14 +320,6 @@ def test_settings_made_of_arrays_are_refused_in_use(eps):
             dataclasses.replace(attack, eps=eps)(linear, IMAGES, LABELS)
 
 
-def test_settings_are_arguments_of_compiled_code_and_mapped_over():
-    def rms(eps):
-        return PublishedBounded(eps=eps, steps=3, overshoot=3.0)(linear, IMAGES, LABELS).rms
-
-    np.testing.assert_allclose(jax.jit(rms)(0.1), rms(0.1), rtol=1e-5)
-    assert jax.vmap(rms)(jnp.array([0.01, 0.1])).shape == (2, N)
-
-
 def test_sizes_of_nothing_are_not_compared():
     with pytest.raises(UserError, match="expected at least 1 attack in smallest, got none"):
         SmallestSuccess(attacks=())(linear, IMAGES, LABELS)

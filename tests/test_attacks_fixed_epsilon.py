@@ -114,13 +114,11 @@ def assert_within(norm, eps, images, adversarial):
     assert 0 <= float(adversarial.min()) <= float(adversarial.max()) <= 1
 
 
-@pytest.mark.parametrize("scale", [1.5, 30])
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", ATTACKS)
-def test_no_attack_leaves_its_budget_or_counts_what_is_not_broken(name, norm, scale):
-    """Also where the box is what ends the way."""
+def test_no_attack_leaves_its_budget_where_the_box_is_what_ends_the_way(name, norm):
     images, labels = batch()
-    eps = eps_of(norm) * scale
+    eps = eps_of(norm) * 30
     found = run(name, norm, eps)
     assert_within(norm, eps, images, found.adversarial)
     assert found.finite.all()
@@ -153,21 +151,6 @@ def test_accuracy_never_rises_with_eps(name, norm):
     assert standing == sorted(standing, reverse=True)
     assert standing[0] == N
     assert standing[-1] < N
-
-
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ATTACKS)
-def test_results_depend_on_key_and_index_only(name, norm):
-    whole = run(name, norm)
-    for field, again in zip(whole, run(name, norm), strict=True):
-        np.testing.assert_array_equal(field, again)
-    other = run(name, norm, seed=1)
-    if "fab" not in name:
-        assert (whole.adversarial != other.adversarial).any()
-    order = np.random.default_rng(0).permutation(N)
-    moved = run(name, norm, order=order)
-    np.testing.assert_array_equal(moved.success, whole.success[order])
-    np.testing.assert_allclose(moved.adversarial, whole.adversarial[order], atol=ROUNDING)
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -287,15 +270,6 @@ def test_restarts_draw_anew_and_find_no_less():
     assert (three.evaluations == 3 * one.evaluations).all()
     # An attack that draws nothing would do the same again.
     assert len(Restarted(attack=FAB(**ball), restarts=3).parts(K)) == 1
-
-
-@pytest.mark.parametrize("name", ATTACKS)
-def test_misclassified_images_are_broken_without_a_change(name):
-    images, _ = batch()
-    wrong = linear(images).argmin(-1).astype(jnp.int32)
-    found = call(ATTACKS[name](eps=jnp.float32(0.1), norm="L2", steps=STEPS), linear, images, wrong, keys_of())
-    assert found.success.all()
-    np.testing.assert_array_equal(found.adversarial, images)
 
 
 @pytest.mark.parametrize("name", ATTACKS)

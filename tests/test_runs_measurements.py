@@ -10,7 +10,7 @@ from stores import kept_records
 
 from advx_jax.analysis.accuracy import predict
 from advx_jax.analysis.robustness_area import robustness_curve
-from advx_jax.attacks import EXPLANATION, Published, Square
+from advx_jax.attacks import EXPLANATION, FAB, Published, SmallestSuccess, Square
 from advx_jax.data.image_set import CIFAR10_CLASSES, ImageSet, unit_images
 from advx_jax.data.own_images import OwnImage
 from advx_jax.errors import UserError
@@ -130,6 +130,23 @@ def test_own_images_are_explained_towards_the_networks_classes(network, data, tm
         explain_images(network, given_images(data, range(count)), settings, tmp_path / "set", False, False)
     results = json.loads((tmp_path / "set" / "explanations.json").read_text())
     assert results["class_names"] == ["cat", "dog", "fish"]
+
+
+def test_an_ensemble_of_ones_own_is_reported_under_its_own_name(network, data, tmp_path):
+    """What its parts are called counts nowhere, and all that they were run with is there to be read."""
+    fab = FAB(eps=8.0, norm="L2", steps=3)
+    attack = SmallestSuccess(title="two", attacks=(fab, fab.with_settings(steps=4)))
+    measured = RobustAccuracy(network, data, N, "mine:TWO", (attack,), 0, tmp_path)
+    text = measure(measured).text
+    results = json.loads((tmp_path / "robustness.json").read_text())
+    assert set(results["broken_by"]) == {"two", None}
+    (entry,) = results["attacks"]
+    assert (entry["name"], entry["broken"]) == ("two", N - 1)
+    assert entry["seconds"] > 0
+    assert results["robust_accuracy"] == 0 < results["accuracy"] == (N - 1) / N
+    assert all(measured.is_valid(key, record) for key, record in kept_records(tmp_path / "images.jsonl").items())
+    assert results["settings"]["attack_settings"]["two"]["2.steps"] == 4
+    assert "two" in text
 
 
 def test_network_and_data_that_do_not_fit_are_refused_before_any_work(network, data, tmp_path):

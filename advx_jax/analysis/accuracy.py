@@ -72,9 +72,16 @@ def predict(model: Model, images: ImagesLike, on_progress: Callable[[int], None]
     Raises:
         UserError: model or images are none to work with.
     """
-    x, _, n_classes = prepared(model, images)
+    x, _, _ = prepared(model, images)
+    return _predict(model, x, on_progress)
+
+
+def _predict(
+    model: Model, x: Float[np.ndarray, "n *shape"], on_progress: Callable[[int], None] = lambda _: None
+) -> Predictions:
+    """Classify images that were checked."""
     if len(x) == 0:
-        return Predictions(np.zeros((0, max(n_classes, 1)), np.float32))
+        return Predictions(np.zeros((0, 1), np.float32))
 
     def work(worker: Worker, count: int, x: Array) -> Array:
         logits: Array = worker.call(_logits, worker.model, x)
@@ -97,7 +104,7 @@ def accuracy(model: Model, images: ImagesLike, labels: LabelsLike) -> float:
         UserError: model, images or labels are none to work with.
     """
     x, y, _ = prepared(model, images, labels)
-    return predict(model, x).accuracy(y)
+    return _predict(model, x).accuracy(y)
 
 
 @jax.jit

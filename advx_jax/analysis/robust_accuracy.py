@@ -1,4 +1,4 @@
-"""Accuracy that attacks with a fixed epsilon leave: each attack only on the images that still stand."""
+"""Accuracy that attacks with a fixed epsilon leave: each attack only on the images that are still robust."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from advx_jax.analysis.segments import result_of, run_in_segments
 from advx_jax.analysis.soundness import differing_rows, leading_scale, prepared
 from advx_jax.analysis.workers import Worker
 from advx_jax.attacks.base import Attack, Model, Part, example_keys
-from advx_jax.attacks.checks import ImagesLike, LabelsLike, checked_indices
+from advx_jax.attacks.checks import ImagesLike, LabelsLike
 from advx_jax.attacks.criteria import are_numbers, is_met
 from advx_jax.attacks.losses import CLASSES_NEEDED, LossName, loss_and_gradient
 from advx_jax.errors import UserError
@@ -25,7 +25,7 @@ from advx_jax.errors import UserError
 _RANDOM_ABOVE, _SUMS_TO_ONE = 1e-4, 1e-5
 
 
-class FirstLook(NamedTuple):
+class SanityChecks(NamedTuple):
     """What a network says of unperturbed images, and what would make attacks on it misleading.
 
     Attributes:
@@ -43,11 +43,11 @@ class FirstLook(NamedTuple):
     normalised: Bool[np.ndarray, " n"]
 
 
-class Attacked(NamedTuple):
-    """What one attack did to images.
+class AttackedImages(NamedTuple):
+    """What became of images under one attack.
 
     Attributes:
-        success: an image within the ball was found that meets the criterion, also when looked at again.
+        success: an image within the ball was found that meets the criterion, also in another evaluation.
         predicted: the class that it is taken for; of the unperturbed image where there is none.
         norm: how far it is from the unperturbed one, in the attack's norm; infinite where there is none.
         adversarial: it itself.
@@ -61,33 +61,30 @@ class Attacked(NamedTuple):
     finite: Bool[np.ndarray, " n"]
 
 
-def first_look(model: Model, images: ImagesLike, labels: LabelsLike, rows: int | None = None) -> FirstLook:
+def sanity_checks(
+    model: Model, images: Float[np.ndarray, "n *shape"], labels: Int[np.ndarray, " n"], rows: int | None = None
+) -> SanityChecks:
     """Classify unperturbed images and make AutoAttack's checks on them, on all devices of this machine.
 
     Args:
-        model: images to logits, for instance a `Classifier`; in evaluation mode. It may be random, which is
-            told for each image.
-        images: on the [0,1] scale; there may be none.
-        labels: true classes.
+        model: images to logits, for instance a `Classifier`; in evaluation mode.
+        images: as `prepared` gives them; there may be none.
+        labels: true classes, as `prepared` gives them.
         rows: images a chunk; by how many there are if None.
-
-    Raises:
-        UserError: see `prepared`.
     """
-    images, labels, _ = prepared(model, images, labels, may_be_random=True)
     if len(images) == 0:
-        return FirstLook(*(np.zeros(0, bool) for _ in FirstLook._fields))
+        return SanityChecks(*(np.zeros(0, bool) for _ in SanityChecks._fields))
 
-    def work(worker: Worker, count: int, x: Array, y: Array) -> FirstLook:
+    def work(worker: Worker, count: int, x: Array, y: Array) -> SanityChecks:
         del count
-        logits, flat = jax.device_get(worker.call(_look, worker.model, x, y))
+        logits, flat = jax.device_get(worker.call(_logits_and_flat, worker.model, x, y))
         again = jax.device_get(worker.call(_logits, worker.model, x))
         # What bfloat16 has no sums for, float64 holds exactly.
         logits, again = logits.astype(np.float64), again.astype(np.float64)
         differs = differing_rows(logits, again, leading_scale(logits), _RANDOM_ABOVE)
         in_range = (logits > -_SUMS_TO_ONE).all(-1) & (logits < 1 + _SUMS_TO_ONE).all(-1)
         finite = np.asarray(are_numbers(jnp.asarray(logits, jnp.float32), y))
-        return FirstLook(
+        return SanityChecks(
             correct=(logits.argmax(-1) == np.asarray(y)) & finite,
             finite=finite,
             flat=flat & finite,
@@ -95,30 +92,30 @@ def first_look(model: Model, images: ImagesLike, labels: LabelsLike, rows: int |
             normalised=in_range & (np.abs(np.where(in_range[:, None], logits, 0).sum(-1) - 1) < _SUMS_TO_ONE),
         )
 
-    rows = rows or chunk_rows(len(images), row_bytes(model, images, _unlabelled_look))
-    whole: FirstLook = gather(len(images), map_batches(model, (images, labels), work, rows))
+    rows = rows or chunk_rows(len(images), row_bytes(model, images, _unlabelled))
+    whole: SanityChecks = gather(len(images), map_batches(model, (images, labels), work, rows))
     return whole
 
 
-def attack_standing(
+def run_attack(
     model: Model,
-    images: ImagesLike,
-    labels: LabelsLike,
-    indices: LabelsLike,
+    images: Float[np.ndarray, "n *shape"],
+    labels: Int[np.ndarray, " n"],
+    indices: Int[np.ndarray, " n"],
     part: Part,
     key: Key[Array, ""],
     rows: int,
     on_progress: Callable[[float], None] = lambda _: None,
     on_spared: Callable[[float], None] = lambda _: None,
-) -> Iterator[tuple[Int[np.ndarray, " part"], Attacked]]:
-    """Run one attack on images that still stand, on all devices of this machine.
+) -> Iterator[tuple[Int[np.ndarray, " part"], AttackedImages]]:
+    """Run one attack on images that are still robust, on all devices of this machine.
 
     Args:
         model: images to logits, for instance a `Classifier`.
-        images: on the [0,1] scale.
+        images: as `prepared` gives them.
         labels: true classes, all of them predicted on the unperturbed images.
         indices: of the images in their data set, from which their random draws come.
-        part: the attack, and its place in the ensemble, for its draws.
+        part: the attack, and its place in the ensemble, for its draws; one that can work with the model.
         key: of all draws.
         rows: images a chunk; see `chunk_rows`.
         on_progress: called with how many images' worth of work was just done; fractions add up.
@@ -126,33 +123,25 @@ def attack_standing(
 
     Yields:
         Places of images and what became of them, as chunks are finished.
-
-    Raises:
-        UserError: see `prepared`; the attack cannot work with the model; when the first images are asked for.
     """
-    images, labels, n_classes = prepared(model, images, labels, may_be_random=True)
     if len(images) == 0:
         return
     attack = part.attack
-    attack.check(n_classes)
-    if rows < 1:
-        raise UserError(f"expected at least 1 row a chunk, got {rows}")
-    places = np.asarray(checked_indices(indices, len(images)))
 
-    def work(worker: Worker, count: int, x: Array, y: Array, indices: Array) -> Attacked:
+    def work(worker: Worker, count: int, x: Array, y: Array, indices: Array) -> AttackedImages:
         keys = part.keys(example_keys(key, indices))
         share = count / attack.n_steps
         state = run_in_segments(
             worker, attack, x, y, keys, lambda steps: on_progress(share * steps), lambda steps: on_spared(share * steps)
         )
         result = result_of(worker, attack, x, y, state)
-        logits, met = worker.call(_again, attack, worker.model, result.adversarial, y)
+        logits, met = worker.call(_verify, attack, worker.model, result.adversarial, y)
         success = np.asarray(result.success & met)
         norm = np.where(success, result.norm, np.inf)
         predicted = np.asarray(logits).argmax(-1)
-        return Attacked(success, predicted, norm, np.asarray(result.adversarial), np.asarray(result.finite))
+        return AttackedImages(success, predicted, norm, np.asarray(result.adversarial), np.asarray(result.finite))
 
-    yield from map_batches(model, (images, labels, places), work, rows)
+    yield from map_batches(model, (images, labels, indices), work, rows)
 
 
 def robust_accuracy(
@@ -165,7 +154,7 @@ def robust_accuracy(
 ) -> float:
     """Fraction of images that the model still classifies right when an attack may change each of them.
 
-    Images misclassified to begin with count as broken. The parts of an ensemble attack only those still standing.
+    Images misclassified to begin with count as broken. The parts of an ensemble attack only those still robust.
 
     Args:
         model: images to logits, in evaluation mode.
@@ -181,29 +170,33 @@ def robust_accuracy(
     Raises:
         UserError: model, images, labels or attack are none to work with.
     """
+    if attack.criterion.towards_label:
+        raise UserError(
+            f"expected a criterion that leads away from labels for a robust accuracy, got {attack.criterion}"
+        )
     x, y, n_classes = prepared(model, images, labels)
     if len(x) == 0:
         return float("nan")
     attack.check(n_classes)
-    stands = first_look(model, x, y).correct
+    is_robust = sanity_checks(model, x, y).correct
     parts, cost = attack.parts(n_classes), row_bytes(model, x, attack)
     steps = [part.attack.n_steps * part.attack.passes_per_step for part in parts]
-    on_progress(float((~stands).sum()))
+    on_progress(float((~is_robust).sum()))
     for place, part in enumerate(parts):
         share = steps[place] / sum(steps)
-        left = np.flatnonzero(stands)
+        left = np.flatnonzero(is_robust)
         if len(left) == 0:
             break
 
-        def tell(done: float, share: float = share) -> None:
+        def advanced(done: float, share: float = share) -> None:
             on_progress(share * done)
 
         rows = chunk_rows(len(left), cost)
         draws = jax.random.key(0) if key is None else key
-        for places, found in attack_standing(model, x[left], y[left], left, part, draws, rows, tell, tell):
-            stands[left[places[found.success]]] = False
+        for places, found in run_attack(model, x[left], y[left], left, part, draws, rows, advanced, advanced):
+            is_robust[left[places[found.success]]] = False
             on_progress(float(found.success.sum()) * sum(steps[place + 1 :]) / sum(steps))
-    return float(stands.mean())
+    return float(is_robust.mean())
 
 
 @jax.jit
@@ -212,7 +205,7 @@ def _logits(model: Model, images: Array) -> Float[Array, "batch classes"]:
 
 
 @jax.jit
-def _look(model: Model, images: Array, labels: Array) -> tuple[Float[Array, "batch classes"], Array]:
+def _logits_and_flat(model: Model, images: Array, labels: Array) -> tuple[Float[Array, "batch classes"], Array]:
     n_classes = jax.eval_shape(model, images).shape[-1]
     names: list[LossName] = ["cross_entropy", "dlr"] if n_classes >= CLASSES_NEEDED["dlr"] else ["cross_entropy"]
     flat = jnp.zeros(labels.shape, bool)
@@ -222,11 +215,11 @@ def _look(model: Model, images: Array, labels: Array) -> tuple[Float[Array, "bat
     return logits, flat
 
 
-def _unlabelled_look(model: Model, images: Array) -> Any:
-    return _look(model, images, jnp.zeros(len(images), jnp.int32))
+def _unlabelled(model: Model, images: Array) -> Any:
+    return _logits_and_flat(model, images, jnp.zeros(len(images), jnp.int32))
 
 
 @jax.jit
-def _again(attack: Attack, model: Model, images: Array, labels: Array) -> tuple[Array, Array]:
+def _verify(attack: Attack, model: Model, images: Array, labels: Array) -> tuple[Array, Array]:
     logits = model(images)
     return logits, is_met(attack.criterion, logits, labels)

@@ -18,7 +18,7 @@ from advx_jax.analysis.segments import result_of, run_in_segments
 from advx_jax.analysis.soundness import prepared
 from advx_jax.analysis.workers import Worker
 from advx_jax.attacks.base import Attack, Model, example_keys
-from advx_jax.attacks.checks import ImagesLike, LabelsLike
+from advx_jax.attacks.checks import ImagesLike, LabelsLike, number_of_classes
 from advx_jax.attacks.criteria import Criterion, Misclassified, NoBetterThanRandom, are_numbers
 from advx_jax.attacks.published import Published
 from advx_jax.errors import UserError
@@ -137,8 +137,8 @@ def robustness_curve(distances: DistancesLike, n_classes: SupportsIndex) -> Robu
 
 def minimum_norm_distances(
     model: Model,
-    images: ImagesLike,
-    labels: LabelsLike,
+    images: Float[np.ndarray, "n *shape"],
+    labels: Int[np.ndarray, " n"],
     attack: Attack = _PUBLISHED,
     keys: Key[Array, " n"] | None = None,
     on_progress: Callable[[float], None] = lambda _: None,
@@ -152,8 +152,8 @@ def minimum_norm_distances(
 
     Args:
         model: images to logits, for instance a `Classifier`; in evaluation mode.
-        images: on the [0,1] scale. Where there are none, nothing is yielded.
-        labels: true classes.
+        images: as `prepared` gives them. Where there are none, nothing is yielded.
+        labels: true classes, as `prepared` gives them.
         attack: a minimum-norm attack; its criterion says until when.
         keys: of each image's random draws, for an attack that draws.
         on_progress: called with how many images' worth of work was just done; fractions add up.
@@ -164,24 +164,24 @@ def minimum_norm_distances(
         Places of images and their distances, as chunks are finished.
 
     Raises:
-        UserError: see `prepared`; when the first distances are asked for.
+        UserError: the attack cannot work with the model; when the first distances are asked for.
     """
-    images, labels, n_classes = prepared(model, images, labels)
     if len(images) == 0:
         return
+    n_classes = number_of_classes(model, images)
     attack.check(n_classes)
     keys = example_keys(None, jnp.arange(len(images))) if keys is None else keys
 
-    inside, finite = starts_inside(model, images, labels, attack.criterion)
+    needed, finite = needs_attack(model, images, labels, attack.criterion)
     # What is not finite at the start has no distance, and no attack would give it one.
-    settled = np.flatnonzero(~inside | ~finite)
+    settled = np.flatnonzero(~needed | ~finite)
     if len(settled):
-        zeros, crossed = np.zeros(len(settled), np.float32), ~inside[settled] & finite[settled]
+        zeros, crossed = np.zeros(len(settled), np.float32), ~needed[settled] & finite[settled]
         first_ok = np.where(crossed, 0, attack.n_steps).astype(np.int32)
         yield settled, Distances.found(zeros, first_ok, crossed, finite[settled])
         on_spared(len(settled))
 
-    remaining = np.flatnonzero(inside & finite)
+    remaining = np.flatnonzero(needed & finite)
     if len(remaining) == 0:
         return
     key_data = np.asarray(jax.random.key_data(keys))
@@ -253,7 +253,7 @@ def accuracy_robustness_area(distances: DistancesLike, n_classes: SupportsIndex)
     return robustness_curve(distances, n_classes).area
 
 
-def starts_inside(
+def needs_attack(
     model: Model,
     images: Float[np.ndarray, "n *shape"],
     labels: Int[np.ndarray, " n"],
@@ -261,18 +261,18 @@ def starts_inside(
 ) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
     """Which unperturbed images are not over the boundary, and of which the logits are numbers."""
 
-    def look(worker: Worker, count: int, x: Array, y: Array) -> tuple[Array, Array]:
+    def work(worker: Worker, count: int, x: Array, y: Array) -> tuple[Array, Array]:
         del count
-        found: tuple[Array, Array] = worker.call(_starts_inside, worker.model, criterion, x, y)
+        found: tuple[Array, Array] = worker.call(_needs_attack, worker.model, criterion, x, y)
         return found
 
     rows = chunk_rows(len(images), row_bytes(model, images))
-    inside, finite = gather(len(images), map_batches(model, (images, labels), look, rows))
-    return inside, finite
+    needed, finite = gather(len(images), map_batches(model, (images, labels), work, rows))
+    return needed, finite
 
 
 @functools.partial(jax.jit, static_argnames=("criterion",))
-def _starts_inside(
+def _needs_attack(
     model: Model,
     criterion: Criterion,
     images: Float[Array, "batch *shape"],

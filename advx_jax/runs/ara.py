@@ -14,8 +14,8 @@ from advx_jax.analysis.robustness_area import (
     KINDS,
     Distances,
     minimum_norm_distances,
+    needs_attack,
     robustness_curve,
-    starts_inside,
 )
 from advx_jax.analysis.row_cost import row_bytes
 from advx_jax.analysis.soundness import check_fit
@@ -109,8 +109,8 @@ class RobustnessAreas(Measurement[str]):
         attacked = []
         for begin in range(0, len(images), _BLOCK):
             block = [int(image) for image in images[begin : begin + _BLOCK]]
-            inside, finite = starts_inside(self._network.classifier, *self._load(block), attack.criterion)
-            attacked += [f"{kind}/{block[place]}" for place in np.flatnonzero(inside & finite)]
+            needed, finite = needs_attack(self._network.classifier, *self._load(block), attack.criterion)
+            attacked += [f"{kind}/{block[place]}" for place in np.flatnonzero(needed & finite)]
         return attacked
 
     def _load(self, block: list[int]) -> tuple[np.ndarray, np.ndarray]:

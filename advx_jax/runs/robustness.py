@@ -11,12 +11,14 @@ import jax
 import numpy as np
 
 from advx_jax.analysis.chunks import chunk_rows
-from advx_jax.analysis.robust_accuracy import FirstLook, attack_standing, first_look
+from advx_jax.analysis.robust_accuracy import SanityChecks, run_attack, sanity_checks
 from advx_jax.analysis.row_cost import row_bytes
 from advx_jax.analysis.segments import segment_lengths
 from advx_jax.analysis.soundness import check_fit
 from advx_jax.analysis.workers import lanes
 from advx_jax.attacks import Attack, FirstSuccess
+from advx_jax.attacks.base import Part
+from advx_jax.attacks.named import FIXED_EPSILON
 from advx_jax.attacks.threat_model import threat_model
 from advx_jax.data.image_set import ImageSet, unit_images
 from advx_jax.files import check_output_folder
@@ -38,7 +40,7 @@ _OLDER_FILE = "images.json"
 class RobustAccuracy(Measurement[str]):
     """What became of each of the first images under attacks in a ball.
 
-    A record has the fields of `FirstLook`; `runs`, how many runs of attacks the image went through; `broken_by`,
+    A record has the fields of `SanityChecks`; `runs`, how many runs of attacks the image went through; `broken_by`,
     `predicted` and `distance` once it is broken; `not_finite_under`, the last attack that met an infinite or NaN logit.
 
     Args:
@@ -92,6 +94,8 @@ class RobustAccuracy(Measurement[str]):
             "seed": seed,
             "stay_in_range": self._threat.stay_in_range,
         }
+        if name.lower() not in FIXED_EPSILON:
+            self.settings["attack_settings"] = {attack.name: attack.settings() for attack in attacks}
         self._runs = FirstSuccess(attacks=self._attacks).parts(self._n_classes)
         costs = np.array([run.attack.n_steps * run.attack.passes_per_step for run in self._runs], float)
         # Of an image's work, the part that is done before each run.
@@ -101,7 +105,7 @@ class RobustAccuracy(Measurement[str]):
     def is_valid(self, key: str, record: Record) -> bool:
         """Whether it has these fields, and the broken image is there."""
         names = {attack.name for attack in self._attacks}
-        sound = is_index(key, len(self._data)) and all(type(record.get(name)) is bool for name in FirstLook._fields)
+        sound = is_index(key, len(self._data)) and all(type(record.get(name)) is bool for name in SanityChecks._fields)
         if not (sound and type(record.get("runs")) is int and 0 <= record["runs"] <= len(self._runs)):
             return False
         if "broken_by" not in record:
@@ -143,7 +147,7 @@ class RobustAccuracy(Measurement[str]):
                 for position in range(record["runs"]):
                     estimate.learn(position, 1, int(is_robust(record) or position + 1 < record["runs"]))
         rows = rows_of(len(images))
-        yield Pass(images, records.__contains__, functools.partial(self._look, done, rows), rows)
+        yield Pass(images, records.__contains__, functools.partial(self._check, done, rows), rows)
         for position, run in enumerate(self._runs):
             # Of all that came so far, be it that they went through it already.
             rows = rows_of(sum(self._has_reached(position, records[key]) for key in images))
@@ -156,14 +160,18 @@ class RobustAccuracy(Measurement[str]):
                 estimate.wait([waiting[other] for other in range(len(self._runs))])
                 return self._attack(position, rows, keys, records, estimate, done)
 
-            yield Pass(images, is_done, compute, rows, run.attack.name)
+            yield Pass(images, is_done, compute, rows, self._name_of(run))
+
+    def _name_of(self, run: Part) -> str:
+        """Of the attack that is reported, which may be an ensemble of several under one name."""
+        return self._attacks[run.path[0]].name
 
     def _estimate_of(self, rows_of: functools.partial[int]) -> Estimate:
         phases = []
         for run in self._runs:
             attack = run.attack
             segments = len(segment_lengths(attack.n_steps))
-            phases.append(Phase(attack.name, segments, attack.n_steps * attack.passes_per_step / segments))
+            phases.append(Phase(self._name_of(run), segments, attack.n_steps * attack.passes_per_step / segments))
         return Estimate(phases, rows_of, len(lanes()))
 
     def _has_reached(self, position: int, record: Record) -> bool:
@@ -177,11 +185,11 @@ class RobustAccuracy(Measurement[str]):
     def _load(self, block: list[int]) -> tuple[np.ndarray, np.ndarray]:
         return unit_images(self._data.images[block]), self._data.labels[block].astype(np.int32)
 
-    def _look(self, done: Update, rows: int, keys: list[str]) -> Iterator[dict[str, Record]]:
-        seen = first_look(self._classifier, *self._load([int(key) for key in keys]), rows)
+    def _check(self, done: Update, rows: int, keys: list[str]) -> Iterator[dict[str, Record]]:
+        checks = sanity_checks(self._classifier, *self._load([int(key) for key in keys]), rows)
         found = {}
-        for key, *fields in zip(keys, *seen, strict=True):
-            found[key] = {name: bool(value) for name, value in zip(seen._fields, fields, strict=True)} | {"runs": 0}
+        for key, *fields in zip(keys, *checks, strict=True):
+            found[key] = {name: bool(value) for name, value in zip(checks._fields, fields, strict=True)} | {"runs": 0}
             done(self.portion_done(found[key]), spared=True)
         yield found
 
@@ -195,6 +203,7 @@ class RobustAccuracy(Measurement[str]):
         done: Update,
     ) -> Iterator[dict[str, Record]]:
         run, block = self._runs[position], [int(key) for key in keys]
+        name = self._name_of(run)
         before, after = float(self._done_before[position]), float(self._done_before[position + 1])
 
         def on_progress(images_done: float) -> None:
@@ -207,18 +216,18 @@ class RobustAccuracy(Measurement[str]):
 
         estimate.begin(position, len(block), rows)
         key = jax.random.key(self._seed)
-        for places, attacked in attack_standing(
+        for places, attacked in run_attack(
             self._classifier, *self._load(block), np.array(block), run, key, rows, on_progress, on_spared
         ):
             found = {}
             for place, success, predicted, distance, adversarial, finite in zip(places, *attacked, strict=True):
                 record = records[keys[place]] | {"runs": position + 1}
                 if not finite:
-                    record["not_finite_under"] = run.attack.name
+                    record["not_finite_under"] = name
                 if success:
                     # Before its record, which must never be of an image that is not there.
                     self._broken.keep(block[place], adversarial)
-                    record |= {"broken_by": run.attack.name, "predicted": int(predicted), "distance": float(distance)}
+                    record |= {"broken_by": name, "predicted": int(predicted), "distance": float(distance)}
                     done(1 - after, spared=True)
                 found[keys[place]] = record
             estimate.go_on(position, len(found), sum(map(is_robust, found.values())))
