@@ -48,6 +48,11 @@ SHAPE, N, K, HIDDEN = (6, 6, 3), 8, 5, 16
 EPS = {"L2": 0.5, "Linf": 0.06}
 WRONG = 5
 LANES = ("1", "2", "4")
+# Of each kind of step and of ensemble one is enough where compiling is all that it costs.
+IN_LANES = [
+    *("pgd L2", "apgd-t L2", "fab-t Linf", "square Linf", "first success L2", "restarted Linf", "own fgsm Linf"),
+    *("published", "fmn Linf", "own nearest"),
+]
 
 # x + δ rounds by half a unit in the last place of a pixel, below 2⁻²⁴; in L2 all pixels' add up.
 PIXEL_ROUNDING = 2.0**-24
@@ -132,6 +137,8 @@ TABLE = {
 }
 # Its 5000 queries are many for the columns that run it again and again.
 BRIEF = [name for name in TABLE if name != "autoattack"]
+# Of what differs in the norm or the target alone, one.
+DISTINCT = [name for name in BRIEF if not name.endswith(" Linf") and not name.startswith("targeted")]
 each_attack = pytest.mark.parametrize("name", TABLE)
 each_brief_attack = pytest.mark.parametrize("name", BRIEF)
 
@@ -225,9 +232,9 @@ def test_draws_depend_on_the_key_alone(name):
     check_keys(TABLE[name], found_by(name))
 
 
-@pytest.mark.parametrize("name", [name for name in BRIEF if not TABLE[name].criterion.towards_label])
+@pytest.mark.parametrize("name", IN_LANES)
 def test_analyses_give_the_same_in_any_number_of_lanes_and_chunks(name, monkeypatch):
-    """Chunks are as long as there are lanes to share the images: 8, 4 and 2 here."""
+    """Chunks are of 8, 4 and 2 images here, for lanes share them."""
     attack = TABLE[name]
     results = []
     for lanes in LANES:
@@ -242,7 +249,7 @@ def test_analyses_give_the_same_in_any_number_of_lanes_and_chunks(name, monkeypa
         assert results[0] < accuracy(MODEL, IMAGES, LABELS) == 1 - 1 / N
     else:
         assert ((results[0] > 0) & np.isfinite(results[0])).any()
-        assert results[0][WRONG] == 0 or isinstance(attack, PublishedBounded)
+        assert results[0][WRONG] == 0
 
 
 def other_numbers(attack):
@@ -253,7 +260,7 @@ def other_numbers(attack):
         return attack
 
 
-@each_brief_attack
+@pytest.mark.parametrize("name", [*DISTINCT, "targeted square"])
 def test_attacks_run_inside_a_training_step_under_scan_and_vmap(name):
     """Compiled as one, mapped over settings, and within the function whose gradient moves the weights."""
     attack = TABLE[name]
@@ -281,8 +288,7 @@ def test_attacks_run_inside_a_training_step_under_scan_and_vmap(name):
         np.testing.assert_array_equal(inside.success, expected.success)
         np.testing.assert_array_equal(inside.evaluations, expected.evaluations)
         np.testing.assert_allclose(inside.norm, expected.norm, rtol=COMPILATION, atol=1e-6)
-    # The second step attacked other weights.
-    assert (results.adversarial[0] != results.adversarial[1]).any()
+    assert all(bool((now != before).any()) for now, before in zip(trained, weights(), strict=True))
 
 
 @each_attack
@@ -292,7 +298,7 @@ def test_attacks_are_pytrees_whose_settings_fit_into_json(name):
     assert leaves
     assert all(isinstance(leaf, int | float) for leaf in leaves)
     assert jax.tree.unflatten(structure, leaves) == attack
-    assert hash(structure) == hash(jax.tree.structure(jax.tree.map(lambda leaf: leaf * 2, attack)))
+    assert hash(structure) == hash(jax.tree.structure(jax.tree.map(lambda leaf: leaf * 0.5, attack)))
     settings = json.loads(json.dumps(attack.settings(), allow_nan=False))
     assert settings
     if not isinstance(attack, AutoAttack):
