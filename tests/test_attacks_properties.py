@@ -298,7 +298,8 @@ def test_attacks_are_pytrees_whose_settings_fit_into_json(name):
     assert leaves
     assert all(isinstance(leaf, int | float) for leaf in leaves)
     assert jax.tree.unflatten(structure, leaves) == attack
-    assert hash(structure) == hash(jax.tree.structure(jax.tree.map(lambda leaf: leaf * 0.5, attack)))
+    # Other numbers need no compilation.
+    assert jax.tree.structure(other_numbers(attack)) == structure
     settings = json.loads(json.dumps(attack.settings(), allow_nan=False))
     assert settings
     if not isinstance(attack, AutoAttack):
