@@ -60,6 +60,8 @@ class Measurement(abc.ABC, Generic[Summary]):
     own_folder: ClassVar[bool] = True
     # Whether an interrupted call is to sum up what it has.
     shows_part: ClassVar[bool] = False
+    # Whether `seconds_left` knows; otherwise what was done tells the speed of the rest.
+    estimates: ClassVar[bool] = False
 
     path: Path | None
     settings: Mapping[str, Any]
@@ -95,9 +97,6 @@ class Measurement(abc.ABC, Generic[Summary]):
     def seconds_left(self) -> float | None:
         """How long the rest will take; None while nothing is known."""
         return None
-
-    # Whether `seconds_left` knows; otherwise what was done tells the speed of the rest.
-    estimates: ClassVar[bool] = False
 
     def is_valid(self, key: str, record: Record) -> bool:
         """Whether a record is what this can have written; it may be anybody's file."""
