@@ -54,10 +54,7 @@ def check_classes(classifier: Classifier, class_names: tuple[str, ...]) -> None:
 
 
 def prepared(
-    model: Model,
-    images: ImagesLike,
-    labels: LabelsLike | None = None,
-    may_be_random: bool = False,
+    model: Model, images: ImagesLike, labels: LabelsLike | None = None
 ) -> tuple[Float[np.ndarray, "n *shape"], Int[np.ndarray, " n"], int]:
     """Check classifier, images and labels, as every analysis does before its work.
 
@@ -65,7 +62,6 @@ def prepared(
         model: images to logits.
         images: on the [0,1] scale. There may be none, and then nothing is checked.
         labels: true classes; None where the analysis has no use for them.
-        may_be_random: a classifier that answers differently when asked again is let through; its caller says so.
 
     Returns:
         Images and labels as arrays of the types that attacks take, and K (0 if there are no images).
@@ -78,7 +74,7 @@ def prepared(
         return np.asarray(images, np.float32), np.zeros(0, np.int32), 0
     x, y, n_classes = checked(model, images, np.zeros(n_images, np.int32) if labels is None else labels)
     x, y = np.asarray(x), np.asarray(y)
-    check_answers(model, x, may_be_random)
+    check_answers(model, x)
     return x, y, n_classes
 
 
@@ -87,15 +83,15 @@ def _length(values: Any) -> int:
     return len(values) if hasattr(values, "__len__") and np.ndim(values) else 1
 
 
-def check_answers(model: Model, images: Float[np.ndarray, "n *shape"], may_be_random: bool = False) -> None:
+def check_answers(model: Model, images: Float[np.ndarray, "n *shape"]) -> None:
     """Refuse a classifier whose answer for an image does not depend on that image alone.
 
     The first image is classified in a small batch, twice, and alone without compilation, where it has another place
     too. A `Classifier` is in evaluation mode by its making and is not looked at.
 
     Raises:
-        UserError: the answer depends on the rest of the batch, differs from call to call (unless
-            `may_be_random`), or was fixed by an earlier call; with the remedy.
+        UserError: the answer depends on the rest of the batch, differs from call to call, or was fixed
+            by an earlier call; with the remedy.
     """
     if isinstance(model, Classifier):
         return
@@ -121,8 +117,6 @@ def check_answers(model: Model, images: Float[np.ndarray, "n *shape"], may_be_ra
         return bool(differing_rows(part, other, scale, _precision(compiled, batch)).any())
 
     if differs(second):
-        if may_be_random:
-            return
         raise UserError(
             "expected equal logits for equal images, got other ones when asked again: a random classifier cannot be "
             "explained or measured image by image; fix what it draws"

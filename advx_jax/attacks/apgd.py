@@ -1,7 +1,7 @@
 """Auto-PGD: gradient ascent with momentum that halves its steps when the loss no longer rises.
 
 From "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
-attacks" (Croce and Hein 2020, arXiv 2003.01690).
+attacks" (Croce and Hein 2020, arXiv 2003.01690), section 3 and algorithm 1; the targeted loss is of its section 4.
 """
 
 from typing import NamedTuple

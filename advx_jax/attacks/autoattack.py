@@ -20,7 +20,7 @@ class AutoAttack(FixedEpsilonEnsemble):
     """The standard version, each attack with its usual number of steps.
 
     Called as a function it attacks broken images on, in vain: a compiled function has no use for fewer of them.
-    `robust_accuracy` attacks only those still standing.
+    `robust_accuracy` attacks only those that are still robust.
     """
 
     def members(self, n_classes: int | None) -> tuple[Attack, ...]:

@@ -169,20 +169,6 @@ def checked_labels(
     return y.astype(np.int32, copy=False)
 
 
-def checked_indices(indices: Any, n_images: int) -> Array:
-    """Indices of images in their data set, as integers; their places in the batch if None.
-
-    Raises:
-        UserError: they are no integer for each image.
-    """
-    if indices is None:
-        return jnp.arange(n_images)
-    values = _array(indices, "indices")
-    if values.shape != (n_images,) or not jnp.issubdtype(values.dtype, jnp.integer):
-        raise UserError(f"expected one index for each of {n_images} images, got {values.dtype} of shape {values.shape}")
-    return jnp.asarray(values)
-
-
 def number_of_classes(model: Any, images: Array | np.ndarray) -> int:
     """K of a classifier, from the shape of its logits; nothing is computed.
 

@@ -1,4 +1,4 @@
-"""DDN, the decoupled direction and norm attack (Rony et al. 2019, arXiv 1811.09600), for L2.
+"""DDN, the decoupled direction and norm attack (Rony et al. 2019, arXiv 1811.09600, algorithm 1), for L2.
 
 The perturbation follows the gradient's direction and is then put on a sphere, whose radius shrinks
 after a success and grows after a failure.

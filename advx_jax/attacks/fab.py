@@ -1,7 +1,7 @@
 """FAB, the fast adaptive boundary attack: walk along the linearised boundary, close to the image.
 
 From "Minimally distorted adversarial examples with a fast adaptive boundary attack" (Croce and Hein 2020,
-arXiv 1907.02044). It looks for the NEAREST misclassified image; an image counts as broken if that one lies
+arXiv 1907.02044), algorithm 1. It looks for the NEAREST misclassified image; an image counts as broken if that one lies
 within the budget.
 """
 

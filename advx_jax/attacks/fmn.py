@@ -1,4 +1,4 @@
-"""FMN, the fast minimum-norm attack (Pintor et al. 2021, arXiv 2102.12827), for L2 and L∞.
+"""FMN, the fast minimum-norm attack (Pintor et al. 2021, arXiv 2102.12827, algorithm 1), for L2 and L∞.
 
 The perturbation climbs the difference of logits inside a ball. Before the first success the ball's
 radius is a linear estimate of the distance to the boundary; from then on it shrinks after a success

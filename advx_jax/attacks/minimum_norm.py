@@ -1,4 +1,4 @@
-"""What minimum-norm attacks share: they look at a perturbation, remember the smallest success, and step."""
+"""What minimum-norm attacks share: they evaluate a perturbation, remember the smallest success, and step."""
 
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ class SearchState(NamedTuple):
 
     Attributes:
         step: number of steps made.
-        perturbation: δ, to look at next.
+        perturbation: δ, to be evaluated next.
         radius: ε of the sphere or ball that it lies in, of each example.
         best_so_far: the smallest success.
     """

@@ -1,7 +1,7 @@
 """Projected gradient descent (PGD): steps of one length along the gradient, back into the ball after each.
 
 From "Towards deep learning models resistant to adversarial attacks" (Madry, Makelov, Schmidt, Tsipras and
-Vladu 2018, arXiv 1706.06083).
+Vladu 2018, arXiv 1706.06083), section 2.1.
 """
 
 from typing import NamedTuple
@@ -54,7 +54,7 @@ class PGD(RandomStart):
         return self._arrive(model, labels, self.project(images, initial), best)
 
     def step(self, model: Model, images: Images, labels: Labels, state: PGDState) -> PGDState:
-        """Follow the gradient and look at the point reached."""
+        """Follow the gradient, and evaluate the point reached."""
         step_size = _PATH_OVER_EPS * self.eps / self.steps
         new = self.project(images, state.iterate + step_size * steepest(self.norm, state.gradient))
         return self._arrive(model, labels, new, state.best_so_far)
