@@ -1,6 +1,6 @@
 """The one kind of error that a person is meant to read."""
 
-from advx_jax.wording import one_line
+from advx_jax.messages import one_line
 
 
 class UserError(ValueError):

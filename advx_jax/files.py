@@ -16,12 +16,12 @@ except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
 
-# As `written_whole` makes them, and folders that are written whole.
+# As `atomic_write` makes them, and folders that are written whole.
 _TEMPORARY = re.compile(r"\..+-[a-z0-9_]{8}\.(tmp|old)(\.\w+)?")
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` when the block ends without an error.
 
     Args:

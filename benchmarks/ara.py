@@ -13,7 +13,7 @@ from absl import flags
 from advx_jax.cli.commands import command, no_arguments
 from advx_jax.analysis.robustness_area import KINDS, minimum_norm_distances
 from advx_jax.attacks import Published
-from benchmarks.side_by_side import Row, contestants, report, seconds
+from benchmarks.side_by_side import Row, model_pair, report, seconds
 
 N_IMAGES = 32
 
@@ -25,7 +25,7 @@ _STEPS = flags.DEFINE_integer("steps", Published().steps, "Number of attack step
 def main(arguments: list[str]) -> None:
     """Run the benchmark."""
     no_arguments(arguments)
-    them, steps = contestants(), _STEPS.value
+    them, steps = model_pair(), _STEPS.value
     import torch
     from reference.ara import minimum_distances
 

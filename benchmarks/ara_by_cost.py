@@ -22,7 +22,7 @@ from advx_jax.cli.inference_flags import keep_compiled_code
 from advx_jax.data.image_set import ImageSet, unit_images
 from advx_jax.data.sources import load_cifar10
 from advx_jax.errors import UserError
-from advx_jax.files import written_whole
+from advx_jax.files import atomic_write
 from advx_jax.networks.classifier import Classifier
 from advx_jax.networks.registry import resolve_network
 from advx_jax.reports.console import table
@@ -94,7 +94,7 @@ def draw(path: Path, rows: list[dict[str, Any]], n_images: int) -> None:
     panels[0].set_ylabel("mean distance (RMS)", fontsize=8)
     panels[0].legend(fontsize=7)
     figure.supxlabel(f"gradient evaluations an image (first {n_images} images, correctly classified ones)", fontsize=8)
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png")
 
 

@@ -13,7 +13,7 @@ import jax
 
 from advx_jax.cli.commands import command, no_arguments
 from advx_jax.analysis.explanations import explain
-from benchmarks.side_by_side import compare, contestants, report, seconds
+from benchmarks.side_by_side import compare, model_pair, report, seconds
 
 N_IMAGES = 10
 REPEATS = 3
@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> None:
     no_arguments(arguments)
     from reference.explain import explain_image
 
-    them = contestants()
+    them = model_pair()
     images = them.images[:N_IMAGES]
 
     def with_jax() -> None:

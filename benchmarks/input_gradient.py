@@ -14,7 +14,7 @@ from advx_jax.analysis.segments import run_in_segments
 from advx_jax.analysis.workers import Worker, spread
 from advx_jax.attacks import PublishedBounded
 from advx_jax.attacks.base import State
-from benchmarks.side_by_side import Contestants, Row, compare, contestants, report
+from benchmarks.side_by_side import ModelPair, Row, compare, model_pair, report
 
 STEPS = 10
 BATCHES = (8, 16, 32, 64, 128)
@@ -25,14 +25,14 @@ REPEATS = 5
 def main(arguments: list[str]) -> None:
     """Run the benchmark."""
     no_arguments(arguments)
-    them = contestants()
+    them = model_pair()
     rows = [_compare(them, batch, lanes) for batch in BATCHES for lanes in (1, 2)]
     best = min(row.jax / (batch * STEPS) for row, batch in zip(rows, np.repeat(BATCHES, 2), strict=True))
     print(f"best: {1000 * best:.2f} ms per image and step")
     report("input_gradient", rows, steps=STEPS)
 
 
-def _compare(them: Contestants, batch: int, lanes: int) -> Row:
+def _compare(them: ModelPair, batch: int, lanes: int) -> Row:
     import torch
     from reference.attack import bounded_attack
 
@@ -45,7 +45,7 @@ def _compare(them: Contestants, batch: int, lanes: int) -> Row:
     )
 
 
-def _attack(them: Contestants, batch: int, lanes: int) -> None:
+def _attack(them: ModelPair, batch: int, lanes: int) -> None:
     attack = PublishedBounded(eps=0.1, steps=STEPS)
     size = batch // lanes
 

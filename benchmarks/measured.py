@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from advx_jax.files import written_whole
+from advx_jax.files import atomic_write
 from advx_jax.reports.results_json import read_json
 
 ROOT = Path(__file__).parents[1]
@@ -27,12 +27,12 @@ class Ball(NamedTuple):
     Attributes:
         norm: as `--norm` of `robustness`.
         eps: as `--eps`.
-        told: how people write it.
+        label: how people write it.
     """
 
     norm: str
     eps: float
-    told: str
+    label: str
 
     @property
     def folder(self) -> str:
@@ -97,7 +97,7 @@ def measurements(name: str) -> dict[str, Any]:
     for ball, folder in zip(BALLS, files.robustness, strict=True):
         if (folder / "robustness.json").exists():
             robustness = read_json(folder / "robustness.json")
-            under[ball.told] = {
+            under[ball.label] = {
                 "accuracy": robustness["accuracy"],
                 "robust_accuracy": robustness["robust_accuracy"],
                 "n_images": robustness["settings"]["n_images"],
@@ -124,5 +124,5 @@ def read_manifest() -> dict[str, Any]:
 
 def write_manifest(content: Mapping[str, Any]) -> None:
     """Write all of the manifest, whole or not at all."""
-    with written_whole(MANIFEST) as temporary:
+    with atomic_write(MANIFEST) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

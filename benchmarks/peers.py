@@ -25,7 +25,7 @@ from advx_jax.attacks import APGD, DDN, FAB, FMN, PGD, Attack
 from advx_jax.attacks.base import Part
 from advx_jax.errors import UserError
 from advx_jax.reports.console import table
-from benchmarks.side_by_side import MODEL, Contestants, contestants, torch_settings, write
+from benchmarks.side_by_side import MODEL, ModelPair, model_pair, torch_settings, write
 
 N_IMAGES = 32
 # So small that images of any network stay robust to the end: attacks on all broken ones would stop early.
@@ -81,7 +81,7 @@ class Cost(NamedTuple):
 def main(arguments: list[str]) -> None:
     """Run the benchmark."""
     no_arguments(arguments)
-    them, steps = _standing(contestants()), _N_STEPS.value
+    them, steps = _standing(model_pair()), _N_STEPS.value
     rows: list[dict[str, Any]] = []
     for pairings in (_adv_lib, _pyautoattack, _torchattacks, _foolbox_with_pytorch, _foolbox_with_jax):
         try:
@@ -105,7 +105,7 @@ def main(arguments: list[str]) -> None:
     write("peers", {"model": MODEL, "steps": steps, "n_images": N_IMAGES} | torch_settings(), {"rows": rows})
 
 
-def _standing(them: Contestants) -> Contestants:
+def _standing(them: ModelPair) -> ModelPair:
     """Both with the first images that are classified correctly: some peers attack no others."""
     correct = sanity_checks(them.classifier, them.images, them.labels).correct
     places = np.flatnonzero(correct)[:N_IMAGES]
@@ -136,7 +136,7 @@ def _cost(work: Work) -> Cost:
     return Cost(scale * (time.perf_counter() - wall), scale * (time.process_time() - processor))
 
 
-def _ours(them: Contestants, name: str, steps: int) -> Work:
+def _ours(them: ModelPair, name: str, steps: int) -> Work:
     """Our attack of that name, as the commands run it."""
     searches: dict[str, Attack] = {"ddn": DDN(steps=steps), "fmn": FMN(steps=steps)}
     if name in searches:
@@ -157,7 +157,7 @@ def _ours(them: Contestants, name: str, steps: int) -> Work:
 
 
 @contextlib.contextmanager
-def _counted(them: Contestants) -> Iterator[tuple[Any, list[int]]]:
+def _counted(them: ModelPair) -> Iterator[tuple[Any, list[int]]]:
     """The twin, and a list that gets an entry for each evaluation with a gradient."""
     seen: list[int] = []
 
@@ -172,7 +172,7 @@ def _counted(them: Contestants) -> Iterator[tuple[Any, list[int]]]:
         hook.remove()
 
 
-def _theirs(them: Contestants, attack: Callable[[Any, Any, Any], object]) -> Work:
+def _theirs(them: ModelPair, attack: Callable[[Any, Any, Any], object]) -> Work:
     """A peer's attack on the twin; how many gradients it evaluates is counted."""
     import torch
 
@@ -184,7 +184,7 @@ def _theirs(them: Contestants, attack: Callable[[Any, Any, Any], object]) -> Wor
     return Work(lambda: attack(them.twin, them.tensors, labels), sum(seen) // N_IMAGES)
 
 
-def _adv_lib(them: Contestants, steps: int) -> Iterator[Pairing]:
+def _adv_lib(them: ModelPair, steps: int) -> Iterator[Pairing]:
     from reference.peers import peer
 
     ddn = peer("adv_lib.attacks.decoupled_direction_norm").ddn
@@ -195,7 +195,7 @@ def _adv_lib(them: Contestants, steps: int) -> Iterator[Pairing]:
     yield Pairing("adv-lib", "FMN", theirs, _ours(them, "fmn", steps))
 
 
-def _pyautoattack(them: Contestants, steps: int) -> Iterator[Pairing]:
+def _pyautoattack(them: ModelPair, steps: int) -> Iterator[Pairing]:
     from reference.peers import peer
 
     apgd = peer("pyautoattack.autopgd_base").APGDAttack
@@ -216,7 +216,7 @@ def _pyautoattack(them: Contestants, steps: int) -> Iterator[Pairing]:
     yield Pairing("pyautoattack", "FAB-T", _theirs(them, one_target), _ours(them, "fab-t", steps))
 
 
-def _torchattacks(them: Contestants, steps: int) -> Iterator[Pairing]:
+def _torchattacks(them: ModelPair, steps: int) -> Iterator[Pairing]:
     from reference.peers import peer
 
     pgd = peer("torchattacks").PGDL2
@@ -224,7 +224,7 @@ def _torchattacks(them: Contestants, steps: int) -> Iterator[Pairing]:
     yield Pairing("torchattacks", "PGD", theirs, _ours(them, "pgd", steps))
 
 
-def _foolbox_with_pytorch(them: Contestants, steps: int) -> Iterator[Pairing]:
+def _foolbox_with_pytorch(them: ModelPair, steps: int) -> Iterator[Pairing]:
     from reference.peers import peer
 
     foolbox = peer("foolbox")
@@ -234,7 +234,7 @@ def _foolbox_with_pytorch(them: Contestants, steps: int) -> Iterator[Pairing]:
     yield Pairing("foolbox, PyTorch", "PGD", theirs, _ours(them, "pgd", steps))
 
 
-def _foolbox_with_jax(them: Contestants, steps: int) -> Iterator[Pairing]:
+def _foolbox_with_jax(them: ModelPair, steps: int) -> Iterator[Pairing]:
     from reference.peers import peer
 
     foolbox = peer("foolbox")

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from advx_jax.data.image_set import CIFAR10_CLASSES
-from advx_jax.files import written_whole
+from advx_jax.files import atomic_write
 from advx_jax.reports.explanation_tree import INPUT, RESULTS_FILE, folder_name, picture_names
 from advx_jax.reports.results_json import read_json
 from benchmarks.measured import ROOT, SHOWN, files_of
@@ -70,5 +70,5 @@ def write_results_picture(path: Path, networks: Sequence[str]) -> None:
             if row == 1:
                 show(0, 2 * place, folder / INPUT, real)
     figure.text(0.01, 1 - 0.5 / rows, "input", fontsize=9, va="center")
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png")

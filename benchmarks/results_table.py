@@ -12,7 +12,7 @@ from typing import Any
 from advx_jax.cli.commands import command, no_arguments
 from advx_jax.configs.published import published as published_config
 from advx_jax.errors import UserError
-from advx_jax.files import written_whole
+from advx_jax.files import atomic_write
 from benchmarks.measured import BALLS, ROOT, measurements, read_manifest, write_manifest
 from benchmarks.results_picture import PICTURE, write_results_picture
 
@@ -27,7 +27,7 @@ _STRONGER_HEADER = (
     "images",
     "distances, times the published attack's (attack, BTR)",
     "images of both",
-    *(f"accuracy → under AutoAttack, {ball.told}" for ball in BALLS),
+    *(f"accuracy → under AutoAttack, {ball.label}" for ball in BALLS),
     "images",
 )
 
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
     write_manifest(content)
     for document in DOCUMENTS:
         text = document.read_text(encoding="utf-8")
-        with written_whole(document) as temporary:
+        with atomic_write(document) as temporary:
             temporary.write_text(with_tables(text, content["networks"]), encoding="utf-8")
     write_results_picture(PICTURE, list(content["networks"]))
     print(*(table(content["networks"]) for table in TABLES.values()), sep="\n\n")
@@ -94,7 +94,9 @@ def _stronger_row(name: str, measured: Mapping[str, Any]) -> tuple[str, ...]:
     compared = measured.get("best_over_published", {}).values()
     under = measured.get("autoattack", {})
     left = [
-        f"{under[ball.told]['accuracy']:.3f} → {under[ball.told]['robust_accuracy']:.3f}" if ball.told in under else ""
+        f"{under[ball.label]['accuracy']:.3f} → {under[ball.label]['robust_accuracy']:.3f}"
+        if ball.label in under
+        else ""
         for ball in BALLS
     ]
     return (

@@ -16,7 +16,7 @@ from absl import flags
 
 from advx_jax.cli.commands import command, no_arguments
 from advx_jax.errors import UserError
-from advx_jax.files import written_whole
+from advx_jax.files import atomic_write
 from advx_jax.networks.files import SUFFIX
 from advx_jax.networks.registry import WORKDIR_NETWORK, resolve_network
 from advx_jax.reports.results_json import read_json
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
     entry = manifest_entry(workdir, _CONFIG.value, _COMMIT.value, _TRAINING.value)
     content = read_manifest()
     name = str(resolve_network(str(workdir)).provenance.name)
-    with written_whole(PREBUILT / entry["file"]) as temporary:
+    with atomic_write(PREBUILT / entry["file"]) as temporary:
         shutil.copyfile(workdir / WORKDIR_NETWORK, temporary)
     content["networks"][name] = entry
     write_manifest(content)

@@ -22,7 +22,7 @@ MODEL = os.environ.get("ADVX_BENCHMARK_MODEL", "resnet44-all")
 _FORMAT = 1
 
 
-class Contestants(NamedTuple):
+class ModelPair(NamedTuple):
     """The same network twice, and images for both.
 
     Attributes:
@@ -59,7 +59,7 @@ class Row(NamedTuple):
         return self.jax / self.torch
 
 
-def contestants() -> Contestants:
+def model_pair() -> ModelPair:
     """Load the published network into both; PyTorch gets every core."""
     from reference.images import to_torch
 
@@ -72,7 +72,7 @@ def contestants() -> Contestants:
     twin.requires_grad_(False)
     data = load_sample()
     images = unit_images(data.images)
-    return Contestants(classifier, twin, images, data.labels.astype(np.int32), to_torch(images))
+    return ModelPair(classifier, twin, images, data.labels.astype(np.int32), to_torch(images))
 
 
 def use_every_core() -> None:

@@ -6,10 +6,10 @@ import zipfile
 from typing import NamedTuple
 
 from advx_jax.errors import UserError
-from advx_jax.wording import shown
+from advx_jax.messages import shown
 
-from .claims import Claims
 from .pickled import unpickle
+from .tensor_specs import TensorSpecs
 
 _LEGACY_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
@@ -36,8 +36,8 @@ class Contents(NamedTuple):
     """What a `.pt` file holds.
 
     Attributes:
-        value: the pickled object, with `TensorClaim`s in place of tensors.
-        storages: bytes of each storage that the claims refer to, by key.
+        value: the pickled object, with `TensorSpec`s in place of tensors.
+        storages: bytes of each storage that the specs refer to, by key.
     """
 
     value: object
@@ -54,34 +54,34 @@ def read_container(data: bytes) -> Contents:
 
 
 def _read_legacy(data: bytes) -> Contents:
-    header_claims = Claims(limit=0)
-    magic_number, position = unpickle(data, 0, header_claims)
+    header_specs = TensorSpecs(limit=0)
+    magic_number, position = unpickle(data, 0, header_specs)
     if magic_number != _LEGACY_MAGIC_NUMBER:
         raise UserError("expected a file that PyTorch saved, got another pickle")
-    protocol, position = unpickle(data, position, header_claims)
+    protocol, position = unpickle(data, position, header_specs)
     if protocol != _LEGACY_PROTOCOL:
         raise UserError(f"expected PyTorch's serialization protocol {_LEGACY_PROTOCOL}, got {shown(protocol)}")
-    system, position = unpickle(data, position, header_claims)
+    system, position = unpickle(data, position, header_specs)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise UserError("expected a file written on a little-endian machine, got another")
 
-    claims = Claims(limit=len(data))
-    value, position = unpickle(data, position, claims)
-    keys, position = unpickle(data, position, header_claims)
+    specs = TensorSpecs(limit=len(data))
+    value, position = unpickle(data, position, specs)
+    keys, position = unpickle(data, position, header_specs)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise UserError("expected the list of storages, got something else")
-    if len(set(keys)) != len(keys) or set(keys) != claims.storages.keys():
+    if len(set(keys)) != len(keys) or set(keys) != specs.storages.keys():
         raise UserError("the list of storages does not name those of the tensors, each once")
 
     storages = {}
     for key in keys:
-        claim = claims.storages[key]
-        start, position = position + 8, position + 8 + claim.n_bytes
+        spec = specs.storages[key]
+        start, position = position + 8, position + 8 + spec.n_bytes
         if position > len(data):
             raise UserError(f"the file is cut off in storage {shown(key)}")
         (count,) = struct.unpack_from("<q", data, start - 8)
-        if count != claim.count:
-            raise UserError(f"storage {shown(key)}: expected {claim.count} elements, got {count}")
+        if count != spec.count:
+            raise UserError(f"storage {shown(key)}: expected {spec.count} elements, got {count}")
         storages[key] = memoryview(data)[start:position]
     if position != len(data):
         raise UserError(f"expected the file to end after {position} bytes, got {len(data)}")
@@ -110,18 +110,18 @@ def _read_zip_entries(data: bytes) -> Contents:
         _check_version(archive, entries)
 
         pickled = archive.read(entries["data.pkl"])
-        claims = Claims(limit=len(data))
-        value, end = unpickle(pickled, 0, claims)
+        specs = TensorSpecs(limit=len(data))
+        value, end = unpickle(pickled, 0, specs)
         if end != len(pickled):
             raise UserError(f"expected data.pkl to end after {end} bytes, got {len(pickled)}")
         storages = {}
-        for claim in claims.storages.values():
-            entry = entries.get(f"data/{claim.key}")
+        for spec in specs.storages.values():
+            entry = entries.get(f"data/{spec.key}")
             if entry is None:
-                raise UserError(f"storage {shown(claim.key)} is not in the zip archive")
-            if entry.file_size != claim.n_bytes:
-                raise UserError(f"storage {shown(claim.key)}: expected {claim.n_bytes} bytes, got {entry.file_size}")
-            storages[claim.key] = memoryview(archive.read(entry))
+                raise UserError(f"storage {shown(spec.key)} is not in the zip archive")
+            if entry.file_size != spec.n_bytes:
+                raise UserError(f"storage {shown(spec.key)}: expected {spec.n_bytes} bytes, got {entry.file_size}")
+            storages[spec.key] = memoryview(archive.read(entry))
     return Contents(value, storages)
 
 
@@ -136,7 +136,7 @@ def _check_entries(entries: list[zipfile.ZipInfo], limit: int) -> None:
         if entry.flag_bits & _ENCRYPTED:
             raise UserError(f"expected open entries in the zip archive, got an encrypted {shown(entry.filename)}")
     if sum(entry.file_size for entry in entries) > limit:
-        raise UserError("the entries of the zip archive claim more bytes together than the file holds")
+        raise UserError("the entries of the zip archive spec more bytes together than the file holds")
 
 
 def _check_version(archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo]) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 from flax import traverse_util
 
 from advx_jax.errors import UserError
+from advx_jax.messages import listed, shown
 from advx_jax.networks.classifier import Variables
 from advx_jax.networks.resnet import Architecture
-from advx_jax.wording import listed, shown
 
 
 class Kind(enum.Enum):

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from advx_jax.errors import UserError
+from advx_jax.messages import listed, shown
 from advx_jax.networks.resnet import Architecture
-from advx_jax.wording import listed, shown
 
 from .pickled import PREPROCESS
 

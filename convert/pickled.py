@@ -2,7 +2,7 @@
 
 Python's own unpickler imports and calls what the pickle names, sets attributes as it says, and
 reserves the memory that it asks for. This one knows the two dozen opcodes of PyTorch's default
-protocol, builds nothing but plain values and `TensorClaim`s, and refuses the rest by name.
+protocol, builds nothing but plain values and `TensorSpec`s, and refuses the rest by name.
 """
 
 import pickle
@@ -12,9 +12,9 @@ from collections import OrderedDict
 from typing import Any
 
 from advx_jax.errors import UserError
-from advx_jax.wording import shown
+from advx_jax.messages import shown
 
-from .claims import STORAGE_TYPES, Claims, GlobalName, TensorClaim
+from .tensor_specs import STORAGE_TYPES, GlobalName, TensorSpec, TensorSpecs
 
 PREPROCESS = GlobalName("__main__.cifar10_preprocess")
 """A function that the published networks carry in their options; it stays a name."""
@@ -34,31 +34,31 @@ _NUMBERS = {pickle.BININT: "<i", pickle.BININT1: "<B", pickle.BININT2: "<H", pic
 _SHORT_TUPLES = {pickle.TUPLE1: 1, pickle.TUPLE2: 2, pickle.TUPLE3: 3}
 
 
-def unpickle(data: bytes, start: int, claims: Claims) -> tuple[object, int]:
+def unpickle(data: bytes, start: int, specs: TensorSpecs) -> tuple[object, int]:
     """Read one pickle.
 
     Args:
         data: bytes that hold the pickle.
         start: where it begins.
-        claims: checks and collects the storages and tensors that it describes.
+        specs: checks and collects the storages and tensors that it describes.
 
     Returns:
         The object, made of None, bools, numbers, strings, tuples, lists, dicts with strings as
-        keys, `GlobalName`s and `TensorClaim`s; and the position after the pickle.
+        keys, `GlobalName`s and `TensorSpec`s; and the position after the pickle.
 
     Raises:
         UserError: the pickle is damaged or holds anything else.
     """
-    return _Reader(data, start, claims).read()
+    return _Reader(data, start, specs).read()
 
 
 class _Reader:
     """The stack machine that a pickle is a program for."""
 
-    def __init__(self, data: bytes, start: int, claims: Claims) -> None:
+    def __init__(self, data: bytes, start: int, specs: TensorSpecs) -> None:
         self._data = data
         self._position = start
-        self._claims = claims
+        self._specs = specs
         self._stack: list[Any] = []
         self._outer_stacks: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
@@ -120,7 +120,7 @@ class _Reader:
         elif opcode == pickle.GLOBAL:
             stack.append(self._global())
         elif opcode == pickle.BINPERSID:
-            stack.append(self._claims.storage(self._pop()))
+            stack.append(self._specs.storage(self._pop()))
         elif opcode == pickle.REDUCE:
             arguments = self._pop()
             stack.append(self._call(self._pop(), arguments))
@@ -197,14 +197,14 @@ class _Reader:
             raise UserError(f"refused: the pickle wants the Python object {shown(wanted.name)}")
         return wanted
 
-    def _call(self, function: object, arguments: object) -> OrderedDict | TensorClaim:
+    def _call(self, function: object, arguments: object) -> OrderedDict | TensorSpec:
         if isinstance(arguments, tuple):
             if function == _ORDERED_DICT and not arguments:
                 return OrderedDict()
             if function == _TENSOR:
-                return self._claims.tensor(arguments)
+                return self._specs.tensor(arguments)
             # (tensor, requires_grad, hooks)
-            if function == _PARAMETER and len(arguments) == 3 and isinstance(arguments[0], TensorClaim):
+            if function == _PARAMETER and len(arguments) == 3 and isinstance(arguments[0], TensorSpec):
                 return arguments[0]
         called = function.name if isinstance(function, GlobalName) else shown(function)
         raise UserError(f"refused: the pickle calls {called} in a way that PyTorch does not")

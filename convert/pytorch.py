@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from advx_jax.errors import UserError
-from advx_jax.files import written_whole
+from advx_jax.files import atomic_write
+from advx_jax.messages import shown
 from advx_jax.networks.classifier import Classifier, Provenance
 from advx_jax.networks.files import check_numbers, check_variables
 from advx_jax.networks.resnet import Architecture
-from advx_jax.wording import shown
 
-from .claims import TensorClaim
 from .containers import Contents, read_container
 from .keys import Kind, check_tensors, common_value, to_flax, to_torch
 from .options import TrainingOptions, read_options, shortest
 from .pickle_writer import pickle_with_tensors
+from .tensor_specs import TensorSpec
 
 # A hundred times a published network; a larger file is refused before it is read.
 _LARGEST_FILE = 512 * 2**20
@@ -86,7 +86,7 @@ def write_pt(path: Path, classifier: Classifier, provenance: Provenance) -> None
     pickled, storages = pickle_with_tensors(dict(zip(_PARTS, (OrderedDict(tensors), options), strict=True)))
     entries = {"data.pkl": pickled, "byteorder": b"little", "version": b"3\n"}
     entries |= {f"data/{key}": content for key, content in enumerate(storages)}
-    with written_whole(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for name, content in entries.items():
             # A ZipInfo of its own dates from 1980, so that equal networks make equal files.
             archive.writestr(zipfile.ZipInfo(f"archive/{name}"), content)
@@ -109,13 +109,13 @@ def _network(contents: Contents) -> tuple[Classifier, Provenance]:
     value = contents.value
     if not isinstance(value, dict) or value.keys() != set(_PARTS):
         raise UserError(f"expected a dict of {' and '.join(_PARTS)}, got {_keys_shown(value)}")
-    claims, options = value["model_params"], value["training_options"]
-    if not isinstance(claims, dict):
-        raise UserError(f"expected a dict of tensors as model_params, got {shown(claims)}")
-    for name, claim in claims.items():
-        if not isinstance(claim, TensorClaim):
-            raise UserError(f"model_params: expected a tensor {shown(name)}, got {shown(claim)}")
-    tensors = {name: claim.read(contents.storages[claim.storage.key]) for name, claim in claims.items()}
+    specs, options = value["model_params"], value["training_options"]
+    if not isinstance(specs, dict):
+        raise UserError(f"expected a dict of tensors as model_params, got {shown(specs)}")
+    for name, spec in specs.items():
+        if not isinstance(spec, TensorSpec):
+            raise UserError(f"model_params: expected a tensor {shown(name)}, got {shown(spec)}")
+    tensors = {name: spec.read(contents.storages[spec.storage.key]) for name, spec in specs.items()}
     options = read_options(options, len(tensors))
     _check_activation(tensors, options.architecture)
     check_tensors(tensors, options.architecture)

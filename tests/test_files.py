@@ -63,8 +63,8 @@ def test_what_killed_processes_left_half_written_goes_and_nothing_else(tmp_path)
 WRITER = """
 import sys, time
 from pathlib import Path
-from advx_jax.files import written_whole
-with written_whole(Path(sys.argv[1])):
+from advx_jax.files import atomic_write
+with atomic_write(Path(sys.argv[1])):
     print(flush=True)
     time.sleep(60)
 """

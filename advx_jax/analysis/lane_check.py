@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from advx_jax._runtime import processor_features
 from advx_jax.cache import cache_dir
-from advx_jax.files import written_whole
+from advx_jax.files import atomic_write
 from advx_jax.networks.convolution import convolve3x3
 
 _ROWS = 4
@@ -51,7 +51,7 @@ def lanes_agree(devices: tuple[jax.Device, ...]) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         agree = _try(devices)
         try:
-            with written_whole(verdict) as path:
+            with atomic_write(verdict) as path:
                 path.write_text(json.dumps({"agree": agree, "jaxlib": _jaxlib(), "lanes": len(devices)}))
         except OSError:
             pass  # A cache that cannot be written costs the next process the test, and nothing else.

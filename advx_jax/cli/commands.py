@@ -21,7 +21,7 @@ from absl import flags
 from advx_jax import _runtime
 from advx_jax.cli.terminal import spell_out_what_cannot_be_shown
 from advx_jax.errors import UserError
-from advx_jax.wording import one_line
+from advx_jax.messages import one_line
 
 _HELP = flags.DEFINE_boolean("help", False, "Show this help.", short_name="h")
 _INTERRUPTED = "\ninterrupted; what was finished is kept\n"

@@ -13,7 +13,7 @@ from typing import NoReturn
 import advx_jax
 from advx_jax.cli.commands import description, end_process_after
 from advx_jax.errors import UserError
-from advx_jax.wording import nearest
+from advx_jax.messages import nearest
 
 COMMANDS = {
     "explain": "advx_jax.explain",

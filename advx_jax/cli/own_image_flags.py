@@ -9,7 +9,7 @@ from absl import flags
 from advx_jax.cli.inference_flags import data_was_given
 from advx_jax.data.own_images import OwnImages, load_own_images
 from advx_jax.errors import UserError
-from advx_jax.wording import one_line
+from advx_jax.messages import one_line
 
 _IMAGES = flags.DEFINE_multi_string(
     "images",

@@ -15,10 +15,10 @@ from advx_jax.data.image_set import ImageSet
 from advx_jax.data.sample import load_sample
 from advx_jax.data.sources import load_cifar10
 from advx_jax.errors import UserError
+from advx_jax.messages import nearest
 from advx_jax.names import safe_name
 from advx_jax.training.loop import Data
 from advx_jax.training.recipe import Recipe, recipe_from_config
-from advx_jax.wording import nearest
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Recipe, a Python file with get_config(); change a field with --config.FIELD=VALUE."

@@ -15,7 +15,7 @@ from advx_jax.data.image_set import CIFAR10_CLASSES, CIFAR10_SIDE
 from advx_jax.data.own_files import FoundFiles, LeftOut, OwnFile, find_files
 from advx_jax.data.own_labels import read_label_table
 from advx_jax.errors import UserError
-from advx_jax.wording import listed
+from advx_jax.messages import listed
 
 # No more than these: Pillow would hand some others (EPS) to programs outside.
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")

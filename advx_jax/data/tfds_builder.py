@@ -31,7 +31,7 @@ from advx_jax.cache import cache_dir
 from advx_jax.data.binary_batches import BINARY_FILES, check_labels, parse_records
 from advx_jax.data.image_set import CIFAR10_CLASSES, CIFAR10_SIDE, Labels, Pixels, Split
 from advx_jax.errors import UserError
-from advx_jax.files import written_whole
+from advx_jax.files import atomic_write
 
 _FILE_FORMAT = "array_record"
 _SECONDS_FOR_AN_ANSWER = 10
@@ -132,7 +132,7 @@ def load_tfds(split: Split, data_dir: Path | None = None) -> tuple[Pixels, Label
     with contextlib.suppress(*damages), np.load(cached, allow_pickle=False) as arrays:
         return arrays["images"], arrays["labels"], folder
     images, labels = _decode(builder, split)
-    with written_whole(cached) as temporary:
+    with atomic_write(cached) as temporary:
         np.savez(temporary, images=images, labels=labels)
     return images, labels, folder
 

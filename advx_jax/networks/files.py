@@ -18,12 +18,12 @@ import numpy as np
 from flax import traverse_util
 
 from advx_jax.errors import UserError
-from advx_jax.files import written_whole
+from advx_jax.files import atomic_write
+from advx_jax.messages import listed, shown
 from advx_jax.networks.classifier import Classifier, Provenance, Variables, expected_variables
 from advx_jax.networks.digests import digest
 from advx_jax.networks.resnet import Architecture
 from advx_jax.networks.tensor_file import Header, described, read_header, read_tensors, tensor_bytes
-from advx_jax.wording import listed, shown
 
 FORMAT = "advx_jax network 1"
 SUFFIX = ".safetensors"
@@ -49,7 +49,7 @@ def save_network(path: Path, classifier: Classifier, provenance: Provenance) -> 
         "provenance": json.dumps({**dataclasses.asdict(provenance), "options": dict(provenance.options)}),
     }
     content = tensor_bytes(tensors, metadata | {_DIGEST: digest(tensors, metadata)})
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 

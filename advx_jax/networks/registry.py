@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, cast
 
 from advx_jax.cache import at_home, cache_dir
 from advx_jax.errors import UserError
+from advx_jax.messages import nearest
 from advx_jax.networks.classifier import Classifier, Provenance
 from advx_jax.networks.files import SUFFIX, load_network
-from advx_jax.wording import nearest
 
 WORKDIR_NETWORK = f"network{SUFFIX}"
 """File in a training workdir that holds the trained network."""

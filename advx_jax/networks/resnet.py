@@ -13,10 +13,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from advx_jax.errors import UserError
+from advx_jax.messages import shown
 from advx_jax.networks.activations import half_huber_relu
 from advx_jax.networks.batch_norm import BatchNorm
 from advx_jax.networks.convolution import Convolution3x3
-from advx_jax.wording import shown
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.247, 0.243, 0.261)

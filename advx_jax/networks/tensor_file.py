@@ -14,7 +14,7 @@ import safetensors
 import safetensors.numpy
 
 from advx_jax.errors import UserError
-from advx_jax.wording import shown
+from advx_jax.messages import shown
 
 _LENGTH = struct.Struct("<Q")
 _ALIGNMENT = 8

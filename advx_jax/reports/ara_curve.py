@@ -10,7 +10,7 @@ import numpy as np
 
 from advx_jax.analysis.robustness_area import RobustnessCurve
 from advx_jax.errors import UserError
-from advx_jax.files import written_whole
+from advx_jax.files import atomic_write
 
 _LABELS = {"attack": "misclassified (attack)", "btr": "no better than random (BTR)"}
 # Told apart by colour-blind people too, and in grey.
@@ -78,7 +78,7 @@ def write_ara_curve(
     )
     axes.legend(frameon=False)
     figure.suptitle(title, fontsize=11, parse_math=False)
-    with written_whole(path) as temporary, warnings.catch_warnings():
+    with atomic_write(path) as temporary, warnings.catch_warnings():
         # A letter in the title that the font lacks becomes a box; that is no reason to fail.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(temporary, format="png")

@@ -9,10 +9,10 @@ from jaxtyping import Float
 
 from advx_jax.data.image_set import ImageSet, unit_images
 from advx_jax.errors import UserError
-from advx_jax.files import written_whole
+from advx_jax.files import atomic_write
+from advx_jax.messages import shown
 from advx_jax.names import safe_class_name
 from advx_jax.reports.pictures import difference_map, difference_scale, to_pixels, write_png
-from advx_jax.wording import shown
 
 BROKEN_FOLDER = "broken"
 PICTURES_FOLDER = "pictures"
@@ -31,7 +31,7 @@ class BrokenImages:
 
     def keep(self, index: int, adversarial: Float[np.ndarray, "height width 3"]) -> None:
         """Write a broken image."""
-        with written_whole(self._path(index)) as temporary, temporary.open("wb") as stream:
+        with atomic_write(self._path(index)) as temporary, temporary.open("wb") as stream:
             np.save(stream, adversarial)
 
     def holds(self, index: int) -> bool:

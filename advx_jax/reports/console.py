@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from advx_jax.wording import one_line
+from advx_jax.messages import one_line
 
 
 def length(value: float) -> str:

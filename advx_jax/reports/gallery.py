@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsFloat
 
 from advx_jax.errors import UserError
-from advx_jax.files import written_whole
+from advx_jax.files import atomic_write
 from advx_jax.reports.explanation_tree import INPUT, difference_folder, folder_name, picture_names
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def write_gallery(output: Path, results: Mapping[str, Any], beside: Beside | Non
                     other = _image(beside.output, number, others[record["folder"]], class_names)
                     image = image._replace(beside=other)
                 images.append(image)
-            with written_whole(output / page.name) as temporary:
+            with atomic_write(output / page.name) as temporary:
                 html = template.render(shared, page=page, images=images)
                 # A file name that is no valid text must not make the page invalid.
                 temporary.write_bytes(html.encode("utf-8", "replace"))

@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from advx_jax.errors import UserError
-from advx_jax.files import written_whole
+from advx_jax.files import atomic_write
 
 # The one pixel in a hundred that changes most would otherwise turn the rest of the map into grey.
 _UNSATURATED_PERCENT = 99.0
@@ -73,5 +73,5 @@ def png_bytes(pixels: UInt8[np.ndarray, "height width 3"]) -> bytes:
 
 def write_png(path: Path, pixels: UInt8[np.ndarray, "height width 3"]) -> None:
     """Write an RGB picture to `path`, whole or not at all."""
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(png_bytes(pixels))

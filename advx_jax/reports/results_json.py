@@ -11,9 +11,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from advx_jax.errors import UserError
-from advx_jax.files import written_whole
+from advx_jax.files import atomic_write
+from advx_jax.messages import shown
 from advx_jax.networks.registry import ResolvedNetwork
-from advx_jax.wording import shown
 
 
 def head(command: str, results_format: int, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def write_json(path: Path, results: Mapping[str, Any]) -> None:
         TypeError: something in the results has no form in JSON.
     """
     text = json.dumps(_plain(results, non_finite_as_null=True), indent=2, allow_nan=False) + "\n"
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

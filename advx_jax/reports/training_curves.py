@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from advx_jax.files import written_whole
+from advx_jax.files import atomic_write
 
 # Told apart by colour-blind people too, and in grey.
 _BATCH = {"color": "#99bbdd", "linewidth": 0.8}
@@ -51,5 +51,5 @@ def write_training_curves(path: Path, lines: Sequence[dict[str, Any]], title: st
         panel.grid(alpha=0.3)
         panel.legend(fontsize="small")
     figure.suptitle(title, parse_math=False)
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from advx_jax.errors import UserError
-from advx_jax.files import locked, written_whole
+from advx_jax.files import atomic_write, locked
 from advx_jax.reports.results_json import environment, read_json, write_json
 from advx_jax.training.checkpoints import CHECKPOINTS
 from advx_jax.training.recipe import differing_fields
@@ -98,7 +98,7 @@ class MetricsFile:
     def __init__(self, workdir: Path, step: int) -> None:
         self._path = workdir / METRICS_FILE
         kept = [line for line in read_metrics(workdir) if line["step"] <= step]
-        with written_whole(self._path) as temporary:
+        with atomic_write(self._path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
     def add(self, line: Mapping[str, Any]) -> None:

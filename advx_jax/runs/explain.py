@@ -18,6 +18,7 @@ from advx_jax.data.own_files import natural_order
 from advx_jax.data.own_images import OwnImage
 from advx_jax.errors import UserError
 from advx_jax.files import check_output_folder
+from advx_jax.messages import one_line
 from advx_jax.names import safe_name, unique_names
 from advx_jax.networks.classifier import Classifier
 from advx_jax.networks.registry import ResolvedNetwork
@@ -38,7 +39,6 @@ from advx_jax.runs.measurement import Measurement, Pass, measure
 from advx_jax.runs.record_checks import is_explanation
 from advx_jax.runs.shares import WHOLE, Share
 from advx_jax.runs.store import Record, others_kept_out
-from advx_jax.wording import one_line
 
 _STORE_FILE = "explanations.jsonl"
 BESIDE_FOLDER = "beside"

@@ -22,10 +22,10 @@ from flax import serialization, traverse_util
 from jax.experimental import multihost_utils
 
 from advx_jax.errors import UserError
+from advx_jax.messages import listed, one_line, shown
 from advx_jax.networks.digests import digest
 from advx_jax.networks.files import check_numbers
 from advx_jax.training.state import TrainState
-from advx_jax.wording import listed, one_line, shown
 
 CHECKPOINTS = "checkpoints"
 DAMAGED = "damaged-checkpoint-"

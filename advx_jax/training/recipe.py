@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from advx_jax.errors import UserError
+from advx_jax.messages import nearest, shown
 from advx_jax.networks.resnet import Architecture
-from advx_jax.wording import nearest, shown
 
 
 @dataclasses.dataclass(frozen=True)

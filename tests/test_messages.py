@@ -1,7 +1,7 @@
 import pytest
 
 from advx_jax.errors import UserError
-from advx_jax.wording import one_line, shown
+from advx_jax.messages import one_line, shown
 
 
 @pytest.mark.parametrize(

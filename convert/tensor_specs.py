@@ -1,7 +1,7 @@
 """What a pickle says about tensors, checked before any of their bytes is looked at.
 
 A PyTorch pickle holds no numbers. It names storages (flat arrays that lie elsewhere in the file)
-and describes tensors as views of them. Every such description is a claim from outside.
+and describes tensors as views of them. Nothing of that is to be believed: it comes from outside.
 """
 
 import math
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from advx_jax.errors import UserError
-from advx_jax.wording import shown
+from advx_jax.messages import shown
 
 _MOST_AXES = 8
 
@@ -32,7 +32,7 @@ class GlobalName:
 
 
 @dataclass(frozen=True)
-class StorageClaim:
+class StorageSpec:
     """A flat array that should lie in the file.
 
     Attributes:
@@ -52,10 +52,10 @@ class StorageClaim:
 
 
 @dataclass(frozen=True)
-class TensorClaim:
-    """A view of a storage, known to lie inside the claimed one; offset and strides in elements."""
+class TensorSpec:
+    """A view of a storage, known to lie inside the storage as described; offset and strides in elements."""
 
-    storage: StorageClaim
+    storage: StorageSpec
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -70,24 +70,24 @@ class TensorClaim:
         return np.array(view, dtype=self.storage.dtype.newbyteorder("="), order="C")
 
 
-class Claims:
-    """Collects the claims of one pickle and holds them against the size of its file.
+class TensorSpecs:
+    """Collects what one pickle describes and holds them against the size of its file.
 
     Attributes:
         storages: the storages that were named, by key.
     """
 
     def __init__(self, limit: int) -> None:
-        """Start with no claims.
+        """Start with nothing described.
 
         Args:
-            limit: bytes that all storages, and all tensors, may claim together.
+            limit: bytes that all storages, and all tensors, may spec together.
         """
-        self.storages: dict[str, StorageClaim] = {}
+        self.storages: dict[str, StorageSpec] = {}
         self._left_for_storages = limit
         self._left_for_tensors = limit
 
-    def storage(self, persistent_id: object) -> StorageClaim:
+    def storage(self, persistent_id: object) -> StorageSpec:
         """Check a persistent id, `('storage', type, key, device, count)` and in old files a last None.
 
         Raises:
@@ -105,18 +105,18 @@ class Claims:
             raise UserError(f"expected a storage of one of the types {', '.join(STORAGE_TYPES)}, got {got}")
         if not _is_count(count):
             raise UserError(f"expected the element count of storage {shown(key)}, got {shown(count)}")
-        claim = StorageClaim(key, STORAGE_TYPES[kind.name], count)
+        spec = StorageSpec(key, STORAGE_TYPES[kind.name], count)
         known = self.storages.get(key)
         if known is None:
-            self._left_for_storages -= claim.n_bytes
+            self._left_for_storages -= spec.n_bytes
             if self._left_for_storages < 0:
                 raise UserError(f"storage {shown(key)} claims {shown(count)} elements, more than the file holds")
-            self.storages[key] = claim
-        elif known != claim:
+            self.storages[key] = spec
+        elif known != spec:
             raise UserError(f"storage {shown(key)} is described in two ways")
-        return claim
+        return spec
 
-    def tensor(self, arguments: tuple) -> TensorClaim:
+    def tensor(self, arguments: tuple) -> TensorSpec:
         """Check the arguments of `torch._utils._rebuild_tensor_v2`.
 
         They are storage, offset, shape, strides, requires_grad, hooks and, in new files, metadata.
@@ -124,7 +124,7 @@ class Claims:
         Raises:
             UserError: they are anything else, or reach outside the storage.
         """
-        if len(arguments) not in (6, 7) or not isinstance(arguments[0], StorageClaim):
+        if len(arguments) not in (6, 7) or not isinstance(arguments[0], StorageSpec):
             raise UserError("expected a tensor as PyTorch writes it, got other arguments of _rebuild_tensor_v2")
         storage, offset, shape, strides = arguments[:4]
         sizes_fit = _is_sizes(shape) and _is_sizes(strides) and len(shape) == len(strides) and _is_count(offset)
@@ -141,7 +141,7 @@ class Claims:
         self._left_for_tensors -= n_elements * storage.dtype.itemsize
         if self._left_for_tensors < 0:
             raise UserError("the tensors claim more bytes together than the file holds")
-        return TensorClaim(storage, offset, shape, strides)
+        return TensorSpec(storage, offset, shape, strides)
 
 
 def _is_count(value: object) -> bool:
