@@ -28,7 +28,6 @@ from advx_jax import _runtime
 if TYPE_CHECKING:
     from advx_jax import attacks
     from advx_jax.analysis.accuracy import Predictions, accuracy, predict
-    from advx_jax.analysis.explanations import Explanation
     from advx_jax.analysis.robust_accuracy import robust_accuracy
     from advx_jax.analysis.robustness_area import accuracy_robustness_area, boundary_distances
     from advx_jax.api import Images, explain_images, load_images, load_model, save_model
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from advx_jax.attacks.criteria import Misclassified, NoBetterThanRandom, Targeted
     from advx_jax.errors import UserError
     from advx_jax.networks.classifier import Classifier
+    from advx_jax.reports.shown_explanation import Explanation, Explanations
 
 __version__ = "0.1.0"
 
@@ -43,6 +43,7 @@ __all__ = [
     "AttackResult",
     "Classifier",
     "Explanation",
+    "Explanations",
     "Images",
     "Misclassified",
     "NoBetterThanRandom",
@@ -64,7 +65,6 @@ __all__ = [
 # Where each name is: importing this package costs nothing but this list.
 _PLACES = {
     "advx_jax.analysis.accuracy": ("Predictions", "accuracy", "predict"),
-    "advx_jax.analysis.explanations": ("Explanation",),
     "advx_jax.analysis.robust_accuracy": ("robust_accuracy",),
     "advx_jax.analysis.robustness_area": ("accuracy_robustness_area", "boundary_distances"),
     "advx_jax.api": ("Images", "explain_images", "load_images", "load_model", "save_model"),
@@ -72,6 +72,7 @@ _PLACES = {
     "advx_jax.attacks.criteria": ("Misclassified", "NoBetterThanRandom", "Targeted"),
     "advx_jax.errors": ("UserError",),
     "advx_jax.networks.classifier": ("Classifier",),
+    "advx_jax.reports.shown_explanation": ("Explanation", "Explanations"),
 }
 _MODULES = {name: module for module, names in _PLACES.items() for name in names}
 

@@ -7,20 +7,27 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int32
 
+from advx_jax.analysis import explanations
 from advx_jax.analysis.accuracy import predict
-from advx_jax.analysis.explanations import Explanation, explain
+from advx_jax.analysis.explanations import explain
 from advx_jax.attacks.base import Model
-from advx_jax.attacks.checks import ImagesLike, LabelsLike, checked, checked_images
+from advx_jax.attacks.checks import ImagesLike, LabelsLike, checked_images, checked_labels, number_of_classes
 from advx_jax.attacks.published import EXPLANATION, PublishedBounded
 from advx_jax.cache import at_home
 from advx_jax.data.image_set import CIFAR10_CLASSES, Split, unit_images
 from advx_jax.data.sources import load_cifar10
 from advx_jax.errors import UserError
+from advx_jax.messages import one_line, size_in_words
 from advx_jax.networks.classifier import Classifier, Provenance
 from advx_jax.networks.files import save_network
 from advx_jax.networks.registry import ResolvedNetwork, resolve_network
+from advx_jax.progress import call_progress, quiet_unless
+from advx_jax.reports.shown_explanation import Explanation, Explanations
 from advx_jax.runs.explain import ImagesToExplain, NamedImage
 from advx_jax.runs.explain import explain_images as write_explanations
+
+# Of classes, in one line.
+_MOST_NAMES = 3
 
 
 class Images(NamedTuple):
@@ -37,6 +44,13 @@ class Images(NamedTuple):
     labels: Int32[np.ndarray, " n"]
     class_names: tuple[str, ...]
     source: str
+
+    def __repr__(self) -> str:
+        n, *size = self.images.shape
+        first = ", ".join(map(one_line, self.class_names[:_MOST_NAMES]))
+        names = first + ", …" * (len(self.class_names) > _MOST_NAMES)
+        classes = f"{len(self.class_names)} classes: {names}"
+        return f"Images({n} images of {size_in_words(size)}, {classes}; {one_line(self.source)})"
 
 
 def load_images(source: str | None = None, split: Split = "test") -> Images:
@@ -85,55 +99,64 @@ def explain_images(
     attack: PublishedBounded = EXPLANATION,
     name: str = "model",
     overwrite: bool = False,
-) -> list[Explanation]:
+    progress: bool | None = None,
+) -> Explanations:
     """Explain images towards every class: what would make each look more like the class (arXiv 1906.02896).
 
     Args:
         model: any function from images to logits; a `Classifier` with `output`.
         images: on the [0,1] scale.
-        labels: true classes; with `output`, where the pictures are named by them. The model's top classes if None.
+        labels: true classes; with `output`, the pictures are named by them, or by the model's top classes if None.
         class_names: what the classes are called; `CIFAR10_CLASSES` for 10 classes if None.
         output: a folder for pictures, gallery (index.html) and JSON. They are made of 8-bit pixels, so that with it
             the images are those of the pixels.
         attack: how to explain; ρ is its eps.
         name: what to call the model in the results.
         overwrite: replace what other settings left in `output`.
+        progress: show a bar; None for in a notebook only.
 
     Returns:
-        The explanation of each image; image + perturbation is what to look at.
+        The explanation of each image, in a list; a notebook shows their pictures.
 
     Raises:
-        UserError: model, images or labels are none to work with; `output` holds results of other settings.
+        UserError: model, images, labels or class names are none to work with; `output` holds results of other settings.
     """
     x = np.asarray(checked_images(images))
+    n_classes = number_of_classes(model, x)
+    names = _names_of_classes(class_names, n_classes)
+    y = None if labels is None else np.asarray(checked_labels(labels, len(x), n_classes))
+    found: dict[int, explanations.Explanation] = {}
     if output is not None:
         if not isinstance(model, Classifier):
             raise UserError(f"expected a Classifier where explanations are written, got {type(model).__name__}")
-        _write(model, x, labels, class_names, Path(at_home(str(output))), attack, name, overwrite)
-    explained: list[Explanation | None] = [None] * len(x)
-    for place, explanation in explain(model, x, attack):
-        explained[place] = explanation
-    return [explanation for explanation in explained if explanation is not None]
+        pixels = np.round(x * 255).clip(0, 255).astype(np.uint8)
+        x = unit_images(pixels)
+        shown = predict(model, x, progress=False).classes.clip(0) if y is None else y
+        named = [NamedImage(str(place), pixels[place], int(shown[place]), y is not None) for place in range(len(x))]
+        with quiet_unless(progress):
+            write_explanations(
+                ResolvedNetwork(model, Provenance(name=name), Path(output)),
+                ImagesToExplain(named, "images given in Python", names),
+                attack,
+                Path(at_home(str(output))),
+                overwrite,
+                strict=False,
+                found=lambda place, explanation: found.update({int(place): explanation}),
+            )
+    # With an output, those whose pictures were there already.
+    left = [place for place in range(len(x)) if place not in found]
+    with call_progress(len(left), "explain", progress) as update:
+        for place, explanation in explain(model, x[left], attack, update):
+            found[left[place]] = explanation
+    return Explanations(
+        Explanation(**vars(found[place]), image=x[place], class_names=names, label=None if y is None else int(y[place]))
+        for place in range(len(x))
+    )
 
 
-def _write(
-    model: Classifier,
-    x: Float[np.ndarray, "n height width channels"],
-    labels: LabelsLike | None,
-    class_names: Sequence[str] | None,
-    output: Path,
-    attack: PublishedBounded,
-    name: str,
-    overwrite: bool,
-) -> None:
-    given = labels is not None
-    n_classes = checked(model, x, np.zeros(len(x), np.int32)).n_classes
-    tops = predict(model, x).classes.clip(0)
-    y = np.asarray(checked(model, x, labels).labels) if given else tops
-    if class_names is None:
-        class_names = CIFAR10_CLASSES if n_classes == len(CIFAR10_CLASSES) else [f"class_{c}" for c in range(n_classes)]
-    pixels = np.round(x * 255).clip(0, 255).astype(np.uint8)
-    named = [NamedImage(str(place), pixels[place], int(y[place]), given) for place in range(len(x))]
-    wanted = ImagesToExplain(named, "images given in Python", tuple(class_names))
-    network = ResolvedNetwork(model, Provenance(name=name), output)
-    write_explanations(network, wanted, attack, output, overwrite, strict=False)
+def _names_of_classes(given: Sequence[str] | None, n_classes: int) -> tuple[str, ...]:
+    if given is None:
+        return CIFAR10_CLASSES if n_classes == len(CIFAR10_CLASSES) else tuple(f"class_{c}" for c in range(n_classes))
+    if len(given) != n_classes:
+        raise UserError(f"expected names of the model's {n_classes} classes, got {len(given)}")
+    return tuple(map(str, given))

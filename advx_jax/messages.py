@@ -53,3 +53,8 @@ def nearest(name: str, known: Iterable[str], least_similar: float = 0) -> str:
     """
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=least_similar)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def size_in_words(shape: Sequence[int]) -> str:
+    """The shape of an array as people write it: 32×32×3."""
+    return "×".join(map(str, shape)) or "1"

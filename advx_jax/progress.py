@@ -1,6 +1,12 @@
-"""Progress of long work: a bar on a terminal, a line now and then in a log."""
+"""Progress of long work: a bar in a notebook or on a terminal, a line now and then in a log.
+
+Commands always show it (`progress`); calls from Python (`call_progress`) only in a notebook, or where that is asked
+for.
+"""
 
 import contextlib
+import contextvars
+import importlib.util
 import os
 import sys
 import threading
@@ -9,6 +15,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TextIO, runtime_checkable
 
 from tqdm import tqdm
+
+# Calls from Python that are over sooner show nothing.
+_SHORT_SECONDS = 1.0
+# Whether what is called from here shows nothing.
+_is_quiet = contextvars.ContextVar("_is_quiet", default=False)
 
 _COUNT_AND_TIME = "{n:g}/{total_fmt} [{elapsed}<{left}, {rate_fmt}]"
 
@@ -33,6 +44,7 @@ def progress(
     stream: TextIO | None = None,
     log_interval: float = 10.0,
     seconds_left: Callable[[], float | None] | None = None,
+    delay: float = 0.0,
 ) -> Iterator[Update]:
     """Show how far the work inside the block has come and how long it will still take.
 
@@ -41,31 +53,91 @@ def progress(
         unit: what is counted, in the singular; for instance "image".
         description: what is going on, in a word or two.
         done: how much of it was finished by an earlier run; it does not enter the speed.
-        stream: where to show it; standard error by default.
+        stream: where to show it; by default below the cell of a notebook, or on standard error.
         log_interval: on anything but a terminal, the least number of seconds between two lines.
         seconds_left: estimates how long the rest will take, None while nothing is known; by default what was done
             since the first of it, which includes compilation, tells the speed of the rest.
+        delay: seconds before a bar appears.
 
     Yields:
         A function to be called with the amount of work just finished, and a note if there is one.
     """
-    stream = sys.stderr if stream is None else stream
     pace = _Pace(total, done)
     left = pace.seconds_left if seconds_left is None else seconds_left
-    if _tenths(done) >= total:
+    if _is_quiet.get() or _tenths(done) >= total:
         yield lambda amount, note="", spared=False: None  # noqa: ARG005 (nobody is shown anything)
         return
     with contextlib.ExitStack() as context:
-        if stream.isatty():
-            show = context.enter_context(_bar(total, unit, description, done, stream, left))
+        kind, options = _bar_kind(stream)
+        if kind is not None:
+            bar = _bar(kind, total, unit, description, done, left, delay=delay, **options)
+            show = context.enter_context(bar)
         else:
-            show = _Log(total, unit, description, done, stream, log_interval, left).update
+            show = _Log(total, unit, description, done, stream or sys.stderr, log_interval, left).update
 
         def update(amount: int | float, note: str = "", spared: bool = False) -> None:
             pace.update(amount, spared)
             show(amount, note, spared)
 
         yield update
+
+
+@contextlib.contextmanager
+def call_progress(
+    total: int,
+    description: str,
+    shown: bool | None,
+    on_progress: Callable[[Any], None] = lambda _: None,
+) -> Iterator[Update]:
+    """Show how far a call from Python has come, in images: in a notebook, or where that is asked for.
+
+    Args:
+        total: how many images.
+        description: what is going on, in a word or two.
+        shown: whether to show it; None for in a notebook only.
+        on_progress: is told of work finished, too, whether it is shown or not.
+
+    Yields:
+        A function to be called with how many images' worth of work was just finished.
+    """
+    with quiet_unless(shown) as quiet, contextlib.ExitStack() as context:
+        show: Update | None = None
+        if not quiet:
+            show = context.enter_context(progress(total, "image", description, delay=_SHORT_SECONDS))
+            # What is called from here has its share in this bar.
+            context.enter_context(quiet_unless(False))
+
+        def update(amount: int | float, note: str = "", spared: bool = False) -> None:
+            on_progress(amount)
+            if show is not None:
+                show(amount, note, spared)
+
+        yield update
+
+
+@contextlib.contextmanager
+def quiet_unless(shown: bool | None) -> Iterator[bool]:
+    """Decide for all that is called inside the block whether it shows progress.
+
+    Args:
+        shown: as for `call_progress`.
+
+    Yields:
+        Whether nothing is shown.
+    """
+    quiet = _is_quiet.get() or not (in_notebook() if shown is None else shown)
+    token = _is_quiet.set(quiet)
+    try:
+        yield quiet
+    finally:
+        _is_quiet.reset(token)
+
+
+def in_notebook() -> bool:
+    """Whether this is the process of a notebook: of Jupyter, or of what runs notebooks as it does."""
+    ipython = sys.modules.get("IPython")
+    # An interactive shell on a terminal has no kernel.
+    return ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None
 
 
 class _Pace:
@@ -97,20 +169,39 @@ class _Pace:
         return max(0.0, seconds - (time.monotonic() - self._last))
 
 
+def _bar_kind(stream: Any) -> tuple[Any, dict[str, Any]]:
+    """What draws a bar on a stream, or below the cell of a notebook if that is None, and its options.
+
+    Nothing does where a bar that redraws itself would only be noise.
+    """
+    if stream is None and in_notebook():
+        if importlib.util.find_spec("ipywidgets") is None:
+            return tqdm, {"file": sys.stderr, "ncols": 80}
+        # Imported here because it looks for notebooks, which most processes are not.
+        from tqdm.notebook import tqdm as widget
+
+        return widget, {}
+    stream = stream or sys.stderr
+    if not stream.isatty():
+        return None, {}
+    # Some terminals (in containers, say) do not know their width; tqdm would show nothing there.
+    knows_width = os.get_terminal_size(stream.fileno()).columns > 0
+    return tqdm, {"file": stream, "dynamic_ncols": knows_width, "ncols": None if knows_width else 80}
+
+
 @contextlib.contextmanager
 def _bar(
+    kind: Any,
     total: int,
     unit: str,
     description: str,
     done: int | float,
-    stream: TextIO,
     seconds_left: Callable[[], float | None],
+    **options: Any,
 ) -> Iterator[Update]:
-    # Some terminals (in containers, say) do not know their width; tqdm would show nothing there.
-    knows_width = os.get_terminal_size(stream.fileno()).columns > 0
     finished: float = done
 
-    class Bar(tqdm):
+    class Bar(kind):
         @property
         def format_dict(self) -> dict[str, Any]:
             return super().format_dict | {"left": _interval(seconds_left())}
@@ -120,10 +211,8 @@ def _bar(
         initial=_tenths(done),
         unit=unit,
         desc=description,
-        file=stream,
-        dynamic_ncols=knows_width,
-        ncols=None if knows_width else 80,
         bar_format="{l_bar}{bar}| " + _COUNT_AND_TIME + "{postfix}",
+        **options,
     ) as bar:
 
         def update(amount: int | float, note: str = "", spared: bool = False) -> None:

@@ -56,6 +56,84 @@ def test_importing_loads_little_and_changes_only_what_keeps_a_jaxlib_right():
     assert changed.split() == ["XLA_FLAGS"] * needs_flag
 
 
+USER_PROGRAM = """
+import jax
+import numpy as np
+
+import advx_jax as ax
+
+model: ax.Classifier = ax.load_model("resnet20-quick-robust")
+data: ax.Images = ax.load_images("sample")
+x, y = data.images[:16], data.labels[:16]
+r: ax.AttackResult = ax.attacks.APGD(eps=0.5, norm="L2", steps=20)(model, x, y, key=jax.random.key(0))
+print(r.success, r.adversarial, r.norm, r.rms, r.finite, r.first_success, r.evaluations)
+d = ax.boundary_distances(model, x, y, attack=ax.attacks.FMN(norm="L2", steps=100), progress=True)
+area: float = ax.accuracy_robustness_area(d, n_classes=10)
+left: float = ax.robust_accuracy(model, x, y, attack=ax.attacks.PGD(eps=8 / 255, norm="Linf", steps=20))
+clean: float = ax.accuracy(model, x, y, progress=False)
+predictions: ax.Predictions = ax.predict(model, x, on_progress=lambda n: print(n))
+print(predictions.logits, predictions.classes, predictions.confidences, predictions.accuracy(y))
+explained: ax.Explanations = ax.explain_images(model, x[:2], labels=y[:2], class_names=data.class_names, output="out")
+one: ax.Explanation = explained[0]
+some: ax.Explanations = explained[:1]
+print(one.pictures, one.image, one.label, one.class_names, [other.rms.max() for other in explained])
+ax.save_model("mine.safetensors", model, name="mine")
+attacks = [ax.attacks.AutoAttack(eps=0.5, norm="L2"), ax.attacks.Published(criterion=ax.NoBetterThanRandom())]
+for attack in [*attacks, ax.attacks.PGD(eps=1, norm="L2", criterion=ax.Targeted())]:
+    print(ax.robust_accuracy(lambda images: images.mean((1, 2)), np.zeros((1, 4, 4, 3)), [0], attack))
+quick = ax.attacks.EXPLANATION.with_settings(steps=2).until(ax.Misclassified())
+ax.explain_images(model, x, attack=quick)
+try:
+    ax.load_model("nothing")
+except ax.UserError as error:
+    print(error)
+"""
+
+
+def test_a_program_that_uses_all_of_it_is_typed(tmp_path):
+    """As somebody's own checker sees it, with all that it can be strict about."""
+    pytest.importorskip("mypy")
+    assert all(f"ax.{name}" in USER_PROGRAM for name in ax.__all__)
+    (tmp_path / "program.py").write_text(USER_PROGRAM)
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "program.py"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert found.stdout == found.stderr == ""
+    assert found.returncode == 0
+
+
+def test_what_is_offered_is_shown_in_a_line(few):
+    model, x, y, _ = few
+    shown = {
+        "Classifier(ResNet-20, half_huber, 10 classes, images of 32×32×3, 292,762 parameters, sha256 ": model,
+        "Images(256 images of 32×32×3, 10 classes: airplane, automobile, bird, …; ": ax.load_images("sample"),
+        "Predictions(4 images, 10 classes, median confidence 0.": ax.predict(model, x),
+        "Predictions(0 images, 10 classes)": ax.Predictions(np.zeros((0, 10))),
+        "AttackResult(4 images of 32×32×3, success on ": ax.attacks.PGD(eps=0.5, norm="L2", steps=2)(model, x, y),
+    }
+    for start, value in shown.items():
+        assert repr(value).startswith(start)
+        assert len(repr(value)) < 200
+        assert "\n" not in repr(value)
+    unknown = ax.Predictions(np.array([[np.nan, 1], [0, 1]]))
+    assert repr(unknown).endswith(", 1 without a class)")
+
+
+def test_what_has_no_values_is_shown_without(few):
+    model, x, y, _ = few
+    seen = []
+    jax.eval_shape(lambda m: seen.append(repr(m)), model)
+    seen.append(repr(jax.tree.map(lambda leaf: 0, model)))
+    assert set(seen) == {"Classifier(ResNet-20, half_huber, 10 classes, images of 32×32×3)"}
+    result = ax.attacks.PGD(eps=0.5, norm="L2", steps=2)(model, x, y)
+    jax.eval_shape(lambda r: seen.append(repr(r)), result)
+    assert "adversarial=" in seen[-1]
+    assert repr(jax.tree.map(np.shape, result)).startswith("AttackResult(adversarial=(4, 32, 32, 3), success=(4,)")
+    nothing = result._replace(success=np.zeros(4, bool), finite=np.array([True, False, True, True]))
+    assert repr(nothing) == "AttackResult(4 images of 32×32×3, success on 0, at most 3 evaluations, 1 not finite)"
+    stacked = jax.tree.map(lambda leaf: np.stack([leaf] * 3), result)
+    assert repr(stacked).startswith("AttackResult(3×4 images of 32×32×3, success on ")
+
+
 def test_attacks(few):
     model, x, y, _ = few
     r = ax.attacks.APGD(eps=0.5, norm="L2", steps=5)(model, x, y, key=jax.random.key(0))
@@ -95,6 +173,13 @@ def test_explanations(few, tmp_path):
     assert [entry["label"] for entry in results["images"]] == y[:2].tolist()
     np.testing.assert_allclose(results["images"][0]["rms"], explained[0].rms, rtol=1e-5)
     assert (tmp_path / "out" / "index.html").exists()
+    # Made once, of the pixels that are written; a second call finds them there, and makes only what it returns.
+    again = ax.explain_images(model, x[:2], labels=y[:2], class_names=names, output=tmp_path / "out", attack=quick)
+    np.testing.assert_array_equal(again[1].perturbations, explained[1].perturbations)
+    assert [(e.label, e.class_names) for e in explained] == [(label, names) for label in y[:2]]
+    np.testing.assert_array_equal(explained[0].image, x[0])
+    with pytest.raises(UserError, match="expected names of the model's 10 classes, got 2"):
+        ax.explain_images(model, x[:1], class_names=("cat", "dog"))
     (only,) = ax.explain_images(lambda images: images.mean((1, 2)), x[:1], attack=quick)
     assert only.perturbations.shape == (3, 32, 32, 3)
     with pytest.raises(UserError, match="expected a Classifier where explanations are written, got function"):

@@ -8,9 +8,11 @@ import sys
 import termios
 import time
 
+import numpy as np
 import pytest
 
-from advx_jax.progress import progress
+import advx_jax as ax
+from advx_jax.progress import call_progress, in_notebook, progress, quiet_unless
 
 
 @pytest.fixture
@@ -172,3 +174,118 @@ def test_a_bar_shows_a_note_until_there_is_another():
     last = shown.rsplit("\r", 2)[-2]
     assert "3/3" in last
     assert "loss 2.303" in last
+
+
+class Shell:
+    """What IPython gives as its shell: with a kernel in a notebook, without on a terminal."""
+
+    def __init__(self, **fields):
+        vars(self).update(fields)
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    """Let this be the process of a notebook without widgets, where short calls show their bar too."""
+    monkeypatch.setitem(sys.modules, "IPython", Shell(get_ipython=lambda: Shell(kernel=object())))
+    monkeypatch.setattr("advx_jax.progress._SHORT_SECONDS", 0.0)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+
+def test_a_notebook_is_told_from_other_processes(monkeypatch):
+    monkeypatch.delitem(sys.modules, "IPython", raising=False)
+    assert not in_notebook()
+    for shell, expected in [(None, False), (Shell(), False), (Shell(kernel=object()), True)]:
+        monkeypatch.setitem(sys.modules, "IPython", Shell(get_ipython=lambda shell=shell: shell))
+        assert in_notebook() is expected
+
+
+def call(shown, amounts=(1, 2.5), spared=0.5):
+    told = []
+    with call_progress(4, "predict", shown, told.append) as update:
+        for amount in amounts:
+            update(amount)
+        update(spared, spared=True)
+    assert told == [*amounts, spared]
+
+
+def test_calls_from_python_show_a_bar_in_a_notebook_only(notebook, capsys, monkeypatch):
+    call(None)
+    shown = capsys.readouterr().err
+    assert "predict: 100%|" in shown
+    assert "4/4 [" in shown
+    call(True)
+    assert "4/4" in capsys.readouterr().err
+    call(False)
+    assert capsys.readouterr().err == ""
+    monkeypatch.delitem(sys.modules, "IPython")
+    call(None)
+    assert capsys.readouterr().err == ""
+
+
+def test_calls_from_python_show_a_bar_on_a_terminal_where_asked_for(monkeypatch):
+    monkeypatch.setattr("advx_jax.progress._SHORT_SECONDS", 0.0)
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    with os.fdopen(follower, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        call(None)
+        call(True)
+        terminal.write("end\n")
+        terminal.flush()
+        shown = ""
+        while not shown.endswith("end\r\n"):
+            shown += os.read(leader, 4096).decode()
+    os.close(leader)
+    assert len(re.findall(r"4/4 \[", shown)) == 1
+
+
+def test_calls_that_are_soon_over_show_nothing(notebook, capsys, monkeypatch):
+    monkeypatch.setattr("advx_jax.progress._SHORT_SECONDS", 60.0)
+    call(True)
+    assert capsys.readouterr().err == ""
+
+
+def test_what_a_call_calls_itself_has_no_bar_of_its_own(notebook, capsys):
+    with call_progress(4, "explain", None) as update:
+        call(None)
+        with progress(3, "image", "inner") as inner:
+            inner(3)
+        update(4)
+    shown = capsys.readouterr().err
+    assert "explain" in shown
+    assert "predict" not in shown
+    assert "inner" not in shown
+    # Afterwards, all is as before.
+    call(None)
+    assert "predict" in capsys.readouterr().err
+
+
+def test_what_shows_progress_by_itself_is_as_quiet_as_the_call_that_it_serves(notebook, capsys):
+    for shown in (None, False):
+        with quiet_unless(shown), progress(2, "image", "explain") as update:
+            update(2)
+    assert len(re.findall(r"2/2 \[", capsys.readouterr().err)) == 1
+
+
+def test_all_long_calls_show_their_bars(notebook, capsys):
+    weights = np.random.default_rng(0).normal(size=(48, 3)).astype(np.float32)
+
+    def model(images):
+        return images.reshape(len(images), -1) @ weights
+
+    x = np.random.default_rng(1).uniform(size=(4, 4, 4, 3)).astype(np.float32)
+    y, ball = ax.predict(model, x).classes, {"eps": 0.01, "norm": "L2", "steps": 2}
+    assert "predict: 100%" in capsys.readouterr().err
+    explanation = ax.attacks.EXPLANATION.with_settings(steps=2)
+    calls = {
+        "predict": lambda **more: ax.accuracy(model, x, y, **more),
+        "robust accuracy": lambda **more: ax.robust_accuracy(model, x, y, ax.attacks.PGD(**ball), **more),
+        "distances": lambda **more: ax.boundary_distances(model, x, y, ax.attacks.FMN(norm="L2", steps=2), **more),
+        "explain": lambda **more: ax.explain_images(model, x, attack=explanation, **more),
+    }
+    for description, function in calls.items():
+        function()
+        (last,) = re.findall(r"^.*4/4 \[.*$", capsys.readouterr().err, re.MULTILINE)[-1:]
+        assert f"{description}: 100%" in last
+        function(progress=False)
+        assert capsys.readouterr().err == ""

@@ -17,6 +17,7 @@ from advx_jax.analysis.workers import Worker
 from advx_jax.attacks.ascent import at_least_float32, cross_entropy
 from advx_jax.attacks.base import Model
 from advx_jax.attacks.checks import ImagesLike, LabelsLike, checked_labels
+from advx_jax.progress import call_progress
 
 
 class Predictions(NamedTuple):
@@ -27,6 +28,15 @@ class Predictions(NamedTuple):
     """
 
     logits: Float[np.ndarray, "n classes"]
+
+    def __repr__(self) -> str:
+        n, n_classes = self.logits.shape
+        said = f"{n} images, {n_classes} classes"
+        if n:
+            said += f", median confidence {np.median(self.confidences.max(-1)):.3f}"
+        if unclear := int((self.classes < 0).sum()):
+            said += f", {unclear} without a class"
+        return f"Predictions({said})"
 
     @property
     def classes(self) -> Int[np.ndarray, " n"]:
@@ -61,23 +71,32 @@ class Predictions(NamedTuple):
         return np.asarray(checked_labels(labels, *self.logits.shape))
 
 
-def predict(model: Model, images: ImagesLike, on_progress: Callable[[int], None] = lambda _: None) -> Predictions:
+def predict(
+    model: Model,
+    images: ImagesLike,
+    on_progress: Callable[[int], None] = lambda _: None,
+    progress: bool | None = None,
+) -> Predictions:
     """Classify images in evaluation mode; no image's result depends on another's.
 
     Args:
         model: images to logits; in evaluation mode.
         images: on the [0,1] scale. Where there are none, there are no predictions.
         on_progress: called with the number of images just finished.
+        progress: show a bar; None for in a notebook only.
 
     Raises:
         UserError: model or images are none to work with.
     """
     x, _, _ = prepared(model, images)
-    return _predict(model, x, on_progress)
+    return _predict(model, x, on_progress, progress)
 
 
 def _predict(
-    model: Model, x: Float[np.ndarray, "n *shape"], on_progress: Callable[[int], None] = lambda _: None
+    model: Model,
+    x: Float[np.ndarray, "n *shape"],
+    on_progress: Callable[[int], None] = lambda _: None,
+    progress: bool | None = None,
 ) -> Predictions:
     """Classify images that were checked."""
     if len(x) == 0:
@@ -85,26 +104,28 @@ def _predict(
 
     def work(worker: Worker, count: int, x: Array) -> Array:
         logits: Array = worker.call(_logits, worker.model, x)
-        on_progress(count)
+        update(count)
         return logits
 
     rows = chunk_rows(len(x), row_bytes(model, x))
-    return Predictions(gather(len(x), map_batches(model, (x,), work, rows)))
+    with call_progress(len(x), "predict", progress, on_progress) as update:
+        return Predictions(gather(len(x), map_batches(model, (x,), work, rows)))
 
 
-def accuracy(model: Model, images: ImagesLike, labels: LabelsLike) -> float:
+def accuracy(model: Model, images: ImagesLike, labels: LabelsLike, progress: bool | None = None) -> float:
     """Fraction of images that the model classifies right; NaN if there are none.
 
     Args:
         model: images to logits; in evaluation mode.
         images: on the [0,1] scale.
         labels: true classes.
+        progress: show a bar; None for in a notebook only.
 
     Raises:
         UserError: model, images or labels are none to work with.
     """
     x, y, _ = prepared(model, images, labels)
-    return _predict(model, x).accuracy(y)
+    return _predict(model, x, progress=progress).accuracy(y)
 
 
 @jax.jit

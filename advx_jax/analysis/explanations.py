@@ -1,7 +1,8 @@
 """Adversarial explanations: what would make an image look more like each class (docs/method.md, Explanations)."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +20,8 @@ from advx_jax.attacks.norms import rms
 from advx_jax.attacks.published import EXPLANATION, PublishedBounded, PublishedState
 
 
-class Explanation(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Explanation:
     """One image explained towards each of the K classes.
 
     Attributes:
@@ -75,7 +77,7 @@ def explain(
     rows = explanation_rows(model, images, attack, n_classes) if rows is None else rows
     classes = np.repeat(np.arange(n_classes, dtype=np.int32)[:, None], rows, axis=1)
 
-    def work(worker: Worker, count: int, x: Array) -> Explanation:
+    def work(worker: Worker, count: int, x: Array) -> tuple[np.ndarray, ...]:
         def on_steps(steps: int) -> None:
             on_progress(count * steps / attack.steps)
 
@@ -84,11 +86,11 @@ def explain(
         result = result_of(worker, attack, x, targets, state)
         by_class = worker.call(_of_each, attack, state, result.finite)
         logits, confidences = map(np.asarray, worker.call(_classify, worker.model, x))
-        return Explanation(logits, confidences, *(np.moveaxis(np.asarray(field), 0, 1) for field in by_class))
+        return logits, confidences, *(np.moveaxis(np.asarray(field), 0, 1) for field in by_class)
 
-    for places, batch in map_batches(model, (images,), work, rows):
+    for places, fields in map_batches(model, (images,), work, rows):
         for row, place in enumerate(places):
-            yield int(place), Explanation(*(field[row] for field in batch))
+            yield int(place), Explanation(*(field[row] for field in fields))
 
 
 def explanation_rows(model: Model, images: Any, attack: PublishedBounded, n_classes: int) -> int:

@@ -1,5 +1,6 @@
 """Accuracy that attacks with a fixed epsilon leave: each attack only on the images that are still robust."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from advx_jax.attacks.checks import ImagesLike, LabelsLike
 from advx_jax.attacks.criteria import are_numbers, is_met
 from advx_jax.attacks.losses import CLASSES_NEEDED, LossName, loss_and_gradient
 from advx_jax.errors import UserError
+from advx_jax.progress import call_progress
 
 # As in AutoAttack's own checks: how much logits of two passes may differ, relative to their size, and how near to 1
 # the outputs of a softmax sum up.
@@ -151,6 +153,7 @@ def robust_accuracy(
     attack: Attack,
     key: Key[Array, ""] | None = None,
     on_progress: Callable[[float], None] = lambda _: None,
+    progress: bool | None = None,
 ) -> float:
     """Fraction of images that the model still classifies right when an attack may change each of them.
 
@@ -163,6 +166,7 @@ def robust_accuracy(
         attack: with a fixed epsilon, for instance `AutoAttack(eps=0.5, norm="L2")`.
         key: of random draws, folded with each image's place; `jax.random.key(0)` if None.
         on_progress: called with how many images' worth of work was just done or spared; fractions add up.
+        progress: show a bar; None for in a notebook only.
 
     Returns:
         The fraction; NaN if there are no images.
@@ -181,21 +185,22 @@ def robust_accuracy(
     is_robust = sanity_checks(model, x, y).correct
     parts, cost = attack.parts(n_classes), row_bytes(model, x, attack)
     steps = [part.attack.n_steps * part.attack.passes_per_step for part in parts]
-    on_progress(float((~is_robust).sum()))
-    for place, part in enumerate(parts):
-        share = steps[place] / sum(steps)
-        left = np.flatnonzero(is_robust)
-        if len(left) == 0:
-            break
+    draws = jax.random.key(0) if key is None else key
+    with call_progress(len(x), "robust accuracy", progress, on_progress) as update:
+        update(float((~is_robust).sum()), spared=True)
+        for place, part in enumerate(parts):
+            share = steps[place] / sum(steps)
+            left = np.flatnonzero(is_robust)
+            if len(left) == 0:
+                break
 
-        def advanced(done: float, share: float = share) -> None:
-            on_progress(share * done)
+            def advanced(done: float, share: float = share, spared: bool = False) -> None:
+                update(share * done, spared=spared)
 
-        rows = chunk_rows(len(left), cost)
-        draws = jax.random.key(0) if key is None else key
-        for places, found in run_attack(model, x[left], y[left], left, part, draws, rows, advanced, advanced):
-            is_robust[left[places[found.success]]] = False
-            on_progress(float(found.success.sum()) * sum(steps[place + 1 :]) / sum(steps))
+            rows, spare = chunk_rows(len(left), cost), functools.partial(advanced, spared=True)
+            for places, found in run_attack(model, x[left], y[left], left, part, draws, rows, advanced, spare):
+                is_robust[left[places[found.success]]] = False
+                update(float(found.success.sum()) * sum(steps[place + 1 :]) / sum(steps), spared=True)
     return float(is_robust.mean())
 
 

@@ -22,6 +22,7 @@ from advx_jax.attacks.checks import ImagesLike, LabelsLike, number_of_classes
 from advx_jax.attacks.criteria import Criterion, Misclassified, NoBetterThanRandom, are_numbers
 from advx_jax.attacks.published import Published
 from advx_jax.errors import UserError
+from advx_jax.progress import call_progress
 
 _PUBLISHED = Published()
 
@@ -211,6 +212,7 @@ def boundary_distances(
     attack: Attack = _PUBLISHED,
     key: Key[Array, "..."] | None = None,
     on_progress: Callable[[float], None] = lambda _: None,
+    progress: bool | None = None,
 ) -> Float[np.ndarray, " n"]:
     """Distance of each image to a boundary of the model: the RMS of the smallest perturbation found.
 
@@ -221,6 +223,7 @@ def boundary_distances(
         attack: a minimum-norm attack; its criterion says which boundary. Every attack finds upper bounds.
         key: of random draws, folded with each image's place; or a key for each image.
         on_progress: called with how many images' worth of work was just done; fractions add up.
+        progress: show a bar; None for in a notebook only.
 
     Returns:
         RMS over all values of an image; 0 where it needs no perturbation, infinite where the boundary was never
@@ -232,8 +235,10 @@ def boundary_distances(
     x, y, _ = prepared(model, images, labels)
     found = np.full(len(x), np.nan, np.float32)
     keys = example_keys(key, jnp.arange(len(x)))
-    for places, part in minimum_norm_distances(model, x, y, attack, keys, on_progress, on_progress):
-        found[places] = part.distances
+    with call_progress(len(x), "distances", progress, on_progress) as update:
+        spare = functools.partial(update, spared=True)
+        for places, part in minimum_norm_distances(model, x, y, attack, keys, update, spare):
+            found[places] = part.distances
     return found
 
 

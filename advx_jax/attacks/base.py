@@ -7,7 +7,7 @@ compilation; names and counts are static. It runs step by step, `init`, then `st
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,9 @@ from advx_jax.attacks.arrays import Counts, Images, Keys, Labels, Logits, Mask, 
 from advx_jax.attacks.checks import ImagesLike, LabelsLike, check_settings, checked
 from advx_jax.attacks.criteria import Criterion, Misclassified
 from advx_jax.errors import UserError
+from advx_jax.messages import size_in_words
+
+_Same = TypeVar("_Same", bound="Attack")
 
 Model = Callable[[Images], Logits]
 """Any function from images to logits. If it is a pytree, its arrays are arguments of the compiled code."""
@@ -52,6 +55,22 @@ class AttackResult(NamedTuple):
     first_success: Counts
     evaluations: Counts
     finite: Mask
+
+    def __repr__(self) -> str:
+        # Inside compiled code, and where JAX puts other things in their place, fields have no values.
+        arrays = all(isinstance(field, np.ndarray | jax.Array) for field in self)
+        if not arrays or any(isinstance(field, jax.core.Tracer) for field in self):
+            return f"AttackResult({', '.join(f'{name}={value}' for name, value in self._asdict().items())})"
+        success, finite = np.asarray(self.success), np.asarray(self.finite)
+        runs, shape = success.shape, self.adversarial.shape[success.ndim :]
+        said = [f"{size_in_words(runs)} images of {size_in_words(shape)}", f"success on {success.sum()}"]
+        if success.any():
+            norm, rms = (np.median(np.asarray(sizes)[success]) for sizes in (self.norm, self.rms))
+            said.append(f"median norm {norm:.4g}, RMS {rms:.4g}")
+        said.append(f"at most {np.max(self.evaluations, initial=0)} evaluations")
+        if not finite.all():
+            said.append(f"{np.sum(~finite)} not finite")
+        return f"AttackResult({', '.join(said)})"
 
 
 @struct.dataclass(kw_only=True)
@@ -99,11 +118,11 @@ class Attack:
         """Whether other keys give other results, so that restarts may find more."""
         return False
 
-    def until(self, criterion: Criterion) -> "Attack":
+    def until(self: _Same, criterion: Criterion) -> _Same:
         """The same attack with another criterion of success."""
         return dataclasses.replace(self, criterion=criterion)
 
-    def with_settings(self, **settings: Any) -> "Attack":
+    def with_settings(self: _Same, **settings: Any) -> _Same:
         """The same attack with other settings: steps, eps, stay_in_range, whatever fields it has.
 
         Raises:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,9 @@ from jaxtyping import Array, Int
 from advx_jax.attacks.arrays import Images, Keys, Labels
 from advx_jax.attacks.base import Attack, AttackResult, Model, Part, State, nothing_found, smaller
 from advx_jax.errors import UserError
+
+_Listed = TypeVar("_Listed", bound="Listed")
+_Restarted = TypeVar("_Restarted", bound="Restarted")
 
 
 class EnsembleState(NamedTuple):
@@ -118,7 +121,7 @@ class Listed(Ensemble):
         del n_classes
         return self.attacks
 
-    def with_settings(self, **settings: Any) -> Attack:
+    def with_settings(self: _Listed, **settings: Any) -> _Listed:
         """The same with other settings of its own, or of each of its attacks."""
         own, others = _split(self, settings)
         return dataclasses.replace(self, **({"attacks": self._changed(**others)} | own))
@@ -207,7 +210,7 @@ class Restarted(Ensemble):
         """As the attack joins its own runs."""
         return self.attack.join(first, second)
 
-    def with_settings(self, **settings: Any) -> Attack:
+    def with_settings(self: _Restarted, **settings: Any) -> _Restarted:
         """The same with other settings of its own, or of the attack."""
         own, others = _split(self, settings)
         return dataclasses.replace(self, **({"attack": self.attack.with_settings(**others)} | own))

@@ -10,10 +10,14 @@ from flax import struct, traverse_util
 from jaxtyping import Array, Float
 
 from advx_jax.errors import UserError
+from advx_jax.messages import size_in_words
 from advx_jax.names import safe_name
 from advx_jax.networks.resnet import Architecture, ResNet
 
 Variables = dict[str, Any]
+
+# Of the images that the networks are made for; they take others as well.
+_IMAGE_SHAPE = (32, 32, 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +70,19 @@ class Classifier:
         logits = ResNet(self.architecture).apply(self.variables, images)
         return cast(Array, logits)
 
+    def __repr__(self) -> str:
+        arch, leaves = self.architecture, jax.tree.leaves(self.variables)
+        parts = [
+            f"{arch.name}, {arch.activation}",
+            f"{arch.n_classes} classes",
+            f"images of {size_in_words(_IMAGE_SHAPE)}",
+        ]
+        # Inside compiled code, and where JAX puts other things in their place, variables have no values.
+        if all(isinstance(leaf, np.ndarray | jax.Array) and not isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+            n_parameters = sum(leaf.size for leaf in jax.tree.leaves(self.variables.get("params", {})))
+            parts += [f"{n_parameters:,} parameters", f"sha256 {self.fingerprint()[:8]}…"]
+        return f"Classifier({', '.join(parts)})"
+
     def in_training_mode(
         self, images: Float[Array, "batch height width 3"], batch_stats: Variables
     ) -> tuple[Float[Array, "batch classes"], Variables]:
@@ -92,5 +109,5 @@ class Classifier:
 
 def expected_variables(architecture: Architecture) -> Variables:
     """Shapes and types of the variables that an architecture has, as `jax.ShapeDtypeStruct`s."""
-    images = jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")
+    images = jax.ShapeDtypeStruct((1, *_IMAGE_SHAPE), "float32")
     return jax.eval_shape(ResNet(architecture).init, jax.random.key(0), images)

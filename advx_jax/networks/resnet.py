@@ -61,6 +61,11 @@ class Architecture:
         if not 0 < self.bowl_width < math.inf:
             raise UserError(f"expected a positive bowl width, got {self.bowl_width}")
 
+    @property
+    def name(self) -> str:
+        """As such networks are called, by the layers on the longest path: ResNet-44."""
+        return f"ResNet-{2 * sum(self.stage_lengths) + 2}"
+
     def activate(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Apply the activation function."""
         return half_huber_relu(x, self.bowl_width) if self.activation == "half_huber" else jax.nn.relu(x)

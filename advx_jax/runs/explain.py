@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,6 +110,7 @@ class Explanations(Measurement[dict[str, Any]]):
         attack: how to explain.
         output: folder for pictures and results.
         replaces: what explains another image of the same name may be replaced.
+        found: gets each explanation that is made now, with the image's name.
 
     Raises:
         UserError: network and images do not fit, or nothing can be written to `output`.
@@ -126,11 +127,12 @@ class Explanations(Measurement[dict[str, Any]]):
         attack: PublishedBounded,
         output: Path,
         replaces: bool = False,
+        found: Callable[[str, Explanation], None] = lambda *_: None,
     ) -> None:
         check_classes(network.classifier, wanted.class_names)
         check_output_folder(output)
         self._network, self._wanted, self._attack = network, wanted, attack
-        self.output, self._replaces = output, replaces
+        self.output, self._replaces, self._found = output, replaces, found
         self._named = {_folder(image, wanted.class_names): image for image in wanted.images}
         self.path: Path = output / _STORE_FILE
         self.settings = attack_record(network, attack.settings())
@@ -181,6 +183,7 @@ class Explanations(Measurement[dict[str, Any]]):
                 record = _record(todo[place], names, pixels[place], explanation)
                 # Before its record, which must never be of pictures that are not there.
                 write_explanation(self.output, record)
+                self._found(todo[place].name, explanation)
                 yield {folders[place]: plain(summary(record) | {"input_sha256": todo[place].sha256()})}
 
         yield Pass(images, lambda key: self.is_done(key, records), compute, rows)
@@ -205,6 +208,7 @@ def explain_images(
     strict: bool,
     beside: ResolvedNetwork | None = None,
     share: Share = WHOLE,
+    found: Callable[[str, Explanation], None] = lambda *_: None,
 ) -> str:
     """Explain images towards every class; write pictures, gallery and JSON for each as it is finished.
 
@@ -221,6 +225,7 @@ def explain_images(
         strict: fail if an explanation did not reach ρ.
         beside: a second network, whose explanations of the same images are shown in the gallery, too.
         share: of this process.
+        found: gets each explanation by the first network that is made now, with the image's name.
 
     Returns:
         A table of what the networks say, a summary, and a note if explanations did not reach ρ; or what other
@@ -232,7 +237,7 @@ def explain_images(
     """
     for resolved in (network, *([] if beside is None else [beside])):
         check_classes(resolved.classifier, wanted.class_names)
-    by_first = Explanations(network, wanted, attack, output, overwrite)
+    by_first = Explanations(network, wanted, attack, output, overwrite, found)
     by_second = None
     if beside is not None:
         folder = output / BESIDE_FOLDER / safe_name(beside.provenance.name)

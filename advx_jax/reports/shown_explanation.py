@@ -1,0 +1,142 @@
+"""Explanations as Python shows them: in a line, and with their pictures in a notebook."""
+
+import base64
+import dataclasses
+import html
+import math
+from collections.abc import Sequence
+from typing import Any, SupportsIndex, overload
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from advx_jax.analysis import explanations
+from advx_jax.messages import one_line, size_in_words
+from advx_jax.reports.pictures import png_bytes, to_pixels
+
+# Classes of an image, and images of a list, that a notebook shows.
+_MOST_CLASSES, _MOST_IMAGES = 12, 10
+# Side of a picture on the page; and of what is embedded, for screens of twice as many points.
+_SHOWN_SIDE, _EMBEDDED_SIDE = 96, 192
+_COLOUR = 3
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Explanation(explanations.Explanation):
+    """One image explained towards each of the K classes; a notebook shows the pictures.
+
+    Attributes:
+        logits: of the image.
+        confidences: softmax of those, p_c(x).
+        perturbations: δ towards each class; image + δ is the explanation, not clipped.
+        rms: RMS of each δ on the images' scale.
+        first_ok: first step at which RMS(δ) had reached ρ; the number of steps if it never did.
+        reached: whether it did.
+        finite: no value was infinite or NaN on the way.
+        image: x, on the [0,1] scale.
+        class_names: what the classes are called.
+        label: the true class; None where nobody says which it is.
+    """
+
+    image: Float[np.ndarray, "*shape"]
+    class_names: tuple[str, ...]
+    label: int | None
+
+    @property
+    def pictures(self) -> Float[np.ndarray, "classes *shape"]:
+        """The explanations, image + δ towards each class, clipped to [0,1]."""
+        return np.clip(self.image + self.perturbations, 0, 1)
+
+    def __repr__(self) -> str:
+        top = int(np.argmax(self.confidences))
+        parts = [
+            f"{size_in_words(self.image.shape)} image towards {len(self.rms)} classes",
+            f"looks like {one_line(self.class_names[top])} ({self.confidences[top]:.3f})",
+            f"RMS {np.min(self.rms):.4f} to {np.max(self.rms):.4f}",
+        ]
+        if not self._arrived.all():
+            parts.append(f"{np.sum(~self._arrived)} short of ρ")
+        if self.label is not None:
+            parts.insert(1, f"label {one_line(self.class_names[self.label])}")
+        return f"Explanation({', '.join(parts)})"
+
+    def _repr_html_(self) -> str | None:
+        if self.image.ndim != 3:
+            return None
+        shown = self._shown_classes()
+        label = [] if self.label is None else [self.class_names[self.label]]
+        tiles = [_tile(self.image, "input", label, outlined=False)]
+        for c in shown:
+            numbers = [f"was {self.confidences[c]:.3f}", f"RMS {self.rms[c]:.4f}"]
+            if not self._arrived[c]:
+                numbers.append("short of ρ")
+            picture = self.image + self.perturbations[c]
+            tiles.append(_tile(picture, f"→ {self.class_names[c]}", numbers, outlined=c == self.label))
+        left_out = len(self.rms) - len(shown)
+        more = f'<div style="align-self:center">… {left_out} less confident classes</div>' if left_out else ""
+        return f'<div style="display:flex;flex-wrap:wrap;gap:10px;margin:6px 0">{"".join(tiles)}{more}</div>'
+
+    @property
+    def _arrived(self) -> Any:
+        return self.reached & self.finite
+
+    def _shown_classes(self) -> list[int]:
+        """All in their order, or of many those that the model is most confident of, and the label."""
+        if len(self.rms) <= _MOST_CLASSES:
+            return list(range(len(self.rms)))
+        order = np.argsort(-self.confidences, kind="stable").tolist()
+        first = [self.label] if self.label is not None else []
+        return [*first, *(c for c in order if c != self.label)][:_MOST_CLASSES]
+
+
+class Explanations(list[Explanation]):
+    """A list of explanations; a notebook shows the pictures of the first of them."""
+
+    @overload
+    def __getitem__(self, place: SupportsIndex) -> Explanation: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> "Explanations": ...
+
+    def __getitem__(self, place: SupportsIndex | slice) -> "Explanation | Explanations":
+        found = super().__getitem__(place)
+        return found if isinstance(found, Explanation) else Explanations(found)
+
+    def __repr__(self) -> str:
+        return "[" + ",\n ".join([*map(repr, self[:_MOST_IMAGES]), *self._more()]) + "]"
+
+    def _repr_html_(self) -> str | None:
+        parts = [explanation._repr_html_() for explanation in self[:_MOST_IMAGES]]
+        if not parts or None in parts:
+            return None
+        return "".join([*filter(None, parts), *(f"<div>{more}</div>" for more in self._more())])
+
+    def _more(self) -> Sequence[str]:
+        left_out = len(self) - _MOST_IMAGES
+        return [f"… {left_out} more of {len(self)}"] if left_out > 0 else []
+
+
+def _tile(picture: Float[np.ndarray, "height width channels"], title: str, lines: Sequence[str], outlined: bool) -> str:
+    """A picture with lines below it, in the colours of the page; that of the label's class within a frame."""
+    border = f"border:2px solid {'currentColor' if outlined else 'transparent'};padding:2px"
+    pixelated = "" if max(picture.shape[:2]) > _SHOWN_SIDE else ";image-rendering:pixelated"
+    name = html.escape(one_line(title))
+    below = "<br>".join(html.escape(one_line(line)) for line in lines)
+    return (
+        f'<figure style="margin:0;width:{_SHOWN_SIDE + 8}px;{border};box-sizing:border-box">'
+        f'<img src="{_data_uri(picture)}" alt="{name}" style="width:100%;margin:0{pixelated}">'
+        f'<figcaption style="font-size:11px;line-height:1.3;overflow-wrap:anywhere">'
+        f'{name}<br><span style="opacity:.75">{below}</span></figcaption></figure>'
+    )
+
+
+def _data_uri(picture: Float[np.ndarray, "height width channels"]) -> str:
+    """As PNG. Of channels that are no colours the first is shown in grey."""
+    colour = picture if picture.shape[-1] == _COLOUR else np.repeat(picture[..., :1], _COLOUR, axis=-1)
+    pixels = to_pixels(colour)
+    shrink = max(pixels.shape[:2]) / _EMBEDDED_SIDE
+    if shrink > 1:
+        width, height = (math.ceil(side / shrink) for side in (pixels.shape[1], pixels.shape[0]))
+        pixels = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
+    return "data:image/png;base64," + base64.b64encode(png_bytes(pixels)).decode("ascii")
