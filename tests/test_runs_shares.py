@@ -302,6 +302,18 @@ def test_folders_that_are_not_shared_are_told_in_one_line(folder):
     assert line == "error: expected a folder that all processes share, got here, which lacks 5 of 10 images"
 
 
+def test_what_all_refuse_each_tells_in_one_line(folder, alone):
+    alone("evaluate")
+    save_network(folder / "stranger.safetensors", random_classifier(seed=7), Provenance(name="stranger"))
+    arguments = ("--model=stranger.safetensors", "--n_images=10", "--output=evaluate-1/accuracy.json")
+    processes = start_together(folder, "evaluate", arguments, 2)
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [1, 1], said
+    for err in said:
+        (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert "model=tiny there, stranger now" in line
+
+
 def test_evaluate_keeps_what_it_knows_and_takes_more(folder):
     arguments = ("--model=tiny.safetensors", "--output=kept/accuracy.json")
     succeed(folder, "evaluate", *arguments, "--n_images=20")

@@ -1,6 +1,9 @@
 """Which of the images a process measures, where several divide them beforehand."""
 
+import atexit
 import itertools
+import os
+import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -10,6 +13,8 @@ from advx_jax.errors import UserError
 
 # Of the slowest process behind the fastest.
 _LONGEST_WAIT_MS = 30 * 24 * 3600 * 1000
+# Processes that fail for one reason do so at about the same time.
+_FAILING_MS = 10_000
 
 
 class Share:
@@ -73,6 +78,18 @@ class Share:
         """Leave together: JAX takes a process that leaves alone for one that died."""
         if kind is None or self._all_are_here:
             self.wait()
+        elif self._barrier is not None:
+            try:
+                self._barrier(key="advx_jax failed", timeout_ms=_FAILING_MS)
+            except Exception:
+                # JAX would wait in vain for the others at the end, and then abort this process.
+                atexit.register(_leave_alone, 130 if issubclass(kind, KeyboardInterrupt) else 1)
+
+
+def _leave_alone(status: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
 
 
 WHOLE = Share()
