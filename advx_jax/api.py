@@ -85,8 +85,10 @@ def save_model(path: str | Path, model: Classifier, name: str = "unnamed") -> No
     """Write a network to a `.safetensors` file, whole or not at all.
 
     Raises:
-        UserError: its variables are not its architecture's, or hold numbers that no network has.
+        UserError: it is no `Classifier`; its variables are not its architecture's, or hold numbers that no network has.
     """
+    if not isinstance(model, Classifier):
+        raise UserError(f"expected save_model(path, model) with a Classifier, got {type(model).__name__}")
     save_network(at_home(str(path)), model, Provenance(name=name))
 
 

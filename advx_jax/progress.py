@@ -204,7 +204,7 @@ def _bar(
     class Bar(kind):
         @property
         def format_dict(self) -> dict[str, Any]:
-            return super().format_dict | {"left": _interval(seconds_left())}
+            return super().format_dict | {"left": _interval(0.0 if _tenths(finished) >= total else seconds_left())}
 
     with Bar(
         total=total,
@@ -269,7 +269,7 @@ class _Log:
                 initial=_tenths(self._without_time),
                 prefix=self._description,
                 unit=self._unit,
-                left=_interval(self._seconds_left()),
+                left=_interval(0.0 if self._ended else self._seconds_left()),
                 bar_format="{desc}: {percentage:3.0f}% " + _COUNT_AND_TIME,
             )
             self._stream.write(f"{line}{self._note and ', '}{self._note}\n")

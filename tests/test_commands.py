@@ -114,6 +114,25 @@ def test_accuracy_is_told_before_it_is_written(folder):
     assert err.strip().splitlines()[-1].startswith("error: ")
 
 
+def test_accuracy_takes_no_other_files_place(folder):
+    notes = folder / "notes.json"
+    notes.write_text('{"mine": 1}')
+    (folder / "link.json").symlink_to("led-to.json")
+    before = (folder / "tiny.safetensors").read_bytes()
+    for name in ("notes.json", "tiny.safetensors"):
+        message = fail(
+            folder, "evaluate", "--model=tiny.safetensors", "--n_images=2", f"--output={name}", "--overwrite"
+        )
+        assert "or no file, got another file" in message
+    assert notes.read_text() == '{"mine": 1}'
+    assert (folder / "tiny.safetensors").read_bytes() == before
+    succeed(folder, "evaluate", "--model=tiny.safetensors", "--n_images=2", "--output=link.json")
+    assert (folder / "link.json").is_symlink()
+    assert json.loads((folder / "led-to.json").read_text())["n_images"] == 2
+    fail(folder, "evaluate", "--model=tiny.safetensors", "--output=new/name.jsonl")
+    assert not (folder / "new").exists()
+
+
 def test_explain_writes_the_published_tree_and_goes_on_from_it(folder):
     flags = ("--model=tiny.safetensors", "--output=explained", "--steps=5")
     out = succeed(folder, "explain", *flags, "--n_images=2", "--eps=25.5/255")

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,7 @@ def test_everything_that_is_offered_is_there():
     assert set(ax.__all__) <= set(dir(ax))
     for name in ax.__all__:
         assert getattr(ax, name) is not None
+    assert {name for name in dir(ax) if not name.startswith("__")} == set(ax.__all__)
     with pytest.raises(AttributeError, match="no attribute 'explain_imags'"):
         _ = ax.explain_imags
 
@@ -193,3 +195,23 @@ def test_networks_are_saved_and_loaded(few, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again.variables, model.variables)
     with pytest.raises(UserError, match="did you mean resnet20-quick-robust"):
         ax.load_model("resnet20-quick-robst")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("ax.robust_accuracy(model, x, y, attack='pgd')", "expected an attack such as .*, got 'pgd'"),
+        ("ax.robust_accuracy(model, x, y, attack=ax.attacks.FMN(steps=3))", "expected an attack within an eps"),
+        ("ax.boundary_distances(model, x, y, attack='fmn')", "expected an attack such as .*, got 'fmn'"),
+        ("ax.attacks.FMN(steps=3)(model, x, y, key=0)", r"expected a key such as jax\.random\.key\(0\), got 0"),
+        (
+            "ax.save_model(model, 'network.safetensors')",
+            r"expected save_model\(path, model\) with .*, got str",
+        ),
+    ],
+)
+def test_what_is_given_by_mistake_is_answered_in_one_line(call, message):
+    """Without the checks of types that tests switch on."""
+    code = f"import advx_jax as ax\nmodel = lambda x: x.reshape(len(x), -1)\nx, y = [[[[0.5], [0.2]]]], [0]\n{call}"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert re.search(f"^advx_jax.errors.UserError: {message}", run.stderr, flags=re.MULTILINE), run.stderr

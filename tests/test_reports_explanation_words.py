@@ -58,6 +58,12 @@ def test_what_fell_short_is_a_note_after_what_was_made_and_names_its_network():
     assert len(lines) == 6
 
 
+def test_what_ends_beyond_is_not_the_networks_fault():
+    message = shortfall(_results("weak", _entry("0", 2, [0.5, 0.4, 0.1], [False, False, True])), FOLDERS)
+    assert message.startswith("2 of 3 explanations by weak end beyond RMS 8/255, at 0.4000 to 0.5000")
+    assert "robust" not in message
+
+
 def test_only_images_that_were_asked_for_count():
     assert shortfall(GOOD, FOLDERS) == ""
     assert shortfall(GOOD, {"7-bird"}).startswith("3 of 3 explanations by strong end before")

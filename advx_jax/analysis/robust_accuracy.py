@@ -15,10 +15,11 @@ from advx_jax.analysis.row_cost import row_bytes
 from advx_jax.analysis.segments import result_of, run_in_segments
 from advx_jax.analysis.soundness import differing_rows, leading_scale, prepared
 from advx_jax.analysis.workers import Worker
-from advx_jax.attacks.base import Attack, Model, Part, example_keys
+from advx_jax.attacks.base import Attack, Model, Part, as_attack, example_keys
 from advx_jax.attacks.checks import ImagesLike, LabelsLike
 from advx_jax.attacks.criteria import are_numbers, is_met
 from advx_jax.attacks.losses import CLASSES_NEEDED, LossName, loss_and_gradient
+from advx_jax.attacks.minimum_norm import MinimumNorm
 from advx_jax.errors import UserError
 from advx_jax.progress import call_progress
 
@@ -174,6 +175,10 @@ def robust_accuracy(
     Raises:
         UserError: model, images, labels or attack are none to work with.
     """
+    if any(isinstance(part.attack, MinimumNorm) for part in as_attack(attack).parts()):
+        raise UserError(
+            f"expected an attack within an eps for a robust accuracy, got {attack.name}: see boundary_distances"
+        )
     if attack.criterion.towards_label:
         raise UserError(
             f"expected a criterion that leads away from labels for a robust accuracy, got {attack.criterion}"

@@ -17,7 +17,7 @@ from advx_jax.analysis.row_cost import row_bytes
 from advx_jax.analysis.segments import result_of, run_in_segments
 from advx_jax.analysis.soundness import prepared
 from advx_jax.analysis.workers import Worker
-from advx_jax.attacks.base import Attack, Model, example_keys
+from advx_jax.attacks.base import Attack, Model, as_attack, example_keys
 from advx_jax.attacks.checks import ImagesLike, LabelsLike, number_of_classes
 from advx_jax.attacks.criteria import Criterion, Misclassified, NoBetterThanRandom, are_numbers
 from advx_jax.attacks.published import Published
@@ -232,6 +232,7 @@ def boundary_distances(
     Raises:
         UserError: model, images, labels or attack are none to work with.
     """
+    as_attack(attack)
     x, y, _ = prepared(model, images, labels)
     found = np.full(len(x), np.nan, np.float32)
     keys = example_keys(key, jnp.arange(len(x)))

@@ -237,12 +237,28 @@ def example_keys(key: Key[Array, "..."] | None, indices: Counts) -> Keys:
     Args:
         key: one for all; or one for each example, which are given back. `jax.random.key(0)` if None.
         indices: of the examples.
+
+    Raises:
+        UserError: it is no key.
     """
     if key is None:
         key = jax.random.key(0)
+    if not hasattr(key, "dtype"):
+        raise UserError(f"expected a key such as jax.random.key(0), got {key!r}")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     return key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
+
+
+def as_attack(attack: Any) -> Attack:
+    """Give an attack back.
+
+    Raises:
+        UserError: it is something else, its name for instance.
+    """
+    if not isinstance(attack, Attack):
+        raise UserError(f"expected an attack such as advx_jax.attacks.PGD(eps=0.5, norm='L2'), got {attack!r}")
+    return attack
 
 
 def fold_in_all(keys: Keys, number: int | Array) -> Keys:

@@ -98,14 +98,22 @@ def end_process_after(work: Callable[[], None]) -> NoReturn:
     except OSError as error:
         # A full disk or a folder that must not be written: the system says what, a traceback adds nothing.
         sys.exit(f"error: {one_line(str(error))}")
-    except Exception:
-        if not (reason := _why_jax_cannot_start()):
+    except Exception as error:
+        if not (reason := _too_little_memory(error) or _why_jax_cannot_start()):
             raise
         sys.exit(f"error: {one_line(reason)}")
     except KeyboardInterrupt:
         sys.stderr.write(_INTERRUPTED)
         sys.exit(130)
     sys.exit(0)
+
+
+def _too_little_memory(error: Exception) -> str:
+    """Say that memory was too small for what was asked for; empty if that is not what an error is about."""
+    text = str(error)
+    if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text):
+        return ""
+    return f"not enough memory: {text.splitlines()[0] if text else 'none left'}; ask for fewer images at once"
 
 
 def _why_jax_cannot_start() -> str:

@@ -47,6 +47,11 @@ def shortfall(results: Mapping[str, Any], folders: set[str]) -> str:
     total = sum(len(entry["rms"]) for entry in entries)
     finite = [rms for rms in short if math.isfinite(rms)]
     ends = f"at {min(finite):.4f} to {max(finite):.4f}" if finite else "at no finite size"
+    if finite and min(finite) > settings["eps"]:
+        return (
+            f"{len(short)} of {total} explanations by {settings['model']} end beyond RMS {length(settings['eps'])}, "
+            f"{ends} (marked in the gallery): the path had too few --steps to come back"
+        )
     further = "more --steps" if settings["direction"] == "scale_free" else "--direction=scale_free or more --steps"
     return (
         f"{len(short)} of {total} explanations by {settings['model']} end before RMS {length(settings['eps'])}, {ends} "

@@ -15,6 +15,9 @@ from advx_jax.files import atomic_write
 from advx_jax.messages import shown
 from advx_jax.networks.registry import ResolvedNetwork
 
+# Of a results file; `command` is its second entry.
+_LONGEST_BEGIN = 200
+
 
 def head(command: str, results_format: int, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The first entries of every results file.
@@ -117,6 +120,20 @@ def read_json(path: Path, results_format: int | None = None) -> dict[str, Any]:
     if results_format is not None and results.get("format") != results_format:
         raise UserError(f"expected results of format {results_format} in {path}, got {shown(results.get('format'))}")
     return results
+
+
+def check_replaceable(path: Path, command: str) -> None:
+    """Make sure, before any work, that results take no other file's place.
+
+    Raises:
+        UserError: there is a file that this command has not written: a network, or somebody's notes.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as stream:
+        begin = stream.read(_LONGEST_BEGIN)
+    if f'"command": "{command}"'.encode() not in begin:
+        raise UserError(f"expected results of {command} in {path}, or no file, got another file: choose another name")
 
 
 def older_results(path: Path, records_of: Callable[[dict[str, Any]], Any]) -> dict[str, Any] | None:

@@ -130,7 +130,8 @@ class RobustnessAreas(Measurement[str]):
             areas[kind] = MeasuredArea(robustness_curve(distances.distances, n_classes), distances, in_time)
         title = f"{self._network.provenance.name}: accuracy under attack, {len(self._indices)} test images"
         pixels = math.prod(self._data.images.shape[1:])
-        return write_areas(self._output, results, areas, self._indices, n_classes, title, pixels)
+        table = write_areas(self._output, results, areas, self._indices, n_classes, title, pixels)
+        return f"{title}\ndata: {self._data.source}\n{table}"
 
 
 def _record(fields: Iterable[Any]) -> Record:

@@ -31,7 +31,7 @@ class Evaluation(Measurement[dict[str, Any]]):
         output: the file of the results, beside which records are kept; None to keep nothing.
 
     Raises:
-        UserError: network and images do not fit, or records would take the place of results.
+        UserError: network and images do not fit; see `records_path`.
     """
 
     command = "evaluate"
@@ -40,9 +40,7 @@ class Evaluation(Measurement[dict[str, Any]]):
     def __init__(self, network: ResolvedNetwork, data: ImageSet, n_images: int, output: Path | None = None) -> None:
         check_fit(network.classifier, data)
         self._network, self._data = network, data
-        self.path = output and output.with_suffix(".jsonl")
-        if output and self.path == output:
-            raise UserError(f"expected a name as {output.with_suffix('.json')} for the results, got {output}")
+        self.path = output and records_path(output)
         self._about_network = {
             "model": network.provenance.name,
             "network_sha256": network.classifier.fingerprint(),
@@ -84,6 +82,18 @@ class Evaluation(Measurement[dict[str, Any]]):
             "correct": int(right.sum()),
             "n_images": n_images,
         }
+
+
+def records_path(output: Path) -> Path:
+    """The file of the records beside that of the results.
+
+    Raises:
+        UserError: they would be the same.
+    """
+    path = output.with_suffix(".jsonl")
+    if path == output:
+        raise UserError(f"expected a name as {output.with_suffix('.json')} for the results, got {output}")
+    return path
 
 
 def _loss(record: Record) -> float:
