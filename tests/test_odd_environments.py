@@ -84,7 +84,8 @@ def test_paths_that_are_no_text_and_a_cache_that_cannot_be_written(plain, folder
     done = call(folder, *EXPLAIN, f"--output={odd}", ADVX_CACHE="tiny.safetensors", JAX_DEBUG_NANS="1")
     assert done.returncode == 0, done.stderr
     assert rb"o\udcfe/index.html" in done.stdout
-    (line,) = done.stderr.decode().splitlines()
+    # On a busy machine, lines of progress come too.
+    (line,) = [line for line in done.stderr.decode().splitlines() if not line.startswith("explain: ")]
     assert line.startswith("compiled code is not kept for the next call: ")
     assert_same_files(plain, folder / odd)
 
