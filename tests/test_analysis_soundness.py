@@ -14,7 +14,7 @@ from networks import TINY, random_classifier
 
 from advx_jax.analysis import soundness
 from advx_jax.analysis.accuracy import accuracy, predict
-from advx_jax.analysis.explanations import explain
+from advx_jax.analysis.explanations import Explanation, explain
 from advx_jax.analysis.robust_accuracy import robust_accuracy, run_attack, sanity_checks
 from advx_jax.analysis.robustness_area import boundary_distances, minimum_norm_distances
 from advx_jax.analysis.soundness import check_answers, check_fit
@@ -263,7 +263,11 @@ def test_bad_input_gives_one_clear_line(case, analysis):
 
 
 def in_order(answers):
-    return sorted(answers, key=lambda part: np.min(part[0])) if isinstance(answers, list) else answers
+    if not isinstance(answers, list):
+        return answers
+    # Explanations are no pytrees: their fields are.
+    plain = [[vars(part) if isinstance(part, Explanation) else part for part in answer] for answer in answers]
+    return sorted(plain, key=lambda part: np.min(part[0]))
 
 
 @pytest.mark.parametrize("analysis", ANALYSES)
