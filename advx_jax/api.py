@@ -14,7 +14,7 @@ from advx_jax.attacks.base import Model
 from advx_jax.attacks.checks import ImagesLike, LabelsLike, checked_images, checked_labels, number_of_classes
 from advx_jax.attacks.published import EXPLANATION, PublishedBounded
 from advx_jax.cache import at_home
-from advx_jax.data.image_set import CIFAR10_CLASSES, Split, unit_images
+from advx_jax.data.image_set import Split, class_names_of, unit_images
 from advx_jax.data.sources import load_cifar10
 from advx_jax.errors import UserError
 from advx_jax.messages import one_line, size_in_words
@@ -23,8 +23,7 @@ from advx_jax.networks.files import save_network
 from advx_jax.networks.registry import ResolvedNetwork, resolve_network
 from advx_jax.progress import call_progress, quiet_unless
 from advx_jax.reports.shown_explanation import Explanation, Explanations
-from advx_jax.runs.explain import ImagesToExplain, NamedImage
-from advx_jax.runs.explain import explain_images as write_explanations
+from advx_jax.runs.explain import ImagesToExplain, NamedImage, write_explanations
 
 # Of classes, in one line.
 _MOST_NAMES = 3
@@ -158,7 +157,7 @@ def explain_images(
 
 def _names_of_classes(given: Sequence[str] | None, n_classes: int) -> tuple[str, ...]:
     if given is None:
-        return CIFAR10_CLASSES if n_classes == len(CIFAR10_CLASSES) else tuple(f"class_{c}" for c in range(n_classes))
+        return class_names_of(n_classes)
     if len(given) != n_classes:
         raise UserError(f"expected names of the model's {n_classes} classes, got {len(given)}")
     return tuple(map(str, given))

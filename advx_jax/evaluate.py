@@ -13,9 +13,8 @@ from advx_jax.cli.commands import command, no_arguments
 from advx_jax.cli import inference_flags, run_flags
 from advx_jax.cli.flag_types import define_whole
 from advx_jax.errors import UserError
-from advx_jax.files import check_output_file
-from advx_jax.reports.results_json import check_replaceable, write_json
-from advx_jax.runs.evaluate import Evaluation, records_path
+from advx_jax.reports.results_json import write_json
+from advx_jax.runs.evaluate import Evaluation, results_path
 from advx_jax.runs.measurement import measure
 
 _N_IMAGES = define_whole("n_images", None, "How many test images, from the first; all if not given.")
@@ -29,13 +28,7 @@ flags.adopt_module_key_flags(inference_flags)
 def main(arguments: list[str]) -> None:
     """Parse the flags, measure, print."""
     no_arguments(arguments)
-    output = Path(_OUTPUT.value) if _OUTPUT.value else None
-    if output:
-        # A link stays one: what it leads to is written.
-        output = output.resolve() if output.is_symlink() else output
-        records_path(output)
-        check_output_file(output)
-        check_replaceable(output, Evaluation.command)
+    output = results_path(Path(_OUTPUT.value)) if _OUTPUT.value else None
     with run_flags.share() as share:
         if output is None and share.count > 1:
             raise UserError("expected --output, where the processes put what they find, got none")

@@ -20,7 +20,7 @@ from advx_jax.attacks import EXPLANATION
 from advx_jax.cli import attack_flags, inference_flags, own_image_flags, run_flags
 from advx_jax.cli.flag_types import check_eps_within_box, define_indices, define_length, define_whole, distinct_indices
 from advx_jax.errors import UserError
-from advx_jax.runs.explain import explain_images, given_images, own_images
+from advx_jax.runs.explain import given_images, own_images, write_explanations
 
 _EPS = define_length("eps", EXPLANATION.eps, "ρ: RMS of the change, on the [0,1] scale.")
 _STEPS = define_whole("steps", EXPLANATION.steps, "Number of attack steps.")
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> None:
             images, network = given_images(data, _places(len(data))), inference_flags.load_network()
         beside = inference_flags.load_network_beside(_BESIDE.value)
         overwrite, output = run_flags.OVERWRITE.value, Path(_OUTPUT.value)
-        print(explain_images(network, images, attack, output, overwrite, strict, beside, share))
+        print(write_explanations(network, images, attack, output, overwrite, strict, beside, share))
         for line in own_image_flags.left_out(own):
             print(line)
 

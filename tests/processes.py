@@ -1,6 +1,11 @@
-"""What other processes that train a tiny network find around them."""
+"""Commands as processes of their own, as a person starts them."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -12,3 +17,63 @@ def quick_environment(cache: Path) -> dict[str, str]:
     """
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
     return {**os.environ, "JAX_PLATFORMS": "cpu", "ADVX_CACHE": str(cache), "XLA_FLAGS": flags.strip()}
+
+
+def start(folder: Path, command: str, *arguments: str, **options) -> subprocess.Popen:
+    environment = {**os.environ, "ADVX_CACHE": str(folder / "cache"), "JAX_PLATFORMS": "cpu"}
+    # The test process has JAX's own default here; a person's shell has nothing.
+    for name in ("CIFAR10_PATH", "TF_CPP_MIN_LOG_LEVEL"):
+        environment.pop(name, None)
+    module = [sys.executable, "-W", "error", "-m", f"advx_jax.{command}"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*module, *arguments], cwd=folder, env=environment, **pipes, **options)
+
+
+def call(folder: Path, command: str, *arguments: str) -> tuple[int, str, str]:
+    process = start(folder, command, *arguments)
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+def succeed(folder: Path, command: str, *arguments: str) -> str:
+    status, out, err = call(folder, command, *arguments)
+    assert status == 0, err
+    return out
+
+
+def fail(folder: Path, command: str, *arguments: str) -> str:
+    """The message of a call that must fail with a single line."""
+    status, _, err = call(folder, command, *arguments)
+    assert status == 1
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+def interrupt(process: subprocess.Popen, has_begun: Callable[[], bool]) -> None:
+    """Press Ctrl-C once there is something to keep, and look at how the command takes it."""
+    deadline = time.monotonic() + 120
+    while not has_begun() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; what was finished is kept" in err
+    assert "Traceback" not in err
+
+
+def measure_flags(command: str, sizes: tuple[str, ...], output: str) -> tuple[str, ...]:
+    """Flags of a measurement of the tiny network, whose results are to lie in the folder `output`."""
+    place = f"{output}/accuracy.json" if command == "evaluate" else output
+    return ("--model=tiny.safetensors", *sizes, f"--output={place}")
+
+
+def interrupted_while_importing(code: str, *arguments: str, folder: Path) -> tuple[int, str]:
+    """Status and errors of a process that gets Ctrl-C right after the first line that it prints."""
+    command = [sys.executable, "-c", code, *arguments]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    return process.returncode, err

@@ -3,16 +3,13 @@
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from networks import random_classifier
 from PIL import Image
+from processes import fail, interrupt, start, succeed
 from stores import change_record, kept_records
 
 from advx_jax.analysis.subset import published_subset
@@ -32,38 +29,6 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("commands")
     save_network(path / "tiny.safetensors", random_classifier(), Provenance(name="tiny"))
     return path
-
-
-def start(folder: Path, command: str, *arguments: str, **options) -> subprocess.Popen:
-    environment = {**os.environ, "ADVX_CACHE": str(folder / "cache"), "JAX_PLATFORMS": "cpu"}
-    # The test process has JAX's own default here; a person's shell has nothing.
-    for name in ("CIFAR10_PATH", "TF_CPP_MIN_LOG_LEVEL"):
-        environment.pop(name, None)
-    module = [sys.executable, "-W", "error", "-m", f"advx_jax.{command}"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*module, *arguments], cwd=folder, env=environment, **pipes, **options)
-
-
-def call(folder: Path, command: str, *arguments: str) -> tuple[int, str, str]:
-    process = start(folder, command, *arguments)
-    out, err = process.communicate(timeout=240)
-    return process.returncode, out, err
-
-
-def succeed(folder: Path, command: str, *arguments: str) -> str:
-    status, out, err = call(folder, command, *arguments)
-    assert status == 0, err
-    return out
-
-
-def fail(folder: Path, command: str, *arguments: str) -> str:
-    """The message of a call that must fail with a single line."""
-    status, _, err = call(folder, command, *arguments)
-    assert status == 1
-    lines = err.strip().splitlines()
-    assert len(lines) == 1, err
-    assert lines[0].startswith("error: ")
-    return lines[0]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -131,6 +96,11 @@ def test_accuracy_takes_no_other_files_place(folder):
     assert json.loads((folder / "led-to.json").read_text())["n_images"] == 2
     fail(folder, "evaluate", "--model=tiny.safetensors", "--output=new/name.jsonl")
     assert not (folder / "new").exists()
+    # Nor do the records beside it, of which half a line would be cut off.
+    (folder / "others.jsonl").write_text("no line of ours")
+    message = fail(folder, "evaluate", "--model=tiny.safetensors", "--n_images=2", "--output=others.json")
+    assert "or no file, got another file" in message
+    assert (folder / "others.jsonl").read_text() == "no line of ours"
 
 
 def test_explain_writes_the_published_tree_and_goes_on_from_it(folder):
@@ -169,15 +139,15 @@ def test_explain_writes_the_published_tree_and_goes_on_from_it(folder):
     assert not (tree / "differences" / "5-frog").exists()
 
 
-def test_explanations_short_of_eps_are_flagged_and_fatal_only_if_strict(folder):
+def test_explanations_that_miss_eps_are_flagged_and_fatal_only_if_strict(folder):
     flags = ("--model=tiny.safetensors", "--n_images=1", "--steps=1", "--eps=0.1")
     # A single step can only be judged after it, so none of the ten is seen to reach ρ.
     out = succeed(folder, "explain", *flags, "--output=short")
     *_, made, _, note = out.splitlines()
     assert made == "1 image explained towards each of 10 classes by tiny"
-    assert note.startswith("note: 10 of 10 explanations by tiny end before RMS 0.1, at ")
+    assert note.startswith("note: 10 of 10 explanations by tiny end beyond RMS 0.1, at 0.5000 to 0.5000 ")
     message = fail(folder, "explain", *flags, "--output=strict", "--strict")
-    assert "10 of 10 explanations by tiny end before RMS 0.1" in message
+    assert "10 of 10 explanations by tiny end beyond RMS 0.1" in message
     assert (folder / "strict" / "index.html").is_file()
 
 
@@ -271,18 +241,6 @@ def test_ara_counts_what_never_crossed_apart(folder):
     assert found["distances"].count(None) == found["n_never_crossed"]
     assert found["valid"].count(True) == at_start
     assert {t for t, d in zip(found["first_ok"], found["distances"], strict=True) if d is None} == {3}
-
-
-def interrupt(process, has_begun):
-    """Press Ctrl-C once there is something to keep, and look at how the command takes it."""
-    deadline = time.monotonic() + 120
-    while not has_begun() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "interrupted; what was finished is kept" in err
-    assert "Traceback" not in err
 
 
 def test_interrupted_ara_keeps_what_it_has(folder):

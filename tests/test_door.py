@@ -2,13 +2,13 @@
 
 import importlib.metadata
 import os
-import signal
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from processes import interrupted_while_importing
 
 import advx_jax
 from advx_jax.cli.door import COMMANDS
@@ -152,14 +152,8 @@ def test_a_module_of_the_working_folder_does_not_stand_in_for_what_commands_impo
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_ctrl_c_while_the_command_is_imported_is_a_line(tmp_path):
     code = "from advx_jax.cli.door import main; print(flush=True); main()"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, "train", "--config=configs/smoke.py"],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    process.stdout.readline()
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "\ninterrupted; what was finished is kept\n")
+    done = interrupted_while_importing(code, "train", "--config=configs/smoke.py", folder=tmp_path)
+    assert done == (130, "\ninterrupted; what was finished is kept\n")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")

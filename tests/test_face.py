@@ -202,6 +202,7 @@ def test_networks_are_saved_and_loaded(few, tmp_path):
     [
         ("ax.robust_accuracy(model, x, y, attack='pgd')", "expected an attack such as .*, got 'pgd'"),
         ("ax.robust_accuracy(model, x, y, attack=ax.attacks.FMN(steps=3))", "expected an attack within an eps"),
+        ("ax.robust_accuracy(model, x, y, attack=ax.attacks.Published())", "expected an attack within an eps"),
         ("ax.boundary_distances(model, x, y, attack='fmn')", "expected an attack such as .*, got 'fmn'"),
         ("ax.attacks.FMN(steps=3)(model, x, y, key=0)", r"expected a key such as jax\.random\.key\(0\), got 0"),
         (

@@ -15,7 +15,7 @@ from advx_jax.networks.files import save_network
 from advx_jax.networks.registry import resolve_network
 from advx_jax.networks.resnet import Architecture
 from advx_jax.runs.ara import RobustnessAreas
-from advx_jax.runs.explain import explain_images, given_images
+from advx_jax.runs.explain import given_images, write_explanations
 from advx_jax.runs.measurement import measure
 from advx_jax.runs.robustness import RobustAccuracy
 
@@ -31,7 +31,7 @@ SECONDS = re.compile(rb'"seconds": (\{[^}]*\}|[0-9.e-]+)')
 
 def explain(network, images, output):
     settings = EXPLANATION.replace(steps=6)
-    explain_images(network, given_images(images, range(N_IMAGES)), settings, output, False, False)
+    write_explanations(network, given_images(images, range(N_IMAGES)), settings, output, False, False)
 
 
 def ara(network, images, output):

@@ -2,7 +2,6 @@
 
 import filecmp
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from networks import random_classifier
+from processes import interrupted_while_importing
 
 from advx_jax import attacks
 from advx_jax.cache import cache_dir
@@ -135,14 +135,8 @@ assert jax.config.jax_enable_x64
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_ctrl_c_while_a_command_is_imported_is_a_line(folder):
     code = "import advx_jax.cli.commands; print(flush=True); from advx_jax.train import main; main()"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, "--config=configs/smoke.py"],
-        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    process.stdout.readline()
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "\ninterrupted; what was finished is kept\n")
+    done = interrupted_while_importing(code, "--config=configs/smoke.py", folder=folder)
+    assert done == (130, "\ninterrupted; what was finished is kept\n")
 
 
 def test_a_host_in_double_precision_loads_networks_of_single_precision(folder):
@@ -201,3 +195,11 @@ def test_a_user_without_a_home_has_a_cache_of_their_own(monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert cache_dir() == tmp_path / f"advx_jax-{os.getuid()}"
     assert cache_dir().stat().st_mode & 0o077 == 0
+
+
+def test_too_little_memory_is_a_line(folder):
+    """XLA's own error, of an array that no machine has room for."""
+    code = "from advx_jax.cli.commands import end_process_after; import jax; "
+    line = error_of(call(folder, "-c", code + "end_process_after(lambda: jax.numpy.zeros(2**45).block_until_ready())"))
+    assert line.startswith("error: not enough memory: RESOURCE_EXHAUSTED")
+    assert line.endswith("; ask for fewer images at once")

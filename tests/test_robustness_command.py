@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from networks import random_classifier
 from PIL import Image
+from processes import fail, interrupt, start, succeed
 from stores import change_record, kept_records
-from test_commands import fail, interrupt, start, succeed
 
 from advx_jax.attacks import PGD, AutoAttack
 from advx_jax.data.sample import load_sample

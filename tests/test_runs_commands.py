@@ -8,7 +8,7 @@ import time
 
 import pytest
 from networks import random_classifier
-from test_commands import start, succeed
+from processes import measure_flags, start, succeed
 
 from advx_jax.networks.classifier import Provenance
 from advx_jax.networks.files import save_network
@@ -31,8 +31,7 @@ def folder(tmp_path_factory):
 
 
 def flags(command, output):
-    place = f"{output}/accuracy.json" if command == "evaluate" else output
-    return ("--model=tiny.safetensors", *COMMANDS[command], f"--output={place}")
+    return measure_flags(command, COMMANDS[command], output)
 
 
 def without_times(value):

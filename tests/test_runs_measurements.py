@@ -19,7 +19,7 @@ from advx_jax.networks.registry import ResolvedNetwork
 from advx_jax.reports.results_json import fingerprint
 from advx_jax.runs.ara import RobustnessAreas
 from advx_jax.runs.evaluate import Evaluation
-from advx_jax.runs.explain import explain_images, given_images, own_images
+from advx_jax.runs.explain import given_images, own_images, write_explanations
 from advx_jax.runs.measurement import measure
 from advx_jax.runs.robustness import RobustAccuracy
 
@@ -115,7 +115,7 @@ def test_an_older_file_that_is_none_is_refused_in_one_line(network, data, tmp_pa
 def test_own_images_are_explained_towards_the_networks_classes(network, data, tmp_path):
     own = [OwnImage(tmp_path / "photo.png", data.images[0], "")]
     settings = EXPLANATION.replace(steps=2)
-    explain_images(network, own_images(network.classifier, own), settings, tmp_path / "own", False, False)
+    write_explanations(network, own_images(network.classifier, own), settings, tmp_path / "own", False, False)
     results = json.loads((tmp_path / "own" / "explanations.json").read_text())
     assert results["class_names"] == ["class_0", "class_1", "class_2"]
     (entry,) = results["images"]
@@ -127,7 +127,7 @@ def test_own_images_are_explained_towards_the_networks_classes(network, data, tm
     }
     for count in (1, 2):
         # The second call goes on from the first.
-        explain_images(network, given_images(data, range(count)), settings, tmp_path / "set", False, False)
+        write_explanations(network, given_images(data, range(count)), settings, tmp_path / "set", False, False)
     results = json.loads((tmp_path / "set" / "explanations.json").read_text())
     assert results["class_names"] == ["cat", "dog", "fish"]
 
@@ -159,11 +159,11 @@ def test_network_and_data_that_do_not_fit_are_refused_before_any_work(network, d
         lambda: Evaluation(network, cifar10, 1),
         lambda: RobustnessAreas(network, cifar10, 1, Published(), output),
         lambda: RobustAccuracy(network, cifar10, 1, "square", (square,), 0, output),
-        lambda: explain_images(network, given_images(cifar10, [0]), settings, output, False, False),
+        lambda: write_explanations(network, given_images(cifar10, [0]), settings, output, False, False),
     ]
     for call in calls:
         with pytest.raises(UserError, match=r"expected a network for the data's 10 classes .* got one of 3"):
             call()
     with pytest.raises(UserError, match=r"expected a network for the data's 3 classes .* got one of 10"):
-        explain_images(network, given_images(data, [0]), settings, output, False, False, beside=ten)
+        write_explanations(network, given_images(data, [0]), settings, output, False, False, beside=ten)
     assert not output.exists()

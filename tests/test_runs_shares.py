@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from networks import random_classifier
-from processes import quick_environment
+from processes import call, fail, measure_flags, quick_environment, succeed
 from stores import change_record
-from test_commands import call, fail, succeed
 
 import advx_jax.files
 from advx_jax.analysis.accuracy import predict
@@ -26,7 +25,7 @@ from advx_jax.networks.registry import ResolvedNetwork
 from advx_jax.reports.results_json import head, write_json
 from advx_jax.runs.ara import RobustnessAreas
 from advx_jax.runs.evaluate import Evaluation
-from advx_jax.runs.explain import explain_images, given_images
+from advx_jax.runs.explain import given_images, write_explanations
 from advx_jax.runs.measurement import measure
 from advx_jax.runs.robustness import RobustAccuracy
 from advx_jax.runs.shares import WHOLE, Share
@@ -59,7 +58,7 @@ def data(network):
 def explain(network, data, output, share, overwrite=False):
     wanted = given_images(data, range(N))
     settings = EXPLANATION.replace(steps=3)
-    return explain_images(network, wanted, settings, output, overwrite, False, beside=network, share=share)
+    return write_explanations(network, wanted, settings, output, overwrite, False, beside=network, share=share)
 
 
 def ara(network, data, output, share, overwrite=False):
@@ -187,8 +186,7 @@ def folder(tmp_path_factory):
 
 
 def flags(command, output):
-    place = f"{output}/accuracy.json" if command == "evaluate" else output
-    return ("--model=tiny.safetensors", *COMMANDS[command], f"--output={place}")
+    return measure_flags(command, COMMANDS[command], output)
 
 
 @pytest.mark.parametrize("shard", ["0/4", "5/4", "x"])

@@ -20,6 +20,7 @@ from advx_jax.attacks.checks import ImagesLike, LabelsLike
 from advx_jax.attacks.criteria import are_numbers, is_met
 from advx_jax.attacks.losses import CLASSES_NEEDED, LossName, loss_and_gradient
 from advx_jax.attacks.minimum_norm import MinimumNorm
+from advx_jax.attacks.published import Published
 from advx_jax.errors import UserError
 from advx_jax.progress import call_progress
 
@@ -175,7 +176,7 @@ def robust_accuracy(
     Raises:
         UserError: model, images, labels or attack are none to work with.
     """
-    if any(isinstance(part.attack, MinimumNorm) for part in as_attack(attack).parts()):
+    if any(isinstance(part.attack, MinimumNorm | Published) for part in as_attack(attack).parts()):
         raise UserError(
             f"expected an attack within an eps for a robust accuracy, got {attack.name}: see boundary_distances"
         )

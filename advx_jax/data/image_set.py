@@ -16,6 +16,13 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 CIFAR10_SIDE = 32
 
 
+def class_names_of(n_classes: int) -> tuple[str, ...]:
+    """What so many classes are called where nobody says it: CIFAR-10's names if they are as many."""
+    if n_classes == len(CIFAR10_CLASSES):
+        return CIFAR10_CLASSES
+    return tuple(f"class_{number}" for number in range(n_classes))
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageSet:
     """Labelled images, in their original order.

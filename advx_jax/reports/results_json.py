@@ -15,7 +15,7 @@ from advx_jax.files import atomic_write
 from advx_jax.messages import shown
 from advx_jax.networks.registry import ResolvedNetwork
 
-# Of a results file; `command` is its second entry.
+# Of a file of results or records; `command` is the second entry of its head.
 _LONGEST_BEGIN = 200
 
 
@@ -132,7 +132,8 @@ def check_replaceable(path: Path, command: str) -> None:
         return
     with path.open("rb") as stream:
         begin = stream.read(_LONGEST_BEGIN)
-    if f'"command": "{command}"'.encode() not in begin:
+    # A process that was killed may have left a file of records empty.
+    if begin and f'"command": "{command}"'.encode() not in begin:
         raise UserError(f"expected results of {command} in {path}, or no file, got another file: choose another name")
 
 

@@ -24,16 +24,9 @@ _COLOUR = 3
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Explanation(explanations.Explanation):
-    """One image explained towards each of the K classes; a notebook shows the pictures.
+    """One image explained towards each of the K classes, with what it takes to show it; a notebook shows the pictures.
 
-    Attributes:
-        logits: of the image.
-        confidences: softmax of those, p_c(x).
-        perturbations: δ towards each class; image + δ is the explanation, not clipped.
-        rms: RMS of each δ on the images' scale.
-        first_ok: first step at which RMS(δ) had reached ρ; the number of steps if it never did.
-        reached: whether it did.
-        finite: no value was infinite or NaN on the way.
+    Attributes, beside those of `analysis.explanations.Explanation`:
         image: x, on the [0,1] scale.
         class_names: what the classes are called.
         label: the true class; None where nobody says which it is.

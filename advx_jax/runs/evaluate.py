@@ -13,9 +13,10 @@ from advx_jax.analysis.row_cost import row_bytes
 from advx_jax.analysis.soundness import check_fit
 from advx_jax.data.image_set import ImageSet, unit_images
 from advx_jax.errors import UserError
+from advx_jax.files import check_output_file
 from advx_jax.networks.registry import ResolvedNetwork
 from advx_jax.progress import Update
-from advx_jax.reports.results_json import head
+from advx_jax.reports.results_json import check_replaceable, head
 from advx_jax.runs.measurement import Measurement, Pass
 from advx_jax.runs.record_checks import is_index, is_prediction
 from advx_jax.runs.store import Record
@@ -28,10 +29,10 @@ class Evaluation(Measurement[dict[str, Any]]):
         network: to measure.
         data: labelled images.
         n_images: how many, from the first.
-        output: the file of the results, beside which records are kept; None to keep nothing.
+        output: the file of the results (`results_path`), beside which records are kept; None to keep nothing.
 
     Raises:
-        UserError: network and images do not fit; see `records_path`.
+        UserError: network and images do not fit.
     """
 
     command = "evaluate"
@@ -40,7 +41,7 @@ class Evaluation(Measurement[dict[str, Any]]):
     def __init__(self, network: ResolvedNetwork, data: ImageSet, n_images: int, output: Path | None = None) -> None:
         check_fit(network.classifier, data)
         self._network, self._data = network, data
-        self.path = output and records_path(output)
+        self.path = output and _records_path(output)
         self._about_network = {
             "model": network.provenance.name,
             "network_sha256": network.classifier.fingerprint(),
@@ -84,16 +85,29 @@ class Evaluation(Measurement[dict[str, Any]]):
         }
 
 
-def records_path(output: Path) -> Path:
-    """The file of the records beside that of the results.
+def results_path(output: Path) -> Path:
+    """Make sure, before any work, that results and records can be written, and take no other file's place.
+
+    Args:
+        output: as asked for.
+
+    Returns:
+        Where the results go: a link stays one, and what it leads to is written.
 
     Raises:
-        UserError: they would be the same.
+        UserError: they cannot, or there is a file that this command has not written.
     """
-    path = output.with_suffix(".jsonl")
-    if path == output:
+    path = output.resolve() if output.is_symlink() else output
+    if path.suffix == _records_path(path).suffix:
         raise UserError(f"expected a name as {output.with_suffix('.json')} for the results, got {output}")
+    check_output_file(path)
+    for file in (path, _records_path(path)):
+        check_replaceable(file, Evaluation.command)
     return path
+
+
+def _records_path(output: Path) -> Path:
+    return output.with_suffix(".jsonl")
 
 
 def _loss(record: Record) -> float:

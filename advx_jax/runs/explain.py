@@ -13,7 +13,7 @@ from advx_jax.analysis.accuracy import predict
 from advx_jax.analysis.explanations import Explanation, explain, explanation_rows, second_class
 from advx_jax.analysis.soundness import check_classes
 from advx_jax.attacks import PublishedBounded
-from advx_jax.data.image_set import CIFAR10_CLASSES, ImageSet, unit_images
+from advx_jax.data.image_set import CIFAR10_CLASSES, ImageSet, class_names_of, unit_images
 from advx_jax.data.own_files import natural_order
 from advx_jax.data.own_images import OwnImage
 from advx_jax.errors import UserError
@@ -85,8 +85,8 @@ def own_images(classifier: Classifier, own: Sequence[OwnImage]) -> ImagesToExpla
     Classes have CIFAR-10's names if they are as many, or if a person gave labels by these names.
     """
     n_classes = classifier.architecture.n_classes
-    named = n_classes == len(CIFAR10_CLASSES) or any(image.label is not None for image in own)
-    class_names = CIFAR10_CLASSES if named else tuple(f"class_{number}" for number in range(n_classes))
+    labelled = any(image.label is not None for image in own)
+    class_names = CIFAR10_CLASSES if labelled else class_names_of(n_classes)
     check_classes(classifier, class_names)
     pixels = np.stack([image.pixels for image in own])
     tops = predict(classifier, unit_images(pixels)).classes
@@ -101,7 +101,7 @@ def own_images(classifier: Classifier, own: Sequence[OwnImage]) -> ImagesToExpla
     return ImagesToExplain(images, "own image files", class_names)
 
 
-class Explanations(Measurement[dict[str, Any]]):
+class ExplanationPictures(Measurement[dict[str, Any]]):
     """Explanations of images by one network; pictures are written before their records.
 
     Args:
@@ -199,7 +199,7 @@ class Explanations(Measurement[dict[str, Any]]):
         return results
 
 
-def explain_images(
+def write_explanations(
     network: ResolvedNetwork,
     wanted: ImagesToExplain,
     attack: PublishedBounded,
@@ -237,11 +237,11 @@ def explain_images(
     """
     for resolved in (network, *([] if beside is None else [beside])):
         check_classes(resolved.classifier, wanted.class_names)
-    by_first = Explanations(network, wanted, attack, output, overwrite, found)
+    by_first = ExplanationPictures(network, wanted, attack, output, overwrite, found)
     by_second = None
     if beside is not None:
         folder = output / BESIDE_FOLDER / safe_name(beside.provenance.name)
-        by_second = Explanations(beside, wanted, attack, folder, overwrite)
+        by_second = ExplanationPictures(beside, wanted, attack, folder, overwrite)
     first = measure(by_first, overwrite, share)
     second = None if by_second is None else measure(by_second, overwrite, share)
     if first.summary is None:

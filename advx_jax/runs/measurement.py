@@ -136,6 +136,7 @@ def measure(measurement: Measurement[Summary], overwrite: bool = False, share: S
         UserError: the store holds results of other settings and must not be overwritten; or processes that run
             together do not see each other's files.
     """
+    # Process 0 removes what is there before the others open it.
     in_turn = overwrite and share.together
     if in_turn and share.index > 0:
         share.wait()
