@@ -18,7 +18,7 @@ from advx_jax.analysis.explanations import Explanation, explain
 from advx_jax.analysis.robust_accuracy import robust_accuracy, run_attack, sanity_checks
 from advx_jax.analysis.robustness_area import boundary_distances, minimum_norm_distances
 from advx_jax.analysis.soundness import check_answers, check_fit
-from advx_jax.attacks import APGD, EXPLANATION, FMN, Targeted
+from advx_jax.attacks import APGD, EXPLANATION, FMN, PGD, Targeted
 from advx_jax.attacks.base import Part
 from advx_jax.data.image_set import CIFAR10_CLASSES, ImageSet
 from advx_jax.errors import UserError
@@ -303,7 +303,10 @@ def test_attacks_that_cannot_work_with_the_model_are_refused():
         robust_accuracy(lambda x: linear(x)[:, :2], IMAGES, 0 * LABELS, apgd)
     message = r"expected a criterion that leads away from labels for a robust accuracy, got Targeted\(\)"
     with pytest.raises(UserError, match=message):
-        robust_accuracy(linear, IMAGES, LABELS, FMN(steps=2, criterion=Targeted()))
+        robust_accuracy(linear, IMAGES, LABELS, PGD(eps=0.1, norm="L2", steps=2, criterion=Targeted()))
+    message = "expected an attack within an eps for a robust accuracy, got fmn: see boundary_distances"
+    with pytest.raises(UserError, match=message):
+        robust_accuracy(linear, IMAGES, LABELS, FMN(steps=2))
 
 
 @pytest.mark.parametrize("analysis", ANALYSES)

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +23,7 @@ from advx_jax.networks.files import save_network
 from advx_jax.networks.registry import ResolvedNetwork
 from advx_jax.reports.results_json import head, write_json
 from advx_jax.runs.ara import RobustnessAreas
-from advx_jax.runs.evaluate import Evaluation
+from advx_jax.runs.evaluate import Evaluation, results_path
 from advx_jax.runs.explain import given_images, write_explanations
 from advx_jax.runs.measurement import measure
 from advx_jax.runs.robustness import RobustAccuracy
@@ -129,8 +128,10 @@ def test_evaluation_is_that_of_all_images_at_once(network, data, tmp_path):
     kept = Evaluation(network, data, 1)
     assert kept.summarise({"0": {"predicted": 3, "loss": None}}, {})["loss"] == np.inf
     assert np.isnan(kept.summarise({"0": {"predicted": -1, "loss": None}}, {})["loss"])
-    with pytest.raises(UserError, match=r"expected a name as accuracy\.json for the results, got accuracy\.jsonl"):
-        Evaluation(network, data, N, Path("accuracy.jsonl"))
+    with pytest.raises(
+        UserError, match=r"expected a name as \S*accuracy\.json for the results, got \S*accuracy\.jsonl"
+    ):
+        results_path(tmp_path / "accuracy.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,7 @@ def test_a_shard_tells_what_is_there_and_what_is_missing(network, data, tmp_path
         "whoever completes them writes the results"
     )
     # Without shards, the rest is computed.
-    assert ara(network, data, tmp_path, WHOLE).splitlines()[0].split()[:2] == ["until", "ARA"]
+    assert "\nuntil " in ara(network, data, tmp_path, WHOLE)
 
 
 def test_a_shard_needs_no_locks_and_removes_nothing(network, data, tmp_path, monkeypatch):
