@@ -128,7 +128,7 @@ def test_a_minimum_norm_attack_of_ones_own():
         ("own_attacks:make", {"eps": 0.5, "norm": "Linf"}, "cannot make the attack own_attacks:make with eps, norm: "),
         ("own_attacks:SMALL", {"eps": 0.5}, r"expected a setting of the attack fmn \(criterion, .*\), got eps"),
         ("own_attacks:NUMBER", {"eps": 0.5}, "expected own_attacks:NUMBER to be an advx_jax.attacks.Attack, got int"),
-        ("own_attacks:nothing", {}, "expected own_attacks to have the attack 'nothing', got none of that name"),
+        ("own_attacks:nothing", {}, "expected own_attacks to have an attack 'nothing', got none of that name"),
         ("no_such_module:name", {}, "expected no_such_module of --attack=.* that can be imported, got ModuleNotFound"),
         ("broken_attacks:name", {}, "that can be imported, got ZeroDivisionError: division by zero"),
         ("fgsm", {}, r"expected an attack \(autoattack, pgd, .*\) or package.module:name, got 'fgsm'"),

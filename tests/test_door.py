@@ -140,7 +140,7 @@ def test_an_attack_of_the_working_folder_is_found_as_with_python_m(script, call,
     arguments = ("robustness", "--eps=0.5", "--attack=own_attack:Mine")
     plain, through = call((*long(arguments[0]), *arguments[1:]), (script, *arguments))
     assert plain == through
-    assert "expected own_attack to have the attack 'Mine'" in plain[2]
+    assert "expected own_attack to have an attack 'Mine'" in plain[2]
 
 
 def test_a_module_of_the_working_folder_does_not_stand_in_for_what_commands_import(script, call, tmp_path):

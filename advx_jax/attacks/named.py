@@ -1,11 +1,8 @@
 """Attacks by the names that commands and results know them by, and other people's by the place of their code."""
 
 import functools
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from advx_jax.attacks.apgd import APGD, APGDT
@@ -20,6 +17,7 @@ from advx_jax.attacks.pgd import PGD
 from advx_jax.attacks.published import Published
 from advx_jax.attacks.square import Square
 from advx_jax.errors import UserError
+from advx_jax.importing import import_by_name
 from advx_jax.messages import nearest
 
 FixedEpsilonMaker = Callable[..., Attack]
@@ -51,26 +49,10 @@ def find_attack(name: str, known: Mapping[str, Any]) -> Any:
     """
     if name.lower() in known:
         return known[name.lower()]
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         hint = nearest(name.lower(), known, 0.6)
         raise UserError(f"expected an attack ({', '.join(known)}) or package.module:name, got {name!r}{hint}")
-    if not module or module.endswith(".py"):
-        raise UserError(f"expected package.module:name, without .py, for an attack of one's own, got {name!r}")
-    if (folder := str(Path.cwd())) not in sys.path:
-        # Behind all else: `python -m` has it first, a console script not at all.
-        sys.path.append(folder)
-    try:
-        loaded = importlib.import_module(module)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(
-            f"expected {module} of --attack={name} to be a module that can be imported, got {reason}"
-        ) from error
-    if not hasattr(loaded, attribute):
-        hint = nearest(attribute, vars(loaded), 0.6)
-        raise UserError(f"expected {module} to have the attack {attribute!r}, got none of that name{hint}")
-    return getattr(loaded, attribute)
+    return import_by_name(name, "attack", "an attack")
 
 
 def minimum_norm_attack(name: str) -> Attack:
