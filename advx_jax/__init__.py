@@ -34,7 +34,16 @@ if TYPE_CHECKING:
     from advx_jax.attacks.base import AttackResult
     from advx_jax.attacks.criteria import Misclassified, NoBetterThanRandom, Targeted
     from advx_jax.errors import UserError
+    from advx_jax.networks.adapters import (
+        from_equinox,
+        from_function,
+        from_haiku,
+        from_linen,
+        from_nnx,
+        normalized,
+    )
     from advx_jax.networks.classifier import Classifier
+    from advx_jax.networks.own_classifier import OwnClassifier
     from advx_jax.reports.shown_explanation import Explanation, Explanations
 
 __version__ = "0.1.0"
@@ -47,6 +56,7 @@ __all__ = [
     "Images",
     "Misclassified",
     "NoBetterThanRandom",
+    "OwnClassifier",
     "Predictions",
     "Targeted",
     "UserError",
@@ -55,8 +65,14 @@ __all__ = [
     "attacks",
     "boundary_distances",
     "explain_images",
+    "from_equinox",
+    "from_function",
+    "from_haiku",
+    "from_linen",
+    "from_nnx",
     "load_images",
     "load_model",
+    "normalized",
     "predict",
     "robust_accuracy",
     "save_model",
@@ -71,7 +87,11 @@ _PLACES = {
     "advx_jax.attacks.base": ("AttackResult",),
     "advx_jax.attacks.criteria": ("Misclassified", "NoBetterThanRandom", "Targeted"),
     "advx_jax.errors": ("UserError",),
+    "advx_jax.networks.adapters": (
+        *("from_equinox", "from_function", "from_haiku", "from_linen", "from_nnx", "normalized"),
+    ),
     "advx_jax.networks.classifier": ("Classifier",),
+    "advx_jax.networks.own_classifier": ("OwnClassifier",),
     "advx_jax.reports.shown_explanation": ("Explanation", "Explanations"),
 }
 _MODULES = {name: module for module, names in _PLACES.items() for name in names}

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int32
 from advx_jax.analysis import explanations
 from advx_jax.analysis.accuracy import predict
 from advx_jax.analysis.explanations import explain
+from advx_jax.analysis.soundness import fitted
 from advx_jax.attacks.base import Model
 from advx_jax.attacks.checks import ImagesLike, LabelsLike, checked_images, checked_labels, number_of_classes
 from advx_jax.attacks.published import EXPLANATION, PublishedBounded
@@ -20,7 +21,8 @@ from advx_jax.errors import UserError
 from advx_jax.messages import one_line, size_in_words
 from advx_jax.networks.classifier import Classifier, Provenance
 from advx_jax.networks.files import save_network
-from advx_jax.networks.registry import ResolvedNetwork, resolve_network
+from advx_jax.networks.own_classifier import OwnClassifier
+from advx_jax.networks.registry import OwnModel, resolve_network
 from advx_jax.progress import call_progress, quiet_unless
 from advx_jax.reports.shown_explanation import Explanation, Explanations
 from advx_jax.runs.explain import ImagesToExplain, NamedImage, write_explanations
@@ -105,7 +107,7 @@ def explain_images(
     """Explain images towards every class: what would make each look more like the class (arXiv 1906.02896).
 
     Args:
-        model: any function from images to logits; a `Classifier` with `output`.
+        model: any function from images to logits.
         images: on the [0,1] scale.
         labels: true classes; with `output`, the pictures are named by them, or by the model's top classes if None.
         class_names: what the classes are called; `CIFAR10_CLASSES` for 10 classes if None.
@@ -128,15 +130,13 @@ def explain_images(
     y = None if labels is None else np.asarray(checked_labels(labels, len(x), n_classes))
     found: dict[int, explanations.Explanation] = {}
     if output is not None:
-        if not isinstance(model, Classifier):
-            raise UserError(f"expected a Classifier where explanations are written, got {type(model).__name__}")
         pixels = np.round(x * 255).clip(0, 255).astype(np.uint8)
         x = unit_images(pixels)
         shown = predict(model, x, progress=False).classes.clip(0) if y is None else y
         named = [NamedImage(str(place), pixels[place], int(shown[place]), y is not None) for place in range(len(x))]
         with quiet_unless(progress):
             write_explanations(
-                ResolvedNetwork(model, Provenance(name=name), Path(output)),
+                fitted(OwnModel(_classifier(model), Provenance(name=name)), x.shape[1:]),
                 ImagesToExplain(named, "images given in Python", names),
                 attack,
                 Path(at_home(str(output))),
@@ -153,6 +153,15 @@ def explain_images(
         Explanation(**vars(found[place]), image=x[place], class_names=names, label=None if y is None else int(y[place]))
         for place in range(len(x))
     )
+
+
+def _classifier(model: Model) -> Classifier | OwnClassifier:
+    if isinstance(model, Classifier | OwnClassifier):
+        return model
+    # Other frameworks' modules are known there, which takes a while to import.
+    from advx_jax.networks.adapters import from_function
+
+    return from_function(model)
 
 
 def _names_of_classes(given: Sequence[str] | None, n_classes: int) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
     python -m advx_jax.explain
     python -m advx_jax.explain --model=resnet44-all --beside=resnet44-standard
-    python -m advx_jax.explain --model=resnet44-robust --indices=3,5 --eps=0.15 --output=deeper
     python -m advx_jax.explain --model=resnet44-all --images='photos/*.jpg' --output=photos-explained
     python -m advx_jax.explain --model=resnet44-all --labels=photos/labels.csv --output=photos-explained
 
@@ -53,12 +52,13 @@ def main(arguments: list[str]) -> None:
     with run_flags.share() as share:
         own = own_image_flags.load(strict)
         if own is not None:
-            network = inference_flags.load_network()
+            network = inference_flags.load_network(shape := own.images[0].pixels.shape)
             images = own_images(network.classifier, own.images)
         else:
             data = inference_flags.load_images()
-            images, network = given_images(data, _places(len(data))), inference_flags.load_network()
-        beside = inference_flags.load_network_beside(_BESIDE.value)
+            shape = data.images.shape[1:]
+            images, network = given_images(data, _places(len(data))), inference_flags.load_network(shape)
+        beside = inference_flags.load_network_beside(_BESIDE.value, shape)
         overwrite, output = run_flags.OVERWRITE.value, Path(_OUTPUT.value)
         print(write_explanations(network, images, attack, output, overwrite, strict, beside, share))
         for line in own_image_flags.left_out(own):

@@ -10,7 +10,8 @@ import pytest
 
 from advx_jax.analysis import workers
 from advx_jax.analysis.segments import segment_lengths
-from advx_jax.analysis.workers import Interrupted, as_pytree, lanes, pad, spread
+from advx_jax.analysis.workers import Interrupted, lanes, pad, spread
+from advx_jax.networks.own_classifier import as_pytree
 
 
 def logits_fn(images):

@@ -84,6 +84,8 @@ attacks = [ax.attacks.AutoAttack(eps=0.5, norm="L2"), ax.attacks.Published(crite
 for attack in [*attacks, ax.attacks.PGD(eps=1, norm="L2", criterion=ax.Targeted())]:
     print(ax.robust_accuracy(lambda images: images.mean((1, 2)), np.zeros((1, 4, 4, 3)), [0], attack))
 quick = ax.attacks.EXPLANATION.with_settings(steps=2).until(ax.Misclassified())
+own: ax.OwnClassifier = ax.normalized(ax.from_function(lambda images: images.mean((1, 2))), (0.5,) * 3, (0.25,) * 3)
+print(own.n_classes, ax.from_linen, ax.from_nnx, ax.from_equinox, ax.from_haiku)
 ax.explain_images(model, x, attack=quick)
 try:
     ax.load_model("nothing")
@@ -184,8 +186,9 @@ def test_explanations(few, tmp_path):
         ax.explain_images(model, x[:1], class_names=("cat", "dog"))
     (only,) = ax.explain_images(lambda images: images.mean((1, 2)), x[:1], attack=quick)
     assert only.perturbations.shape == (3, 32, 32, 3)
-    with pytest.raises(UserError, match="expected a Classifier where explanations are written, got function"):
-        ax.explain_images(lambda images: images.mean((1, 2)), x[:1], output=tmp_path / "none")
+    thirds = lambda images: images.mean((1, 2))  # noqa: E731
+    ax.explain_images(thirds, x[:1], output=tmp_path / "own", attack=quick, name="thirds")
+    assert json.loads((tmp_path / "own" / "explanations.json").read_text())["settings"]["model"] == "thirds"
 
 
 def test_networks_are_saved_and_loaded(few, tmp_path):

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from advx_jax.analysis.workers import as_pytree
 from advx_jax.attacks.base import Attack, Model, example_keys
+from advx_jax.networks.own_classifier import as_pytree
 
 # What is fixed counts as if it belonged to the images; among so many it hardly matters.
 _TRACED_ROWS = 16

@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from advx_jax.analysis.workers import as_pytree
 from advx_jax.attacks.base import Model
 from advx_jax.attacks.checks import ImagesLike, LabelsLike, checked, number_of_classes
 from advx_jax.data.image_set import ImageSet
 from advx_jax.errors import UserError
+from advx_jax.messages import one_line, size_in_words
 from advx_jax.networks.classifier import Classifier
+from advx_jax.networks.own_classifier import OwnClassifier, as_pytree
+from advx_jax.networks.registry import NamedModel, OwnModel
 
 # Images in the probe's company.
 _COMPANY = 3
@@ -29,7 +31,29 @@ _NARROW = {"bf16": jnp.bfloat16, "f16": jnp.float16}
 _PRODUCTS = {"gpu": jnp.float16, "tpu": jnp.bfloat16}
 
 
-def check_fit(classifier: Classifier, data: ImageSet) -> None:
+def fitted(model: NamedModel, shape: tuple[int, ...]) -> NamedModel:
+    """Tell a person's own classifier what images it is to take, which tells how many classes it has.
+
+    Args:
+        model: any; a `Classifier` knows both by its architecture.
+        shape: of an image: height, width and channels.
+
+    Raises:
+        UserError: it gives no logits for such images, or contradicts what it says of itself.
+    """
+    if isinstance(model.classifier, Classifier):
+        return model
+    height, width, channels = shape
+    own = model.classifier
+    if own.image_shape not in (None, shape):
+        raise UserError(
+            f"expected images of {size_in_words(own.image_shape)} for the model, got {size_in_words(shape)}"
+        )
+    n_classes = number_of_classes(own.model, np.zeros((_COMPANY, *shape), np.float32))
+    return OwnModel(own.of_images((height, width, channels), n_classes), model.provenance)
+
+
+def check_fit(classifier: Classifier | OwnClassifier, data: ImageSet) -> None:
     """Refuse a network and data that do not belong together, before any work.
 
     Raises:
@@ -39,17 +63,24 @@ def check_fit(classifier: Classifier, data: ImageSet) -> None:
     checked(classifier, np.zeros((1, *data.images.shape[1:]), np.float32), np.zeros(1, np.int32))
 
 
-def check_classes(classifier: Classifier, class_names: tuple[str, ...]) -> None:
+def check_classes(classifier: Classifier | OwnClassifier, class_names: tuple[str, ...]) -> None:
     """Refuse a network that does not have these classes.
 
     Raises:
-        UserError: it has more, or fewer.
+        UserError: it has more, or fewer, or calls them otherwise.
     """
-    n_classes = classifier.architecture.n_classes
+    n_classes = classifier.n_classes
     if n_classes != len(class_names):
         raise UserError(
             f"expected a network for the data's {len(class_names)} classes ({class_names[0]} to {class_names[-1]}), "
             f"got one of {n_classes}"
+        )
+    if classifier.class_names not in (None, class_names):
+        pairs = zip(class_names, classifier.class_names, strict=True)
+        place, (one, other) = next((place, pair) for place, pair in enumerate(pairs) if pair[0] != pair[1])
+        raise UserError(
+            f"expected a network with the data's classes, got one whose class {place} is {one_line(other)}, "
+            f"not {one_line(one)}"
         )
 
 

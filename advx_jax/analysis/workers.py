@@ -20,6 +20,7 @@ import numpy as np
 from advx_jax.analysis.lane_check import lanes_agree, what_is_wrong
 from advx_jax.attacks.base import Model
 from advx_jax.errors import UserError
+from advx_jax.networks.own_classifier import as_pytree
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -63,17 +64,6 @@ class Worker(NamedTuple):
     def put(self, array: np.ndarray) -> jax.Array:
         """Copy an array to the worker's device."""
         return jax.device_put(array, self.device)
-
-
-def as_pytree(model: Model) -> Model:
-    """Make any function from images to logits an argument that `jit` accepts.
-
-    A `Classifier` or a `jax.tree_util.Partial` is one already: its arrays become arguments of the
-    compiled code. A plain function is kept as it is, with its arrays as constants.
-    """
-    if jax.tree_util.all_leaves([model]):
-        return jax.tree_util.Partial(model)
-    return model
 
 
 def lanes() -> list[jax.Device]:

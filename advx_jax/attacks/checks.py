@@ -189,6 +189,13 @@ def number_of_classes(model: Any, images: Array | np.ndarray) -> int:
     if not isinstance(logits, jax.ShapeDtypeStruct):
         kind = f"a dict of {', '.join(map(str, logits))}" if isinstance(logits, dict) else f"a {type(logits).__name__}"
         raise UserError(f"expected a classifier that gives one array of logits, got {kind}: wrap it to give the logits")
+    if (
+        logits.ndim == 1
+        and logits.shape != shape[:1]
+        and len(shape) == 4
+        and (remedy := _one_image_remedy(model, shape, dtype))
+    ):
+        raise UserError(f"expected a classifier f of images (batch, height, width, channels), got {remedy}")
     if logits.ndim != 2 or logits.shape[0] != shape[0]:
         raise UserError(f"expected logits of shape ({shape[0]}, classes) from the classifier, got {logits.shape}")
     if not jnp.issubdtype(logits.dtype, jnp.floating):
@@ -316,6 +323,22 @@ def _ends(values: Array) -> tuple[Array, Array]:
     return values.min(), values.max()
 
 
+def _one_image_remedy(model: Callable[..., Any], shape: tuple[int, ...], dtype: Any) -> str:
+    """What a classifier of one image, as people write them in Equinox, is called, and what makes it one of a batch."""
+    _, first, second, third = shape
+    for one, function, note in (
+        ((first, second, third), "jax.vmap(f)", ""),
+        ((third, first, second), "jax.vmap(f) of x.transpose(0, 3, 1, 2)", ", channels first"),
+    ):
+        try:
+            logits = jax.eval_shape(model, jax.ShapeDtypeStruct(one, dtype))
+        except Exception:  # noqa: S112 - it does not take one image either
+            continue
+        if isinstance(logits, jax.ShapeDtypeStruct) and logits.ndim == 1:
+            return f"one of a single image{note}: pass {function}, or advx_jax.from_equinox(f) of an Equinox module"
+    return ""
+
+
 def _refusal(model: Callable[..., Any], shape: tuple[int, ...], dtype: Any, problem: Exception) -> UserError:
     """Why a classifier does not take images: by what it would take instead, where that is known."""
     others: list[tuple[tuple[int, ...], Any, str]] = []
@@ -340,9 +363,11 @@ def _refusal(model: Callable[..., Any], shape: tuple[int, ...], dtype: Any, prob
         except Exception:  # noqa: S112 - it takes this no more than the images themselves
             continue
         return UserError(f"expected a classifier f of images (batch, height, width, channels), got {message}")
+    if len(shape) == 4 and (remedy := _one_image_remedy(model, shape, dtype)):
+        return UserError(f"expected a classifier f of images (batch, height, width, channels), got {remedy}")
     if isinstance(problem, UserError):
         return problem
-    if remedy := _TRAINING_MODE.get(type(problem).__name__):
-        return UserError(f"expected a classifier in evaluation mode, got one that is in training mode: {remedy}")
+    if evaluate := _TRAINING_MODE.get(type(problem).__name__):
+        return UserError(f"expected a classifier in evaluation mode, got one that is in training mode: {evaluate}")
     reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0][:_LONGEST_REASON]
     return UserError(f"expected a classifier that takes {dtype} images of shape {shape}, got from it: {reason}")

@@ -3,16 +3,18 @@
 from absl import flags
 
 from advx_jax._runtime import keep_compiled_code
+from advx_jax.analysis.soundness import fitted
 from advx_jax.cli import run_flags
 from advx_jax.data.image_set import ImageSet
 from advx_jax.data.sources import load_cifar10
 from advx_jax.errors import UserError
-from advx_jax.networks.registry import ResolvedNetwork, first_choice, resolve_network
+from advx_jax.networks.registry import NamedModel, first_choice, resolve_model
 
 _MODEL = flags.DEFINE_string(
     "model",
     None,
-    "Network: a name (resnet44-all, …), a .safetensors or .pt file, or a training workdir. "
+    "Network: a name (resnet44-all, …), a .safetensors or .pt file, a training workdir, or package.module:name of your "
+    "own. "
     "Default: the best robust network that ships with the package.",
 )
 _DATA = flags.DEFINE_string(
@@ -24,7 +26,7 @@ _DATA = flags.DEFINE_string(
 flags.adopt_module_key_flags(run_flags)
 
 
-def load_network_and_images(n_images: int | None, default: int | None) -> tuple[ResolvedNetwork, ImageSet, int]:
+def load_network_and_images(n_images: int | None, default: int | None) -> tuple[NamedModel, ImageSet, int]:
     """The network of --model, the test images of --data, and how many of them to work on.
 
     Args:
@@ -37,7 +39,7 @@ def load_network_and_images(n_images: int | None, default: int | None) -> tuple[
     # The images first: they are read faster, and a wrong number of them is found before any other work.
     data = load_images()
     n_images = check_n_images(n_images, len(data), len(data) if default is None else default)
-    return load_network(), data, n_images
+    return load_network(data.images.shape[1:]), data, n_images
 
 
 def load_images() -> ImageSet:
@@ -49,30 +51,34 @@ def load_images() -> ImageSet:
     return load_cifar10(_DATA.value, "test")
 
 
-def load_network() -> ResolvedNetwork:
+def load_network(shape: tuple[int, ...]) -> NamedModel:
     """The network of --model.
 
+    Args:
+        shape: height, width and channels of the images that it is to take.
+
     Raises:
-        UserError: it cannot be found or read.
+        UserError: it cannot be found or read, or does not take such images.
     """
     keep_compiled_code()
-    return resolve_network(first_choice().robust if _MODEL.value is None else _MODEL.value)
+    return fitted(resolve_model(first_choice().robust if _MODEL.value is None else _MODEL.value), shape)
 
 
-def load_network_beside(model: str | None) -> ResolvedNetwork | None:
+def load_network_beside(model: str | None, shape: tuple[int, ...]) -> NamedModel | None:
     """The network to show beside that of --model, which must be another one.
 
     Args:
         model: what the command line asks for; if None, there is one only where --model is not given either.
+        shape: height, width and channels of the images that it is to take.
 
     Raises:
-        UserError: it cannot be found or read.
+        UserError: it cannot be found or read, or does not take such images.
     """
     if model is not None and model == _MODEL.value:
         raise UserError(f"expected another network beside that of --model, got {model!r} for both")
     if model is None and _MODEL.value is None:
         model = first_choice().ordinary
-    return None if model is None else resolve_network(model)
+    return None if model is None else fitted(resolve_model(model), shape)
 
 
 def data_was_given() -> bool:

@@ -7,13 +7,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 from advx_jax.cache import at_home, cache_dir
 from advx_jax.errors import UserError
+from advx_jax.importing import is_import_name
 from advx_jax.messages import nearest
 from advx_jax.networks.classifier import Classifier, Provenance
 from advx_jax.networks.files import SUFFIX, load_network
+from advx_jax.networks.own_classifier import OwnClassifier
 
 WORKDIR_NETWORK = f"network{SUFFIX}"
 """File in a training workdir that holds the trained network."""
@@ -36,6 +38,26 @@ class ResolvedNetwork(NamedTuple):
     classifier: Classifier
     provenance: Provenance
     path: Path
+
+
+@runtime_checkable
+class NamedModel(Protocol):
+    """What is measured: a network that was found, or a person's own classifier under a name."""
+
+    @property
+    def classifier(self) -> Classifier | OwnClassifier:
+        """Images to logits."""
+
+    @property
+    def provenance(self) -> Provenance:
+        """What it is called, and where its numbers come from."""
+
+
+class OwnModel(NamedTuple):
+    """A person's own classifier, and what it is called."""
+
+    classifier: Classifier | OwnClassifier
+    provenance: Provenance
 
 
 class ManifestEntry(NamedTuple):
@@ -111,9 +133,27 @@ def resolve_network(model: str) -> ResolvedNetwork:
     except OSError as error:
         raise UserError(f"cannot read the network {model}: {error.strerror}") from error
     raise UserError(
-        f"expected a network by name ({', '.join(entries)}), a {SUFFIX} or .pt file, or a training workdir, "
-        f"got {model!r}{nearest(model, entries, _SIMILAR_ENOUGH)}"
+        f"expected a network by name ({', '.join(entries)}), a {SUFFIX} or .pt file, a training workdir or "
+        f"package.module:name, got {model!r}{nearest(model, entries, _SIMILAR_ENOUGH)}"
     )
+
+
+def resolve_model(model: str) -> NamedModel:
+    """Find what is to be measured.
+
+    Args:
+        model: see `resolve_network`; or `package.module:name`, which imports a person's own code
+            (`own_code.own_classifier`).
+
+    Raises:
+        UserError: see there.
+    """
+    if model in manifest() or not is_import_name(model) or at_home(model).exists():
+        return resolve_network(model)
+    # Other frameworks' modules are known there, which takes a while to import.
+    from advx_jax.networks.own_code import own_classifier
+
+    return OwnModel(own_classifier(model), Provenance(name=model))
 
 
 def _check_has_network(workdir: Path, model: str) -> None:

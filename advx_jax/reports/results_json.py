@@ -13,7 +13,7 @@ import numpy as np
 from advx_jax.errors import UserError
 from advx_jax.files import atomic_write
 from advx_jax.messages import shown
-from advx_jax.networks.registry import ResolvedNetwork
+from advx_jax.networks.registry import NamedModel
 
 # Of a file of results or records; `command` is the second entry of its head.
 _LONGEST_BEGIN = 200
@@ -40,7 +40,7 @@ def head(command: str, results_format: int, settings: Mapping[str, Any]) -> dict
     }
 
 
-def attack_record(network: ResolvedNetwork, settings: Mapping[str, Any]) -> dict[str, Any]:
+def attack_record(network: NamedModel, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that an attack's result depends on, apart from its image."""
     return {
         "model": network.provenance.name,

@@ -23,7 +23,7 @@ from advx_jax.analysis.subset import published_subset
 from advx_jax.attacks import Attack, example_keys
 from advx_jax.data.image_set import ImageSet, unit_images
 from advx_jax.files import check_output_folder
-from advx_jax.networks.registry import ResolvedNetwork
+from advx_jax.networks.registry import NamedModel
 from advx_jax.progress import Update
 from advx_jax.reports.ara_files import MeasuredArea, write_areas
 from advx_jax.reports.results_json import attack_record, head, older_results
@@ -53,7 +53,7 @@ class RobustnessAreas(Measurement[str]):
 
     command = "ara"
 
-    def __init__(self, network: ResolvedNetwork, data: ImageSet, n_images: int, attack: Attack, output: Path) -> None:
+    def __init__(self, network: NamedModel, data: ImageSet, n_images: int, attack: Attack, output: Path) -> None:
         check_fit(network.classifier, data)
         check_output_folder(output)
         self._network, self._data, self._attack, self._output = network, data, attack, output
@@ -119,7 +119,7 @@ class RobustnessAreas(Measurement[str]):
     def summarise(self, records: Mapping[str, Record], seconds: Mapping[str, float]) -> str:
         """Write `ara.json` and the curves; returns a table."""
         del seconds
-        n_classes = self._network.classifier.architecture.n_classes
+        n_classes = self._network.classifier.n_classes
         results = head(self.command, self.format, {**self.settings, "n_images": len(self._indices)})
         results |= {"data": self._data.source, "gradient_evaluations": self._attack.evaluations}
         areas = {}

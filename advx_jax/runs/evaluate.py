@@ -14,7 +14,7 @@ from advx_jax.analysis.soundness import check_fit
 from advx_jax.data.image_set import ImageSet, unit_images
 from advx_jax.errors import UserError
 from advx_jax.files import check_output_file
-from advx_jax.networks.registry import ResolvedNetwork
+from advx_jax.networks.registry import NamedModel
 from advx_jax.progress import Update
 from advx_jax.reports.results_json import check_replaceable, head
 from advx_jax.runs.measurement import Measurement, Pass
@@ -38,7 +38,7 @@ class Evaluation(Measurement[dict[str, Any]]):
     command = "evaluate"
     own_folder = False
 
-    def __init__(self, network: ResolvedNetwork, data: ImageSet, n_images: int, output: Path | None = None) -> None:
+    def __init__(self, network: NamedModel, data: ImageSet, n_images: int, output: Path | None = None) -> None:
         check_fit(network.classifier, data)
         self._network, self._data = network, data
         self.path = output and _records_path(output)
@@ -52,7 +52,7 @@ class Evaluation(Measurement[dict[str, Any]]):
 
     def is_valid(self, key: str, record: Record) -> bool:
         """Whether it is an index, with a class and a loss."""
-        return is_index(key, len(self._data)) and is_prediction(record, self._network.classifier.architecture.n_classes)
+        return is_index(key, len(self._data)) and is_prediction(record, self._network.classifier.n_classes)
 
     def passes(self, images: Sequence[str], records: Mapping[str, Record], done: Update) -> Iterator[Pass]:
         """Classify them."""

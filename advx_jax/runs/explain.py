@@ -21,7 +21,8 @@ from advx_jax.files import check_output_folder
 from advx_jax.messages import one_line
 from advx_jax.names import safe_name, unique_names
 from advx_jax.networks.classifier import Classifier
-from advx_jax.networks.registry import ResolvedNetwork
+from advx_jax.networks.own_classifier import OwnClassifier
+from advx_jax.networks.registry import NamedModel
 from advx_jax.progress import Update
 from advx_jax.reports.explanation_tree import (
     FORMAT,
@@ -79,12 +80,12 @@ def given_images(data: ImageSet, indices: Sequence[int]) -> ImagesToExplain:
     return ImagesToExplain(images, data.source, data.class_names)
 
 
-def own_images(classifier: Classifier, own: Sequence[OwnImage]) -> ImagesToExplain:
+def own_images(classifier: Classifier | OwnClassifier, own: Sequence[OwnImage]) -> ImagesToExplain:
     """A person's own images; where nobody says what an image is, the network's top class stands in for the real one.
 
     Classes have CIFAR-10's names if they are as many, or if a person gave labels by these names.
     """
-    n_classes = classifier.architecture.n_classes
+    n_classes = classifier.n_classes
     labelled = any(image.label is not None for image in own)
     class_names = CIFAR10_CLASSES if labelled else class_names_of(n_classes)
     check_classes(classifier, class_names)
@@ -122,7 +123,7 @@ class ExplanationPictures(Measurement[dict[str, Any]]):
 
     def __init__(
         self,
-        network: ResolvedNetwork,
+        network: NamedModel,
         wanted: ImagesToExplain,
         attack: PublishedBounded,
         output: Path,
@@ -200,13 +201,13 @@ class ExplanationPictures(Measurement[dict[str, Any]]):
 
 
 def write_explanations(
-    network: ResolvedNetwork,
+    network: NamedModel,
     wanted: ImagesToExplain,
     attack: PublishedBounded,
     output: Path,
     overwrite: bool,
     strict: bool,
-    beside: ResolvedNetwork | None = None,
+    beside: NamedModel | None = None,
     share: Share = WHOLE,
     found: Callable[[str, Explanation], None] = lambda *_: None,
 ) -> str:

@@ -22,7 +22,7 @@ from advx_jax.attacks.named import FIXED_EPSILON
 from advx_jax.attacks.threat_model import threat_model
 from advx_jax.data.image_set import ImageSet, unit_images
 from advx_jax.files import check_output_folder
-from advx_jax.networks.registry import ResolvedNetwork
+from advx_jax.networks.registry import NamedModel
 from advx_jax.progress import Update
 from advx_jax.reports.broken_images import PICTURES_FOLDER, BrokenImages
 from advx_jax.reports.results_json import head, older_results
@@ -63,7 +63,7 @@ class RobustAccuracy(Measurement[str]):
 
     def __init__(
         self,
-        network: ResolvedNetwork,
+        network: NamedModel,
         data: ImageSet,
         n_images: int,
         name: str,
@@ -73,7 +73,7 @@ class RobustAccuracy(Measurement[str]):
         pictures: bool = False,
     ) -> None:
         check_fit(network.classifier, data)
-        self._n_classes = network.classifier.architecture.n_classes
+        self._n_classes = network.classifier.n_classes
         for attack in attacks:
             attack.check(self._n_classes)
         check_output_folder(output)
