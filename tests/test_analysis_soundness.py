@@ -221,9 +221,11 @@ def test_dead_classes_hide_no_dependence_and_are_none(dead):
 
 
 def test_a_flag_among_the_arguments_is_told_of():
+    """True and False are no numbers, and part of the code; 0 is one."""
     network, variables = linen()
+    check_answers(jax.tree_util.Partial(network.apply, variables, train=False), IMAGES)
     with pytest.raises(UserError, match=r"functools\.partial\(network\.apply, train=False\)"):
-        check_answers(jax.tree_util.Partial(network.apply, variables, train=False), IMAGES)
+        check_answers(jax.tree_util.Partial(network.apply, variables, train=0), IMAGES)
 
 
 def test_logits_that_are_nan_are_nan_in_every_batch():
