@@ -136,7 +136,7 @@ def _measure(classifier: Classifier, attack: Attack, data: ImageSet) -> dict[str
         "n_attacked": int(attacked.sum()),
         "n_missed": int(missed.sum()),
         "mean_distance": float(distances[attacked].mean()) if whole else None,
-        "ara": robustness_curve(distances, classifier.architecture.n_classes).area if whole else None,
+        "ara": robustness_curve(distances, classifier.n_classes).area if whole else None,
     }
 
 

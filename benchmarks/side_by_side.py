@@ -11,7 +11,9 @@ import numpy as np
 from advx_jax.cli.inference_flags import keep_compiled_code
 from advx_jax.data.image_set import unit_images
 from advx_jax.data.sample import load_sample
+from advx_jax.errors import UserError
 from advx_jax.networks.classifier import Classifier
+from advx_jax.networks.resnet import ResNetArchitecture
 from advx_jax.reports.console import table
 from advx_jax.reports.results_json import head, write_json
 
@@ -88,6 +90,8 @@ def twin_of(classifier: Classifier) -> Any:
     from reference.network import ResNet
 
     arch = classifier.architecture
+    if not isinstance(arch, ResNetArchitecture):
+        raise UserError(f"expected a network of the method's own family, got {arch.name}")
     twin = ResNet(arch.stage_lengths, arch.stage_widths, arch.n_classes, arch.activation == "half_huber")
     names = layer_names(arch.stage_lengths, arch.stage_widths)
     twin.load_state_dict(state_dict_from_flax(classifier.variables, twin, names))

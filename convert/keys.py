@@ -9,8 +9,9 @@ from flax import traverse_util
 
 from advx_jax.errors import UserError
 from advx_jax.messages import listed, shown
+from advx_jax.networks.architecture import Architecture
 from advx_jax.networks.classifier import Variables
-from advx_jax.networks.resnet import Architecture
+from advx_jax.networks.resnet import ResNetArchitecture
 
 
 class Kind(enum.Enum):
@@ -48,11 +49,17 @@ class TensorKey:
 
 
 def tensor_keys(architecture: Architecture) -> list[TensorKey]:
-    """All tensors of a network, in the order of PyTorch's state dict (docs/method.md, Published networks)."""
+    """All tensors of a network, in the order of PyTorch's state dict (docs/method.md, Published networks).
+
+    Raises:
+        UserError: no table has the names of this family.
+    """
+    if not isinstance(architecture, ResNetArchitecture):
+        raise UserError(f"expected a network whose names in PyTorch are known, got {architecture.name}")
     return list(_network_keys(architecture))
 
 
-def to_flax(tensors: Mapping[str, np.ndarray], architecture: Architecture) -> Variables:
+def to_flax(tensors: Mapping[str, np.ndarray], architecture: ResNetArchitecture) -> Variables:
     """Rename and rearrange a network's PyTorch tensors, which `check_tensors` has seen."""
     flat = {}
     for key in tensor_keys(architecture):
@@ -68,7 +75,7 @@ def to_flax(tensors: Mapping[str, np.ndarray], architecture: Architecture) -> Va
     return traverse_util.unflatten_dict({path: np.array(value, order="C") for path, value in flat.items()}, sep="/")
 
 
-def to_torch(variables: Variables, architecture: Architecture, batches_tracked: int) -> dict[str, np.ndarray]:
+def to_torch(variables: Variables, architecture: ResNetArchitecture, batches_tracked: int) -> dict[str, np.ndarray]:
     """Undo `to_flax`; the dict has PyTorch's order."""
     flat = {path: np.asarray(value) for path, value in traverse_util.flatten_dict(variables, sep="/").items()}
     tensors = {}
@@ -89,7 +96,7 @@ def to_torch(variables: Variables, architecture: Architecture, batches_tracked: 
     return tensors
 
 
-def check_tensors(tensors: Mapping[str, np.ndarray], architecture: Architecture) -> None:
+def check_tensors(tensors: Mapping[str, np.ndarray], architecture: ResNetArchitecture) -> None:
     """Compare PyTorch tensors with those that a network has.
 
     Raises:
@@ -108,7 +115,7 @@ def check_tensors(tensors: Mapping[str, np.ndarray], architecture: Architecture)
         raise UserError(f"the tensors do not fit the architecture: {listed(problems)}")
 
 
-def common_value(tensors: Mapping[str, np.ndarray], architecture: Architecture, kind: Kind) -> float | int | None:
+def common_value(tensors: Mapping[str, np.ndarray], architecture: ResNetArchitecture, kind: Kind) -> float | int | None:
     """The one value of all (scalar) tensors of a kind, or None if the network has no such tensor.
 
     Raises:
@@ -126,7 +133,7 @@ def _described(tensor: TensorKey | np.ndarray) -> str:
     return f"{tensor.dtype.name}{list(tensor.shape)}"
 
 
-def _network_keys(architecture: Architecture) -> Iterator[TensorKey]:
+def _network_keys(architecture: ResNetArchitecture) -> Iterator[TensorKey]:
     widths = architecture.stage_widths
     yield TensorKey("input_offset", (2, 3), Kind.INPUT_OFFSET)
     yield _convolution("pipe.0", "stem", 3, widths[0])
@@ -164,6 +171,6 @@ def _batch_norm(torch: str, flax: str, width: int) -> Iterator[TensorKey]:
     yield TensorKey(f"{torch}.num_batches_tracked", (), Kind.BATCHES_TRACKED)
 
 
-def _activation(torch: str, architecture: Architecture) -> Iterator[TensorKey]:
+def _activation(torch: str, architecture: ResNetArchitecture) -> Iterator[TensorKey]:
     if architecture.activation == "half_huber":
         yield TensorKey(f"{torch}.d", (), Kind.BOWL_WIDTH)

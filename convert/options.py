@@ -8,7 +8,7 @@ import numpy as np
 
 from advx_jax.errors import UserError
 from advx_jax.messages import listed, shown
-from advx_jax.networks.resnet import Architecture
+from advx_jax.networks.resnet import ResNetArchitecture
 
 from .pickled import PREPROCESS
 
@@ -28,7 +28,7 @@ class TrainingOptions:
         psi_integrator: r of the controller of the Lipschitz penalty's weight, if it has one.
     """
 
-    architecture: Architecture
+    architecture: ResNetArchitecture
     input_offset: tuple[tuple[float, ...], tuple[float, ...]]
     flags: dict[str, bool]
     psi_integrator: float | None
@@ -77,7 +77,7 @@ def read_options(options: object, n_tensors: int) -> TrainingOptions:
     if wrong:
         raise UserError(f"training_options: expected True or False, but {listed(wrong)}")
     return TrainingOptions(
-        Architecture(*sizes, activation="half_huber" if options["robust_additions"] else "relu"),
+        ResNetArchitecture(*sizes, activation="half_huber" if options["robust_additions"] else "relu"),
         input_offset,
         options,
         None if psi_integrator is None else float(psi_integrator),

@@ -14,7 +14,7 @@ from advx_jax.files import atomic_write
 from advx_jax.messages import shown
 from advx_jax.networks.classifier import Classifier, Provenance
 from advx_jax.networks.files import check_numbers, check_variables
-from advx_jax.networks.resnet import Architecture
+from advx_jax.networks.resnet import ResNetArchitecture
 
 from .containers import Contents, read_container
 from .keys import Kind, check_tensors, common_value, to_flax, to_torch
@@ -68,6 +68,8 @@ def write_pt(path: Path, classifier: Classifier, provenance: Provenance) -> None
             holds what PyTorch's file cannot.
     """
     arch = classifier.architecture
+    if not isinstance(arch, ResNetArchitecture):
+        raise UserError(f"cannot write {provenance.name} for PyTorch: no table of tensor names for {arch.name}")
     check_variables(classifier.variables, arch, provenance.name)
     robust = arch.activation == "half_huber"
     flags = {"robust_additions": robust, "adversarial_training": False, "l2_min": False} | dict(provenance.options)
@@ -142,7 +144,7 @@ def _network(contents: Contents) -> tuple[Classifier, Provenance]:
     return Classifier(to_flax(tensors, arch), arch), provenance
 
 
-def _check_activation(tensors: dict[str, np.ndarray], architecture: Architecture) -> None:
+def _check_activation(tensors: dict[str, np.ndarray], architecture: ResNetArchitecture) -> None:
     """Say it in words, where `check_tensors` would list every single bowl width."""
     bowl_widths = [name for name in tensors if name.endswith(".d")]
     if bowl_widths and architecture.activation == "relu":

@@ -6,12 +6,12 @@ import numpy as np
 from flax import traverse_util
 
 from advx_jax.networks.classifier import Classifier
-from advx_jax.networks.resnet import Architecture, ResNet
+from advx_jax.networks.resnet import ResNet, ResNetArchitecture
 
-TINY = Architecture((1, 1), (4, 6), activation="half_huber")
+TINY = ResNetArchitecture((1, 1), (4, 6), activation="half_huber")
 
 
-def random_classifier(seed: int = 0, architecture: Architecture = TINY, dtype: str = "float32") -> Classifier:
+def random_classifier(seed: int = 0, architecture: ResNetArchitecture = TINY, dtype: str = "float32") -> Classifier:
     """A network in which every number matters: nothing is 0 or 1 as after initialisation."""
     rng = np.random.default_rng(seed)
     variables = ResNet(architecture).init(jax.random.key(seed), jnp.zeros((1, 32, 32, 3)))

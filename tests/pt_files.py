@@ -12,10 +12,10 @@ from flax import traverse_util
 from advx_jax.convert.keys import to_torch
 from advx_jax.convert.pickle_writer import pickle_with_tensors
 from advx_jax.networks.classifier import Classifier, Provenance, expected_variables
-from advx_jax.networks.resnet import Architecture
+from advx_jax.networks.resnet import ResNetArchitecture
 
-ROBUST = Architecture((1, 2), (4, 6), n_classes=3, activation="half_huber", bowl_width=0.25)
-PLAIN = Architecture((2, 1, 1), (4, 4, 6), n_classes=5)
+ROBUST = ResNetArchitecture((1, 2), (4, 6), n_classes=3, activation="half_huber", bowl_width=0.25)
+PLAIN = ResNetArchitecture((2, 1, 1), (4, 4, 6), n_classes=5)
 OPTIONS = {
     "robust_additions": True,
     "adversarial_training": False,
@@ -32,7 +32,7 @@ def flat(tree) -> dict[str, np.ndarray]:
     return {path: np.asarray(value) for path, value in traverse_util.flatten_dict(tree, sep="/").items()}
 
 
-def make_network(architecture: Architecture = ROBUST) -> tuple[Classifier, Provenance]:
+def make_network(architecture: ResNetArchitecture = ROBUST) -> tuple[Classifier, Provenance]:
     """A network with numbers that are all different."""
     rng = np.random.default_rng(44)
     shapes = traverse_util.flatten_dict(expected_variables(architecture), sep="/")
@@ -46,7 +46,7 @@ def make_network(architecture: Architecture = ROBUST) -> tuple[Classifier, Prove
     return Classifier(traverse_util.unflatten_dict(variables, sep="/"), architecture), provenance
 
 
-def make_tensors(architecture: Architecture = ROBUST) -> "OrderedDict[str, np.ndarray]":
+def make_tensors(architecture: ResNetArchitecture = ROBUST) -> "OrderedDict[str, np.ndarray]":
     """The same network's tensors as PyTorch names them."""
     classifier, provenance = make_network(architecture)
     return OrderedDict(to_torch(classifier.variables, architecture, provenance.batches_tracked))

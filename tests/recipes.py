@@ -4,7 +4,7 @@ import dataclasses
 import importlib
 from typing import Any
 
-from advx_jax.networks.resnet import Architecture
+from advx_jax.networks.resnet import ResNetArchitecture
 from advx_jax.training.recipe import Recipe, recipe_from_config
 
 PUBLISHED_RECIPES = ("standard", "adv_train", "robust", "all")
@@ -18,5 +18,5 @@ def published_recipe(name: str) -> Recipe:
 def tiny_recipe(name: str, **changes: Any) -> Recipe:
     """With a network of two blocks and batches of 12; fields can be changed."""
     recipe = published_recipe(name)
-    tiny = Architecture((1, 1), (4, 6), activation=recipe.architecture.activation)
+    tiny = ResNetArchitecture((1, 1), (4, 6), activation=recipe.architecture.activation)
     return dataclasses.replace(recipe, **{"architecture": tiny, "batch_size": 12, "epochs": 5, **changes})

@@ -9,9 +9,9 @@ from advx_jax.convert import read_pt
 from advx_jax.convert.keys import tensor_keys, to_flax, to_torch
 from advx_jax.errors import UserError
 from advx_jax.networks.classifier import expected_variables
-from advx_jax.networks.resnet import Architecture
+from advx_jax.networks.resnet import ResNetArchitecture
 
-RESNET44 = Architecture(activation="half_huber")
+RESNET44 = ResNetArchitecture(activation="half_huber")
 
 
 def refusal(tmp_path, content) -> str:
@@ -25,7 +25,7 @@ def refusal(tmp_path, content) -> str:
     return message.removeprefix(f"cannot read the network {path}: ")
 
 
-@pytest.mark.parametrize("architecture", [ROBUST, PLAIN, Architecture((1,), (3,), 2), RESNET44])
+@pytest.mark.parametrize("architecture", [ROBUST, PLAIN, ResNetArchitecture((1,), (3,), 2), RESNET44])
 def test_the_map_covers_every_flax_variable_once(architecture):
     expected = flat_shapes(architecture)
     # The two constants are one tensor in PyTorch.
@@ -44,7 +44,7 @@ def flat_shapes(architecture):
 def test_resnet44_has_the_published_names():
     names = [key.torch for key in tensor_keys(RESNET44)]
     assert len(names) == len(set(names)) == 306
-    assert len(tensor_keys(Architecture())) == 263
+    assert len(tensor_keys(ResNetArchitecture())) == 263
     # A few of each kind, as section 2 of the specification spells them.
     for name in (
         "input_offset", "pipe.0.weight", "pipe.1.0.pre.0.running_var", "pipe.3.6.pre.1.d", "pipe.2.0.shortcut.weight",

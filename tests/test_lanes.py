@@ -13,14 +13,14 @@ from advx_jax.data.sample import load_sample
 from advx_jax.networks.classifier import Provenance
 from advx_jax.networks.files import save_network
 from advx_jax.networks.registry import resolve_network
-from advx_jax.networks.resnet import Architecture
+from advx_jax.networks.resnet import ResNetArchitecture
 from advx_jax.runs.ara import RobustnessAreas
 from advx_jax.runs.explain import given_images, write_explanations
 from advx_jax.runs.measurement import measure
 from advx_jax.runs.robustness import RobustAccuracy
 
 # Widths as the published networks have them, and so their convolutions.
-ARCHITECTURE = Architecture((1, 1, 1), (16, 32, 64), activation="half_huber")
+ARCHITECTURE = ResNetArchitecture((1, 1, 1), (16, 32, 64), activation="half_huber")
 # In one lane and in several, chunks of so many images are of other sizes.
 N_IMAGES = 4
 # The same two lanes twice, one, and more than there may be cores.

@@ -13,7 +13,7 @@ from advx_jax.errors import UserError
 from advx_jax.networks.batch_norm import BatchNorm
 from advx_jax.networks.classifier import Classifier, Provenance
 from advx_jax.networks.files import load_network, save_network
-from advx_jax.networks.resnet import Architecture, ResNet
+from advx_jax.networks.resnet import ResNet, ResNetArchitecture
 
 PROVENANCE = Provenance(
     name="tiny",
@@ -43,7 +43,7 @@ def test_network_comes_back_bit_for_bit(saved):
 def test_fingerprint_tells_networks_apart():
     one, other = random_classifier(0), random_classifier(1)
     assert one.fingerprint() == random_classifier(0).fingerprint() != other.fingerprint()
-    relu = Classifier(one.variables, Architecture((1, 1), (4, 6), activation="relu"))
+    relu = Classifier(one.variables, ResNetArchitecture((1, 1), (4, 6), activation="relu"))
     assert relu.fingerprint() != one.fingerprint()
 
 
@@ -105,7 +105,7 @@ def test_what_does_not_fit_is_named(saved, change, message):
 )
 def test_impossible_architectures_are_refused(fields):
     with pytest.raises((UserError, TypeError)):
-        Architecture(**fields)
+        ResNetArchitecture(**fields)
 
 
 def test_images_of_the_wrong_shape_are_refused():
@@ -115,7 +115,7 @@ def test_images_of_the_wrong_shape_are_refused():
 
 
 def test_any_stages_can_be_built():
-    architecture = Architecture((1, 2, 1, 1), (3, 5, 5, 8), n_classes=7)
+    architecture = ResNetArchitecture((1, 2, 1, 1), (3, 5, 5, 8), n_classes=7)
     images = jnp.ones((2, 32, 32, 3))
     variables = ResNet(architecture).init(jax.random.key(0), images)
     assert Classifier(variables, architecture)(images).shape == (2, 7)
@@ -123,7 +123,7 @@ def test_any_stages_can_be_built():
 
 def test_initialisation_is_the_papers():
     """U(-b, b) with b = sqrt(6/fan_in); head bias 0; the second convolution of every block all zeros."""
-    params = ResNet(Architecture((1, 1), (16, 32))).init(jax.random.key(0), jnp.ones((1, 32, 32, 3)))["params"]
+    params = ResNet(ResNetArchitecture((1, 1), (16, 32))).init(jax.random.key(0), jnp.ones((1, 32, 32, 3)))["params"]
     bound = np.sqrt(6 / (9 * 16))
     kernel = np.asarray(params["stage1_block1"]["conv1"]["kernel"])
     assert bound * 0.98 < np.abs(kernel).max() <= bound

@@ -29,7 +29,7 @@ from reference.train_step import lipschitz_penalty
 from advx_jax.convert import read_pt
 from advx_jax.networks.activations import half_huber_relu
 from advx_jax.networks.convolution import convolve3x3
-from advx_jax.networks.resnet import Architecture, ResNet
+from advx_jax.networks.resnet import ResNet, ResNetArchitecture
 
 PUBLISHED = ("resnet44-standard", "resnet44-adv-train", "resnet44-all", "resnet44-robust")
 N_IMAGES = 4
@@ -64,7 +64,7 @@ COMPILE_QUICKLY = {"xla_backend_optimization_level": 0}
 class Pair:
     """The same network twice, and what to feed it."""
 
-    architecture: Architecture
+    architecture: ResNetArchitecture
     variables: dict
     twin: Twin
     images: np.ndarray
@@ -109,7 +109,7 @@ def published_pair(name, published_pt, golden):
 
 
 def tiny_pair(activation):
-    architecture = Architecture((1, 2), (4, 6), n_classes=5, activation=activation)
+    architecture = ResNetArchitecture((1, 2), (4, 6), n_classes=5, activation=activation)
     rng = np.random.default_rng(0)
     # Odd sizes, so that stride 2 meets both kinds of edge.
     images, labels = rng.random((3, 9, 7, 3)), rng.integers(5, size=3)

@@ -20,7 +20,7 @@ from advx_jax.errors import UserError
 from advx_jax.networks import registry
 from advx_jax.networks.files import save_network
 from advx_jax.networks.registry import ManifestEntry, find_by_name, manifest, resolve_network
-from advx_jax.networks.resnet import Architecture
+from advx_jax.networks.resnet import ResNetArchitecture
 
 PUBLISHED = ["resnet44-standard", "resnet44-adv-train", "resnet44-all", "resnet44-robust"]
 NOBODY = "http://127.0.0.1:9"  # the discard port: refused at once
@@ -79,7 +79,7 @@ def test_the_manifest_tells_what_is_published():
         assert fields["file"].startswith(name)
         assert fields["licence"]
         assert fields["training"]
-        Architecture(**{key: tuple(v) if isinstance(v, list) else v for key, v in fields["architecture"].items()})
+        ResNetArchitecture(**{key: tuple(v) if isinstance(v, list) else v for key, v in fields["architecture"].items()})
         if name in PUBLISHED:
             assert fields["url"].endswith(f"/e2e7ceddc5292593ef9c217779210273fd3cd8a0/prebuilt/{name}.pt")
             assert {"test_accuracy", "attack_ara", "btr_ara"} <= fields["published"].keys()
@@ -97,7 +97,7 @@ def test_the_manifest_fits_the_published_files(name, published_pt, monkeypatch):
     content = (importlib.resources.files("advx_jax.prebuilt") / "manifest.json").read_text()
     fields = json.loads(content)["networks"][name]
     expected = {key: tuple(v) if isinstance(v, list) else v for key, v in fields["architecture"].items()}
-    assert network.classifier.architecture == Architecture(**expected)
+    assert network.classifier.architecture == ResNetArchitecture(**expected)
 
 
 @pytest.mark.parametrize("folder", ["prebuilt", "chosen", "cache"])

@@ -11,13 +11,13 @@ import pytest
 from recipes import tiny_recipe
 
 from advx_jax.errors import UserError
-from advx_jax.networks.resnet import Architecture
+from advx_jax.networks.resnet import ResNetArchitecture
 from advx_jax.training.checkpoints import Checkpoints, Progress
 from advx_jax.training.state import initial_state, make_optimizer
 
 FLIPS = 40
 # Wide enough that Orbax keeps numbers where nothing else checks them.
-RECIPE = tiny_recipe("all", architecture=Architecture((1, 1), (16, 32), activation="half_huber"))
+RECIPE = tiny_recipe("all", architecture=ResNetArchitecture((1, 1), (16, 32), activation="half_huber"))
 
 
 def state_at(step, offset=0.0):

@@ -12,7 +12,7 @@ import pytest
 
 import advx_jax.configs
 from advx_jax.errors import UserError
-from advx_jax.networks.resnet import Architecture
+from advx_jax.networks.resnet import ResNetArchitecture
 from advx_jax.training.recipe import (
     Augmentation,
     Optimizer,
@@ -94,7 +94,7 @@ def test_published_recipes_have_the_constants_of_the_paper(name):
     network, activation, penalty, attack = PUBLISHED[name]
     recipe = recipe_from_config(config_of(name))
     assert recipe.name == network
-    assert recipe.architecture == Architecture((7, 7, 7), (16, 32, 64), 10, activation, 0.5)
+    assert recipe.architecture == ResNetArchitecture((7, 7, 7), (16, 32, 64), 10, activation, 0.5)
     assert (recipe.epochs, recipe.batch_size, recipe.held_out) == (200, 512, 0)
     assert recipe.optimizer == Optimizer(0.1, 0.0, "drops", (170, 195), 0.9, 1e-4)
     assert recipe.learning_rate == 0.4

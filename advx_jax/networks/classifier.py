@@ -12,12 +12,9 @@ from jaxtyping import Array, Float
 from advx_jax.errors import UserError
 from advx_jax.messages import size_in_words
 from advx_jax.names import safe_name
-from advx_jax.networks.resnet import Architecture, ResNet
+from advx_jax.networks.architecture import Architecture
 
 Variables = dict[str, Any]
-
-# Of the images that the networks are made for; they take others as well.
-_IMAGE_SHAPE = (32, 32, 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Provenance:
 
 @struct.dataclass(eq=False)
 class Classifier:
-    """A ResNet in evaluation mode; call it with images to get logits.
+    """A network in evaluation mode; call it with images to get logits.
 
     It is a JAX pytree whose leaves are the variables: passed through `jit` it is compiled once for
     all networks of the same architecture.
@@ -59,15 +56,31 @@ class Classifier:
     variables: Variables
     architecture: Architecture = struct.field(pytree_node=False)
 
-    def __call__(self, images: Float[Array, "batch height width 3"]) -> Float[Array, "batch classes"]:
+    @property
+    def n_classes(self) -> int:
+        """K, the number of classes."""
+        return self.architecture.n_classes
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images that it is made for."""
+        return self.architecture.image_shape
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes; none, as they belong to the data."""
+        return None
+
+    def __call__(self, images: Float[Array, "batch height width channels"]) -> Float[Array, "batch classes"]:
         """Logits of images on the [0,1] scale, in evaluation mode.
 
         Raises:
-            UserError: the images are not a batch of colour images.
+            UserError: the images are no batch, or have other channels than those that it is made for.
         """
-        if images.ndim != 4 or images.shape[-1] != 3:
-            raise UserError(f"expected images of shape (batch, height, width, 3), got {images.shape}")
-        logits = ResNet(self.architecture).apply(self.variables, images)
+        channels = self.image_shape[-1]
+        if images.ndim != 4 or images.shape[-1] != channels:
+            raise UserError(f"expected images of shape (batch, height, width, {channels}), got {images.shape}")
+        logits = self.architecture.module().apply(self.variables, images)
         return cast(Array, logits)
 
     @property
@@ -89,7 +102,7 @@ class Classifier:
         parts = [
             f"{arch.name}, {arch.activation}",
             f"{arch.n_classes} classes",
-            f"images of {size_in_words(_IMAGE_SHAPE)}",
+            f"images of {size_in_words(self.image_shape)}",
         ]
         # Inside compiled code, and where JAX puts other things in their place, variables have no values.
         if all(isinstance(leaf, np.ndarray | jax.Array) and not isinstance(leaf, jax.core.Tracer) for leaf in leaves):
@@ -98,7 +111,7 @@ class Classifier:
         return f"Classifier({', '.join(parts)})"
 
     def in_training_mode(
-        self, images: Float[Array, "batch height width 3"], batch_stats: Variables
+        self, images: Float[Array, "batch height width channels"], batch_stats: Variables
     ) -> tuple[Float[Array, "batch classes"], Variables]:
         """One pass in training mode: the batch's own statistics normalise it and move the running ones.
 
@@ -110,12 +123,12 @@ class Classifier:
             Logits, and the running statistics after the pass.
         """
         variables = {**self.variables, "batch_stats": batch_stats}
-        logits, moved = ResNet(self.architecture).apply(variables, images, train=True, mutable=["batch_stats"])
+        logits, moved = self.architecture.module().apply(variables, images, train=True, mutable=["batch_stats"])
         return logits, moved["batch_stats"]
 
     def fingerprint(self) -> str:
         """Sha256 of architecture and numbers: equal for equal networks, wherever they come from."""
-        digest = hashlib.sha256(repr(self.architecture).encode())
+        digest = hashlib.sha256(self.architecture.identity.encode())
         for name, value in sorted(traverse_util.flatten_dict(self.variables, sep="/").items()):
             digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
         return digest.hexdigest()
@@ -123,5 +136,5 @@ class Classifier:
 
 def expected_variables(architecture: Architecture) -> Variables:
     """Shapes and types of the variables that an architecture has, as `jax.ShapeDtypeStruct`s."""
-    images = jax.ShapeDtypeStruct((1, *_IMAGE_SHAPE), "float32")
-    return jax.eval_shape(ResNet(architecture).init, jax.random.key(0), images)
+    images = jax.ShapeDtypeStruct((1, *architecture.image_shape), "float32")
+    return jax.eval_shape(architecture.module().init, jax.random.key(0), images)

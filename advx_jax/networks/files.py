@@ -20,9 +20,10 @@ from flax import traverse_util
 from advx_jax.errors import UserError
 from advx_jax.files import atomic_write
 from advx_jax.messages import listed, shown
+from advx_jax.networks.architecture import Architecture
 from advx_jax.networks.classifier import Classifier, Provenance, Variables, expected_variables
 from advx_jax.networks.digests import digest
-from advx_jax.networks.resnet import Architecture
+from advx_jax.networks.resnet import ResNetArchitecture
 from advx_jax.networks.tensor_file import Header, described, read_header, read_tensors, tensor_bytes
 
 FORMAT = "advx_jax network 1"
@@ -45,7 +46,7 @@ def save_network(path: Path, classifier: Classifier, provenance: Provenance) -> 
     tensors = _flat(classifier.variables)
     metadata = {
         "format": FORMAT,
-        "architecture": json.dumps(dataclasses.asdict(classifier.architecture)),
+        "architecture": json.dumps(_architecture_fields(classifier.architecture)),
         "provenance": json.dumps({**dataclasses.asdict(provenance), "options": dict(provenance.options)}),
     }
     content = tensor_bytes(tensors, metadata | {_DIGEST: digest(tensors, metadata)})
@@ -130,13 +131,15 @@ def _read_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _read_metadata(header: Header) -> tuple[Architecture, Provenance]:
+def _read_metadata(header: Header) -> tuple[ResNetArchitecture, Provenance]:
     metadata = header.metadata
     # Any other key may be a known one that was damaged, for instance that of the digest.
     if not set(_PARTS) <= metadata.keys() <= {*_PARTS, _DIGEST}:
         raise UserError(f"the metadata hold other keys than a network's: {listed([shown(key) for key in metadata])}")
     try:
-        architecture = _read_architecture(_json_object(metadata["architecture"], dataclasses.fields(Architecture)))
+        architecture = _read_architecture(
+            _json_object(metadata["architecture"], dataclasses.fields(ResNetArchitecture))
+        )
         provenance = _read_provenance(_json_object(metadata["provenance"], dataclasses.fields(Provenance)))
     except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f"its metadata are damaged: {error}") from error
@@ -158,7 +161,13 @@ def _json_object(text: str, fields: tuple[dataclasses.Field[Any], ...]) -> dict[
     return found
 
 
-def _read_architecture(fields: dict[str, Any]) -> Architecture:
+def _architecture_fields(architecture: Architecture) -> dict[str, Any]:
+    if not isinstance(architecture, ResNetArchitecture):
+        raise UserError(f"expected a network of a family that files can hold, got {architecture.name}")
+    return dataclasses.asdict(architecture)
+
+
+def _read_architecture(fields: dict[str, Any]) -> ResNetArchitecture:
     def is_sizes(value: Any) -> bool:
         return isinstance(value, list) and all(map(_is_whole, value))
 
@@ -168,12 +177,14 @@ def _read_architecture(fields: dict[str, Any]) -> Architecture:
             "stage_lengths": is_sizes,
             "stage_widths": is_sizes,
             "n_classes": _is_whole,
-            "activation": lambda value: value in typing.get_args(typing.get_type_hints(Architecture)["activation"]),
+            "activation": lambda value: (
+                value in typing.get_args(typing.get_type_hints(ResNetArchitecture)["activation"])
+            ),
             "bowl_width": _is_finite,
         },
     )
     fields |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
-    return Architecture(**fields)
+    return ResNetArchitecture(**fields)
 
 
 def _read_provenance(fields: dict[str, Any]) -> Provenance:

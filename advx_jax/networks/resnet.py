@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 from advx_jax.errors import UserError
 from advx_jax.messages import shown
 from advx_jax.networks.activations import half_huber_relu
+from advx_jax.networks.architecture import Architecture
 from advx_jax.networks.batch_norm import BatchNorm
 from advx_jax.networks.convolution import Convolution3x3
 
@@ -26,7 +27,7 @@ _MOST_BLOCKS, _MOST_CHANNELS = 1000, 2**20
 
 
 @dataclasses.dataclass(frozen=True)
-class Architecture:
+class ResNetArchitecture(Architecture):
     """What must be known to build a ResNet, apart from its numbers.
 
     Attributes:
@@ -66,6 +67,20 @@ class Architecture:
         """As such networks are called, by the layers on the longest path: ResNet-44."""
         return f"ResNet-{2 * sum(self.stage_lengths) + 2}"
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Of CIFAR-10."""
+        return (32, 32, 3)
+
+    @property
+    def identity(self) -> str:
+        """As it was when this was the only family, so that fingerprints stay what they are."""
+        return repr(self).removeprefix("ResNet")
+
+    def module(self, axis_name: str | None = None, dtype: DTypeLike | None = None) -> "ResNet":
+        """See `Architecture.module`."""
+        return ResNet(self, axis_name, dtype)
+
     def activate(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Apply the activation function."""
         return half_huber_relu(x, self.bowl_width) if self.activation == "half_huber" else jax.nn.relu(x)
@@ -84,7 +99,7 @@ class ResidualBlock(nn.Module):
         dtype: of the convolutions, see `ResNet`.
     """
 
-    architecture: Architecture
+    architecture: ResNetArchitecture
     features: int
     stride: int
     axis_name: str | None
@@ -121,7 +136,7 @@ class ResNet(nn.Module):
             parameters if None. Parameters, statistics, the head and the logits keep their type.
     """
 
-    architecture: Architecture
+    architecture: ResNetArchitecture
     axis_name: str | None = None
     dtype: DTypeLike | None = None
 

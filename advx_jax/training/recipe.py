@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from advx_jax.errors import UserError
 from advx_jax.messages import nearest, shown
-from advx_jax.networks.resnet import Architecture
+from advx_jax.networks.resnet import ResNetArchitecture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Recipe:
     epochs: int
     batch_size: int
     held_out: int
-    architecture: Architecture
+    architecture: ResNetArchitecture
     optimizer: Optimizer
     penalty: Penalty | None
     attack: TrainingAttack

@@ -9,7 +9,6 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from advx_jax.errors import UserError
 from advx_jax.networks.classifier import Classifier, Provenance, Variables
-from advx_jax.networks.resnet import ResNet
 from advx_jax.training.recipe import Recipe
 from advx_jax.training.schedule import learning_rate_schedule
 
@@ -66,8 +65,8 @@ def initial_state(
     """
     if start is None:
         # Draws only, and not compiled: some releases of JAX take over a minute to compile them.
-        images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-        variables: Any = ResNet(recipe.architecture).lazy_init(jax.random.key(recipe.seed), images)
+        images = jax.ShapeDtypeStruct((1, *recipe.architecture.image_shape), jnp.float32)
+        variables: Any = recipe.architecture.module().lazy_init(jax.random.key(recipe.seed), images)
         integrator = 0.0
     else:
         classifier, provenance = start

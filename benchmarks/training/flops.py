@@ -3,7 +3,7 @@
 Only convolutions and the head count, as is usual; a multiplication and its addition are two.
 """
 
-from advx_jax.networks.resnet import Architecture
+from advx_jax.networks.resnet import ResNetArchitecture
 from advx_jax.training.recipe import Recipe
 
 _IMAGE_SIZE = 32
@@ -23,7 +23,7 @@ def flops_per_image(recipe: Recipe) -> int:
     return (attack + descent) * forward_flops(recipe.architecture) - _stem(recipe.architecture)
 
 
-def forward_flops(architecture: Architecture) -> int:
+def forward_flops(architecture: ResNetArchitecture) -> int:
     """Operations of a forward pass of one image."""
     total, inputs, size = _stem(architecture), architecture.stage_widths[0], _IMAGE_SIZE
     for stage, (length, width) in enumerate(zip(architecture.stage_lengths, architecture.stage_widths, strict=True)):
@@ -36,7 +36,7 @@ def forward_flops(architecture: Architecture) -> int:
     return total + 2 * inputs * architecture.n_classes
 
 
-def _stem(architecture: Architecture) -> int:
+def _stem(architecture: ResNetArchitecture) -> int:
     return _convolution(3, architecture.stage_widths[0], _IMAGE_SIZE)
 
 
