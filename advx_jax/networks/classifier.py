@@ -83,20 +83,6 @@ class Classifier:
         logits = self.architecture.module().apply(self.variables, images)
         return cast(Array, logits)
 
-    @property
-    def n_classes(self) -> int:
-        """K."""
-        return self.architecture.n_classes
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of the images that it is made for."""
-        return _IMAGE_SHAPE
-
-    @property
-    def class_names(self) -> None:
-        """Nothing says what its classes are called."""
-
     def __repr__(self) -> str:
         arch, leaves = self.architecture, jax.tree.leaves(self.variables)
         parts = [
