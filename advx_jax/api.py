@@ -15,8 +15,8 @@ from advx_jax.attacks.base import Model
 from advx_jax.attacks.checks import ImagesLike, LabelsLike, checked_images, checked_labels, number_of_classes
 from advx_jax.attacks.published import EXPLANATION, PublishedBounded
 from advx_jax.cache import at_home
+from advx_jax.data import sources
 from advx_jax.data.image_set import Split, class_names_of, unit_images
-from advx_jax.data.sources import load_cifar10
 from advx_jax.errors import UserError
 from advx_jax.messages import one_line, size_in_words
 from advx_jax.networks.classifier import Classifier, Provenance
@@ -65,7 +65,7 @@ def load_images(source: str | None = None, split: Split = "test") -> Images:
     Raises:
         UserError: the source is not there, is damaged, or has no such split.
     """
-    data = load_cifar10(source, split)
+    data = sources.load_images(source, split)
     return Images(unit_images(data.images), data.labels.astype(np.int32), data.class_names, data.source)
 
 

@@ -28,6 +28,12 @@ def at_home(path: str) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111 (raises nothing where there is no home)
 
 
+def without_home(path: Path) -> str:
+    """A path as results name it, which people pass on: not with where its owner's home is."""
+    home = at_home("~")
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
+
+
 def _temporary() -> Path:
     folder = Path(tempfile.gettempdir()) / f"advx_jax-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)

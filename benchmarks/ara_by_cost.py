@@ -20,7 +20,7 @@ from advx_jax.attacks import Attack
 from advx_jax.attacks.named import MINIMUM_NORM
 from advx_jax.cli.inference_flags import keep_compiled_code
 from advx_jax.data.image_set import ImageSet, unit_images
-from advx_jax.data.sources import load_cifar10
+from advx_jax.data.sources import load_images
 from advx_jax.errors import UserError
 from advx_jax.files import atomic_write
 from advx_jax.networks.classifier import Classifier
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
     """Measure what is not there yet, print it and draw it."""
     no_arguments(arguments)
     keep_compiled_code()
-    data = load_cifar10(None, "test")
+    data = load_images(None, "test")
     if len(data) != N_TEST:
         raise UserError(f"expected all {N_TEST} test images (python -m advx_jax.data.cifar10), got {len(data)}")
     settings = {"n_images": _N_IMAGES.value}

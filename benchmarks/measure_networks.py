@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from absl import flags
 
 from advx_jax.cli.commands import command, no_arguments
-from advx_jax.data.sources import load_cifar10
+from advx_jax.data.sources import load_images
 from advx_jax.errors import UserError
 from advx_jax.networks.registry import manifest
 from benchmarks.measured import BALLS, N_TEST, ROOT, SHOWN, Files, files_of
@@ -76,7 +76,7 @@ _N_BALL_IMAGES = flags.DEFINE_integer("n_ball_images", 64, "Images that AutoAtta
 def main(arguments: list[str]) -> None:
     """Run the commands that are still to be run."""
     no_arguments(arguments)
-    if (found := len(load_cifar10(None, "test"))) != N_TEST:
+    if (found := len(load_images(None, "test"))) != N_TEST:
         raise UserError(f"expected all {N_TEST} test images (python -m advx_jax.data.cifar10), got {found}")
     only = list(_MEASUREMENTS) if _ONLY.value is None else _ONLY.value
     if unknown := [name for name in only if name not in _MEASUREMENTS]:

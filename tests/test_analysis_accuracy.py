@@ -52,9 +52,9 @@ def test_published_accuracy(name, published_pt):
     """On all 10,000 test images, which must have been fetched; to the last digit."""
     from advx_jax.convert import read_pt
     from advx_jax.data.image_set import unit_images
-    from advx_jax.data.sources import load_cifar10
+    from advx_jax.data.sources import load_images
 
-    data = load_cifar10(None, "test")
+    data = load_images(None, "test")
     if len(data) != 10_000:
         pytest.skip("needs the full test set: python -m advx_jax.data.cifar10 fetches it")
     classifier, _ = read_pt(published_pt(name))

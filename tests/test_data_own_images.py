@@ -9,12 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from advx_jax.data.own_images import load_own_images
+from advx_jax.data.image_set import CIFAR10_CLASSES
+from advx_jax.data.own_images import OwnImages
+from advx_jax.data.own_images import load_own_images as load_for_a_network
 from advx_jax.errors import UserError
 
 WHITE, BLACK, RED, GREEN = (255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 255, 0)
 # JPEG is lossy and LANCZOS overshoots a little at edges.
 COLOUR_TOLERANCE = 8
+
+
+def load_own_images(names, labels=None, strict=False) -> OwnImages:
+    return load_for_a_network(names, CIFAR10_CLASSES, (32, 32, 3), labels, strict)
 
 
 def _noise(height: int, width: int, channels: int = 3) -> np.ndarray:

@@ -3,7 +3,7 @@ import pytest
 
 from advx_jax.data.image_set import CIFAR10_CLASSES
 from advx_jax.data.sample import load_sample
-from advx_jax.data.sources import load_cifar10
+from advx_jax.data.sources import load_images
 
 
 def test_sample_is_the_first_256_test_images(golden):
@@ -25,7 +25,7 @@ def test_sample_has_the_form_of_every_image_set():
 
 
 def test_sample_begins_the_full_test_set():
-    full = load_cifar10(None, "test")
+    full = load_images(None, "test")
     if len(full) == 256:
         pytest.skip("needs the full CIFAR-10: set $CIFAR10_PATH or run `python -m advx_jax.data.cifar10`")
     np.testing.assert_array_equal(load_sample().images, full.images[:256])

@@ -15,7 +15,7 @@ from advx_jax.data.image_set import CIFAR10_CLASSES
 from advx_jax.data.mirror import read_tarball
 from advx_jax.data.published import PUBLISHED, PublishedSplit
 from advx_jax.data.sample import load_sample
-from advx_jax.data.sources import load_cifar10
+from advx_jax.data.sources import load_images
 from advx_jax.errors import UserError
 
 
@@ -39,7 +39,7 @@ def test_all_sources_give_equal_arrays_in_the_original_order(tmp_path, empty_hom
     mirror = read_tarball(write_mirror_tarball(tmp_path / "mirror.tgz", splits))
     for split, (images, labels) in splits.items():
         for source in (str(binary), str(pickled), "tfds"):
-            loaded = load_cifar10(source, split)
+            loaded = load_images(source, split)
             np.testing.assert_array_equal(loaded.images, images, err_msg=source)
             np.testing.assert_array_equal(loaded.labels, labels, err_msg=source)
             assert loaded.class_names == CIFAR10_CLASSES
@@ -51,7 +51,7 @@ def test_all_sources_give_equal_arrays_in_the_original_order(tmp_path, empty_hom
 def test_a_folder_may_be_the_batches_or_what_holds_them(tmp_path, write):
     name = "cifar-10-batches-bin" if write is write_binary_folder else "cifar-10-batches-py"
     folder = write(tmp_path / name, random_set())
-    inside, outside = load_cifar10(str(folder), "test"), load_cifar10(str(tmp_path), "test")
+    inside, outside = load_images(str(folder), "test"), load_images(str(tmp_path), "test")
     assert inside.fingerprint == outside.fingerprint
     assert inside.source == outside.source
     assert str(folder) in inside.source
@@ -60,37 +60,37 @@ def test_a_folder_may_be_the_batches_or_what_holds_them(tmp_path, write):
 def test_a_folder_of_another_name_will_do(tmp_path):
     splits = random_set()
     folder = write_pickled_folder(tmp_path / "mine", splits)
-    np.testing.assert_array_equal(load_cifar10(str(folder), "train").labels, splits["train"][1])
+    np.testing.assert_array_equal(load_images(str(folder), "train").labels, splits["train"][1])
 
 
 def test_a_set_of_ones_own_is_called_so_and_the_published_one_is_not(tmp_path, monkeypatch):
     folder = write_binary_folder(tmp_path / "set", random_set())
-    own = load_cifar10(str(folder), "test")
+    own = load_images(str(folder), "test")
     assert own.source == f"the folder {folder}, 4 images that are not the published test set"
     monkeypatch.setitem(PUBLISHED, "test", PublishedSplit(4, own.fingerprint))
-    assert load_cifar10(str(folder), "test").source == f"the folder {folder}"
+    assert load_images(str(folder), "test").source == f"the folder {folder}"
 
 
 def test_sample_by_name_has_test_images_only():
-    assert load_cifar10("sample", "test").fingerprint == load_sample().fingerprint
+    assert load_images("sample", "test").fingerprint == load_sample().fingerprint
     with pytest.raises(UserError, match="test images only, no train images"):
-        load_cifar10("sample", "train")
+        load_images("sample", "train")
 
 
 @pytest.mark.parametrize("nothing", [None, ""])
 def test_automatic_choice_ends_at_the_sample(empty_home, nothing):
-    found = load_cifar10(nothing, "test")
+    found = load_images(nothing, "test")
     assert "sample" in found.source
     assert len(found) == 256
     with pytest.raises(UserError, match=r"no train images; `python -m advx_jax\.data\.cifar10`"):
-        load_cifar10(nothing, "train")
+        load_images(nothing, "train")
 
 
 def test_automatic_choice_prefers_the_fetched_set(empty_home, monkeypatch):
     write_binary_folder(empty_home / "cifar-10-batches-bin", random_set())
-    own = load_cifar10(str(empty_home), "test")
+    own = load_images(str(empty_home), "test")
     monkeypatch.setitem(PUBLISHED, "test", PublishedSplit(4, own.fingerprint))
-    found = load_cifar10(None, "test")
+    found = load_images(None, "test")
     assert found.fingerprint == own.fingerprint
     assert found.source == f"the fetched set in {empty_home / 'cifar-10-batches-bin'}"
 
@@ -98,23 +98,23 @@ def test_automatic_choice_prefers_the_fetched_set(empty_home, monkeypatch):
 def test_results_do_not_tell_whose_home_it_is(empty_home, monkeypatch):
     folder = write_binary_folder(empty_home / "photos", random_set())
     monkeypatch.setenv("HOME", str(empty_home))
-    assert load_cifar10(str(folder), "test").source.startswith("the folder ~/photos,")
+    assert load_images(str(folder), "test").source.startswith("the folder ~/photos,")
 
 
 def test_automatic_choice_refuses_a_damaged_fetched_set(empty_home):
     folder = write_binary_folder(empty_home / "cifar-10-batches-bin", random_set())
     with pytest.raises(UserError, match=r"expected the published CIFAR-10 in .*, got a damaged one; .* again"):
-        load_cifar10(None, "test")
+        load_images(None, "test")
     (folder / "test_batch.bin").write_bytes(b"short")
     with pytest.raises(UserError, match=r"test_batch\.bin, got 5 bytes; .* again"):
-        load_cifar10(None, "test")
+        load_images(None, "test")
 
 
 def test_the_path_variable_comes_first(tmp_path, empty_home, monkeypatch):
     write_binary_folder(empty_home / "cifar-10-batches-bin", random_set(0))
     mine = write_pickled_folder(tmp_path / "mine", random_set(1))
     monkeypatch.setenv("CIFAR10_PATH", str(mine))
-    found = load_cifar10(None, "test")
+    found = load_images(None, "test")
     np.testing.assert_array_equal(found.images, random_set(1)["test"][0])
     assert "$CIFAR10_PATH" in found.source
 
@@ -122,33 +122,33 @@ def test_the_path_variable_comes_first(tmp_path, empty_home, monkeypatch):
 def test_a_wrong_path_variable_is_an_error_that_names_it(tmp_path, empty_home, monkeypatch):
     monkeypatch.setenv("CIFAR10_PATH", str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"\$CIFAR10_PATH: expected a folder .* got nothing there"):
-        load_cifar10(None, "test")
+        load_images(None, "test")
 
 
 def test_bad_sources_are_told_apart(tmp_path):
-    with pytest.raises(UserError, match="expected sample, tfds or a folder with CIFAR-10 as the data, got 'sampel'"):
-        load_cifar10("sampel", "test")
-    with pytest.raises(UserError, match="got a folder without them"):
-        load_cifar10(str(tmp_path), "test")
+    with pytest.raises(UserError, match=r"expected sample, .* class folders.* got 'sampel', which is not"):
+        load_images("sampel", "test")
+    with pytest.raises(UserError, match=r"expected class folders .* got none"):
+        load_images(str(tmp_path), "test")
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(UserError, match="got a file"):
-        load_cifar10(str(file), "test")
+    with pytest.raises(UserError, match="got the file"):
+        load_images(str(file), "test")
 
 
 def test_a_folder_may_hold_one_split_only(tmp_path):
     folder = write_binary_folder(tmp_path / "set", random_set())
     for path in folder.glob("data_batch*"):
         path.unlink()
-    assert len(load_cifar10(str(folder), "test")) == 4
+    assert len(load_images(str(folder), "test")) == 4
     with pytest.raises(UserError, match="train batches"):
-        load_cifar10(str(folder), "train")
+        load_images(str(folder), "train")
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_the_full_set_is_the_published_one(split):
     try:
-        full = load_cifar10(None, split)
+        full = load_images(None, split)
     except UserError as error:
         pytest.skip(f"needs the full CIFAR-10: {error}")
     if "sample" in full.source:

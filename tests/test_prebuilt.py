@@ -14,7 +14,7 @@ from advx_jax.analysis.robustness_area import minimum_norm_distances
 from advx_jax.analysis.subset import published_subset
 from advx_jax.data.image_set import unit_images
 from advx_jax.data.sample import load_sample
-from advx_jax.data.sources import load_cifar10
+from advx_jax.data.sources import load_images
 from advx_jax.networks.registry import first_choice, resolve_network
 from advx_jax.training.recipe import recipe_from_config
 
@@ -114,7 +114,7 @@ def test_the_tables_are_those_that_the_measurements_make(document):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
 def test_accuracy_on_all_test_images_is_that_of_the_manifest(name):
-    data = load_cifar10(None, "test")
+    data = load_images(None, "test")
     if len(data) != 10_000:
         pytest.skip("needs all test images: python -m advx_jax.data.cifar10")
     labels = data.labels.astype(np.int32)

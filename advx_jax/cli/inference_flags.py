@@ -5,8 +5,8 @@ from absl import flags
 from advx_jax._runtime import keep_compiled_code
 from advx_jax.analysis.soundness import fitted
 from advx_jax.cli import run_flags
+from advx_jax.data import sources
 from advx_jax.data.image_set import ImageSet
-from advx_jax.data.sources import load_cifar10
 from advx_jax.errors import UserError
 from advx_jax.networks.registry import NamedModel, first_choice, resolve_model
 
@@ -48,7 +48,7 @@ def load_images() -> ImageSet:
     Raises:
         UserError: they are missing or cannot be read.
     """
-    return load_cifar10(_DATA.value, "test")
+    return sources.load_images(_DATA.value, "test")
 
 
 def load_network(shape: tuple[int, ...]) -> NamedModel:

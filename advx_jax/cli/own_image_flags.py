@@ -7,6 +7,7 @@ from typing import Any
 from absl import flags
 
 from advx_jax.cli.inference_flags import data_was_given
+from advx_jax.data.image_set import CIFAR10_CLASSES, CIFAR10_SIDE
 from advx_jax.data.own_images import OwnImages, load_own_images
 from advx_jax.errors import UserError
 from advx_jax.messages import one_line
@@ -63,7 +64,13 @@ def load(strict: bool) -> OwnImages | None:
     """
     if not (_IMAGES.present or _LABELS.present):
         return None
-    own = load_own_images(_IMAGES.value or [], Path(_LABELS.value) if _LABELS.value else None, strict=strict)
+    own = load_own_images(
+        _IMAGES.value or [],
+        CIFAR10_CLASSES,
+        (CIFAR10_SIDE, CIFAR10_SIDE, 3),
+        Path(_LABELS.value) if _LABELS.value else None,
+        strict,
+    )
     for line in _shortened([*own.notes, *(image.treatment for image in own.images if image.treatment)]):
         print(line)
     return own

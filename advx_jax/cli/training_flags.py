@@ -13,7 +13,7 @@ from advx_jax.cli import process_flags
 from advx_jax.cli.flag_types import read_number
 from advx_jax.data.image_set import ImageSet
 from advx_jax.data.sample import load_sample
-from advx_jax.data.sources import load_cifar10
+from advx_jax.data.sources import load_images
 from advx_jax.errors import UserError
 from advx_jax.messages import nearest
 from advx_jax.names import safe_name
@@ -105,7 +105,7 @@ def load_data(source: str) -> Data:
         UserError: they are not there.
     """
     if source != "sample":
-        return Data(load_cifar10(source, "train"), load_cifar10(source, "test"))
+        return Data(load_images(source, "train"), load_images(source, "test"))
     sample = load_sample()
 
     def part(rows: slice) -> ImageSet:

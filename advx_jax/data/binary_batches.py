@@ -61,15 +61,15 @@ def from_planes(planes: np.ndarray) -> Pixels:
     return np.ascontiguousarray(channel_first.transpose(0, 2, 3, 1))
 
 
-def check_labels(labels: Iterable[int], name: str) -> None:
-    """Refuse labels that are none of CIFAR-10's.
+def check_labels(labels: Iterable[int], name: str, n_classes: int = len(CIFAR10_CLASSES)) -> None:
+    """Refuse labels that are none of the classes.
 
     Raises:
-        UserError: a label is not in 0…9.
+        UserError: a label is not in 0…n_classes - 1.
     """
     for label in labels:
-        if not 0 <= label < len(CIFAR10_CLASSES):
-            raise UserError(f"expected labels from 0 to {len(CIFAR10_CLASSES) - 1} in {name}, got {label}")
+        if not 0 <= label < n_classes:
+            raise UserError(f"expected labels from 0 to {n_classes - 1} in {name}, got {label}")
 
 
 def write_binary(folder: Path, split: Split, images: Pixels, labels: Labels) -> None:

@@ -17,6 +17,12 @@ _LAYOUTS: tuple[tuple[str, dict[Split, tuple[str, ...]], _Reader], ...] = (
 )
 
 
+def is_cifar10_folder(path: Path) -> bool:
+    """Whether there is a batch of any split, here or in a folder called as the archives' are."""
+    names = ((folder, name) for folder, files, _ in _LAYOUTS for split in files.values() for name in split)
+    return any((path / name).is_file() or (path / folder / name).is_file() for folder, name in names)
+
+
 def read_folder(path: Path, split: Split) -> tuple[Pixels, Labels, Path]:
     """Read one split from `cifar-10-batches-bin` or `cifar-10-batches-py`.
 

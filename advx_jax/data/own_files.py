@@ -100,7 +100,7 @@ def _find(name: str, class_names: Sequence[str] | None, found: FoundFiles) -> No
     elif glob.has_magic(name):
         matches = [Path(match) for match in glob.glob(name, recursive=True)]  # noqa: PTH207 (pathlib's has no absolute patterns)
         files = [match for match in matches if not match.is_dir()]
-        folders = [match for match in matches if match.is_dir() and _looks_like_an_image(match)]
+        folders = [match for match in matches if match.is_dir() and looks_like_an_image(match)]
         if not files and not folders:
             reason = (
                 "only folders match this pattern; name a folder itself" if matches else "no file matches this pattern"
@@ -113,8 +113,8 @@ def _find(name: str, class_names: Sequence[str] | None, found: FoundFiles) -> No
 
 
 def _find_in_folder(folder: Path, class_names: Sequence[str] | None, found: FoundFiles) -> None:
-    entries = _entries(folder)
-    images = [path for path in entries if _looks_like_an_image(path)]
+    entries = persons_entries(folder)
+    images = [path for path in entries if looks_like_an_image(path)]
     folders = [path for path in entries if path not in images and path.is_dir()]
     if images or not folders:
         _take(folder, entries, None, found)
@@ -128,17 +128,18 @@ def _find_in_folder(folder: Path, class_names: Sequence[str] | None, found: Foun
                 f"{folder} holds folders and no images: {error}; for images without labels, --images='{folder}/**/*'"
             ) from error
     for inner, label in zip(folders, labels, strict=True):
-        _take(inner, _entries(inner), label, found)
+        _take(inner, persons_entries(inner), label, found)
 
 
-def _entries(folder: Path) -> list[Path]:
+def persons_entries(folder: Path) -> list[Path]:
+    """What lies in a folder, in natural order, without what the system or a program put there."""
     paths = [path for path in folder.iterdir() if not path.name.startswith(_NOT_A_PERSONS)]
     return sorted(paths, key=_path_order)
 
 
 def _take(folder: Path, entries: Sequence[Path], label: int | None, found: FoundFiles) -> None:
     """Take the images that lie in a folder, and say what else does."""
-    images = [path for path in entries if _looks_like_an_image(path)]
+    images = [path for path in entries if looks_like_an_image(path)]
     found.files.extend(OwnFile(path, label) for path in images if not path.is_dir())
     found.left_out.extend(LeftOut(str(path), "it is a folder") for path in images if path.is_dir())
     others = len(entries) - len(images)
@@ -153,7 +154,8 @@ def _path_order(path: Path) -> tuple[list[tuple[str, int]], str]:
     return natural_order(str(path))
 
 
-def _looks_like_an_image(path: Path) -> bool:
+def looks_like_an_image(path: Path) -> bool:
+    """By its name."""
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 

@@ -29,24 +29,52 @@ def read_pickled(folder: Path, split: Split) -> tuple[Pixels, Labels]:
 
 
 def _read_batch(path: Path) -> tuple[Pixels, Labels]:
+    batch = read_pickle(path, "CIFAR-10 batch")
+    planes, labels = pickled_arrays(batch, "labels", path)
+    check_labels(labels, str(path))
+    return from_planes(planes), np.array(labels, np.int64)
+
+
+def read_pickle(path: Path, what: str) -> Any:
+    """Read a pickle of plain data.
+
+    Args:
+        path: of the file.
+        what: it should be, for messages.
+
+    Raises:
+        UserError: it cannot be read, or wants more than plain data.
+    """
     try:
-        batch = read_plain_pickle(path.read_bytes())
+        return read_plain_pickle(path.read_bytes())
     except OSError as error:
-        raise UserError(f"cannot read the CIFAR-10 batch {path}: {error.strerror}") from error
+        raise UserError(f"cannot read the {what} {path}: {error.strerror}") from error
     except PickleRefusedError as error:
-        raise UserError(f"expected a pickled CIFAR-10 batch at {path}, but {error}") from error
-    planes, labels = _entry(batch, "data"), _entry(batch, "labels")
+        raise UserError(f"expected a pickled {what} at {path}, but {error}") from error
+
+
+def pickled_arrays(batch: Any, labels_key: str, path: Path) -> tuple[np.ndarray, list[int]]:
+    """The planes and the labels of a pickled batch.
+
+    Args:
+        batch: as `read_pickle` gives it.
+        labels_key: name of the labels.
+        path: of the file, for messages.
+
+    Raises:
+        UserError: there are none, or not equally many.
+    """
+    planes, labels = entry(batch, "data"), entry(batch, labels_key)
     if not isinstance(planes, PickledBytes) or planes.values is None or planes.values.shape[1:] != (_PIXEL_BYTES,):
         raise UserError(f"expected `data` of {path} to be an array of bytes of shape (n, {_PIXEL_BYTES})")
     if not isinstance(labels, list) or not all(type(label) is int for label in labels):
-        raise UserError(f"expected `labels` of {path} to be a list of whole numbers")
+        raise UserError(f"expected `{labels_key}` of {path} to be a list of whole numbers")
     if len(labels) != len(planes.values) or not labels:
         raise UserError(f"expected a label for each image of {path}, got {len(labels)} for {len(planes.values)}")
-    check_labels(labels, str(path))
-    return from_planes(planes.values), np.array(labels, np.int64)
+    return planes.values, labels
 
 
-def _entry(batch: Any, key: str) -> Any:
+def entry(batch: Any, key: str) -> Any:
     """Look up a key that Python 2 wrote as bytes and Python 3 may have rewritten as text."""
     if not isinstance(batch, dict):
         return None

@@ -14,4 +14,5 @@ def load_sample() -> ImageSet:
     file = importlib.resources.files("advx_jax.data") / SAMPLE_FILE
     with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
         images, labels = arrays["images"], arrays["labels"]
-    return ImageSet(images, labels, CIFAR10_CLASSES, f"the shipped sample (the first {len(labels)} test images)")
+    source = f"the shipped sample (the first {len(labels)} test images)"
+    return ImageSet(images, labels, CIFAR10_CLASSES, source, has_published_order=True)
