@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from PIL import Image
 
 from advx_jax.data.sources import load_images
 from advx_jax.errors import UserError
@@ -25,7 +26,7 @@ def data_dir(tmp_path_factory):
 
         def _generate_examples(self, part):
             for place, (image, label) in enumerate(zip(IMAGES[part], LABELS[part], strict=True)):
-                yield place, {"image": image, "label": label}
+                yield place, {"image": Image.fromarray(image[..., 0]), "label": label}
 
     folder = tmp_path_factory.mktemp("tfds")
     TinySigns(data_dir=folder).download_and_prepare(file_format="array_record")

@@ -9,7 +9,7 @@ import stat
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -173,7 +173,7 @@ def _refusals() -> Iterator[None]:
         raise UserError(f"cannot be read: {_one_line(error) or type(error).__name__}") from error
 
 
-def _opened(source: Path | BinaryIO, formats: tuple[str, ...]) -> Image.Image:
+def _opened(source: Path | io.BytesIO, formats: tuple[str, ...]) -> Image.Image:
     try:
         return Image.open(source, formats=formats)
     except Image.UnidentifiedImageError as error:
