@@ -28,7 +28,7 @@ from reference.train_step import lipschitz_penalty
 
 from advx_jax.convert import read_pt
 from advx_jax.networks.activations import half_huber_relu
-from advx_jax.networks.convolution import convolve3x3
+from advx_jax.networks.convolution import convolve
 from advx_jax.networks.resnet import ResNet, ResNetArchitecture
 
 PUBLISHED = ("resnet44-standard", "resnet44-adv-train", "resnet44-all", "resnet44-robust")
@@ -291,27 +291,56 @@ sizes_and_strides = pytest.mark.parametrize(
 )
 
 
-def convolution_inputs(rng, height, width):
-    return rng.normal(size=(2, height, width, 3)), rng.normal(size=(3, 3, 3, 4))
+def convolution_inputs(rng, height, width, extents=(3, 3)):
+    return rng.normal(size=(2, height, width, 3)), rng.normal(size=(*extents, 3, 4))
 
 
 @sizes_and_strides
 def test_convolution_derivatives(height, width, stride, float64):
     inputs = convolution_inputs(float64, height, width)
     # The cube has a second derivative in each argument alone, too.
-    check_derivatives(lambda both: convolve3x3(*both, stride) ** 3, inputs, float64)
+    check_derivatives(lambda both: convolve(*both, stride) ** 3, inputs, float64)
 
 
 @sizes_and_strides
 def test_convolution_equals_automatic(height, width, stride, float64):
+    inputs = convolution_inputs(float64, height, width)
+    check_against_automatic(inputs, stride, None, ((1, 1), (1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "extents", "padding"),
+    [
+        ((4, 5), 1, (1, 1), ((0, 0), (0, 0))),
+        ((4, 4), 2, (1, 1), ((0, 0), (0, 0))),
+        ((5, 4), 2, (1, 1), ((0, 0), (0, 0))),
+        ((5, 4), 2, (1, 1), ((1, 0), (0, 2))),
+        ((9, 8), 2, (7, 7), ((3, 3), (3, 3))),
+        ((8, 8), 2, (3, 3), ((0, 1), (0, 1))),
+        ((7, 8), 2, (3, 3), ((0, 1), (0, 1))),
+        ((7, 6), 3, (2, 4), ((0, 1), (3, 0))),
+        ((6, 6), 1, (3, 3), ((0, 0), (0, 0))),
+    ],
+)
+def test_convolution_of_any_kernel_equals_automatic(size, stride, extents, padding, float64):
+    check_against_automatic(convolution_inputs(float64, *size, extents), stride, padding, padding)
+
+
+@pytest.mark.parametrize("extent", [1, 2, 7])
+def test_half_a_kernel_is_the_padding_that_nobody_asks_for(extent, float64):
+    inputs = convolution_inputs(float64, 8, 9, (extent, extent))
+    check_against_automatic(inputs, 2, None, ((extent // 2, extent // 2),) * 2)
+
+
+def check_against_automatic(inputs, stride, padding, same_padding):
     """Value, gradients, and the gradients of the gradients' squares, against JAX's own."""
 
     def automatic(x, kernel):
         layout = ("NHWC", "HWIO", "NHWC")
-        return lax.conv_general_dilated(x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=layout)
+        return lax.conv_general_dilated(x, kernel, (stride, stride), same_padding, dimension_numbers=layout)
 
     def own(x, kernel):
-        return convolve3x3(x, kernel, stride)
+        return convolve(x, kernel, stride, padding)
 
     def all_orders(convolve):
         def first(x, kernel):
@@ -325,7 +354,6 @@ def test_convolution_equals_automatic(height, width, stride, float64):
             compiler_options=COMPILE_QUICKLY,
         )
 
-    inputs = convolution_inputs(float64, height, width)
     names = ("value", "dx", "dkernel", "ddx", "ddkernel")
     for name, ours, expected in zip(names, all_orders(own)(*inputs), all_orders(automatic)(*inputs), strict=True):
         assert_close(ours, expected, FLOAT64.layer, name)

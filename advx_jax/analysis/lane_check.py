@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from advx_jax._runtime import processor_features
 from advx_jax.cache import cache_dir
 from advx_jax.files import atomic_write
-from advx_jax.networks.convolution import convolve3x3
+from advx_jax.networks.convolution import convolve
 
 _ROWS = 4
 _WIDTHS = (16, 32, 64)
@@ -98,10 +98,7 @@ def _climb(
 
 def _features(x: Array, kernels: list[Array]) -> Array:
     for index, kernel in enumerate(kernels):
-        if index % _DEPTH:
-            x = x + convolve3x3(jax.nn.relu(x), kernel)
-        else:
-            x = convolve3x3(x, kernel, 1 if index == 0 else 2)
+        x = x + convolve(jax.nn.relu(x), kernel) if index % _DEPTH else convolve(x, kernel, 1 if index == 0 else 2)
     return x
 
 

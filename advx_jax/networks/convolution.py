@@ -1,4 +1,4 @@
-"""The 3x3 convolution of the ResNet, with a backward pass that is fast on CPUs, inside loops too."""
+"""Two-dimensional convolution with a backward pass that is fast on CPUs, inside loops too."""
 
 import functools
 from collections.abc import Callable
@@ -10,20 +10,23 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+Padding = tuple[tuple[int, int], tuple[int, int]]
+"""Zeros before and behind the rows, and before and behind the columns."""
+
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-_PADDING = 1
 # Images whose part of a kernel gradient a CPU computes at a time; 16 and 32 were equally fast, 64 slower.
 _CPU_CHUNK = 16
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def convolve3x3(
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def convolve(
     x: Float[Array, "batch height width inputs"],
-    kernel: Float[Array, "3 3 inputs outputs"],
+    kernel: Float[Array, "rows columns inputs outputs"],
     stride: int = 1,
+    padding: Padding | None = None,
     precision: lax.PrecisionLike = lax.Precision.HIGHEST,
 ) -> Float[Array, "batch out_height out_width outputs"]:
-    """3x3 convolution with zero padding 1 on every side, as PyTorch's `Conv2d(padding=1)`.
+    """Convolution with zero padding, as PyTorch's `Conv2d`.
 
     Equal to `lax.conv_general_dilated`. Its gradients, and those of its input gradient (which the
     Lipschitz penalty needs), are written as plain NHWC convolutions: inside `scan` and `while_loop`
@@ -33,34 +36,56 @@ def convolve3x3(
         x: images or feature maps.
         kernel: weights, spatial axes first.
         stride: step of the output positions, in both directions.
+        padding: zeros around `x`; half a kernel on every side if None, which keeps the size at stride 1.
         precision: of the products; the highest (true float32) unless asked otherwise.
     """
-    padding = ((_PADDING, _PADDING), (_PADDING, _PADDING))
     return lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, dimension_numbers=_LAYOUT, precision=precision
+        x,
+        kernel,
+        (stride, stride),
+        _padding_of(kernel, padding),
+        dimension_numbers=_LAYOUT,
+        precision=precision,
     )
 
 
-def _forward(x: Array, kernel: Array, stride: int, precision: lax.PrecisionLike) -> tuple[Array, tuple[Array, Array]]:
-    return convolve3x3(x, kernel, stride, precision), (x, kernel)
+def _padding_of(kernel: Array, padding: Padding | None) -> Padding:
+    rows, columns = kernel.shape[0] // 2, kernel.shape[1] // 2
+    return ((rows, rows), (columns, columns)) if padding is None else padding
+
+
+def _forward(
+    x: Array, kernel: Array, stride: int, padding: Padding | None, precision: lax.PrecisionLike
+) -> tuple[Array, tuple[Array, Array]]:
+    return convolve(x, kernel, stride, padding, precision), (x, kernel)
 
 
 def _backward(
-    stride: int, precision: lax.PrecisionLike, saved: tuple[Array, Array], cotangent: Array
+    stride: int,
+    padding: Padding | None,
+    precision: lax.PrecisionLike,
+    saved: tuple[Array, Array],
+    cotangent: Array,
 ) -> tuple[Array, Array]:
     x, kernel = saved
+    padding = _padding_of(kernel, padding)
     return (
-        _input_gradient(cotangent, kernel, stride, x.shape[1:3], precision),
-        _kernel_gradient(x, cotangent, stride, precision),
+        _input_gradient(cotangent, kernel, stride, padding, x.shape[1:3], precision),
+        _kernel_gradient(x, cotangent, kernel.shape[:2], stride, padding, precision),
     )
 
 
-convolve3x3.defvjp(_forward, _backward)
+convolve.defvjp(_forward, _backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
 def _input_gradient(
-    cotangent: Array, kernel: Array, stride: int, size: tuple[int, int], precision: lax.PrecisionLike
+    cotangent: Array,
+    kernel: Array,
+    stride: int,
+    padding: Padding,
+    size: tuple[int, int],
+    precision: lax.PrecisionLike,
 ) -> Array:
     """Correlate the cotangent, spread out by the stride, with the kernel turned by 180 degrees.
 
@@ -68,30 +93,43 @@ def _input_gradient(
         cotangent: of the convolution's output.
         kernel: of the convolution.
         stride: of the convolution.
+        padding: of the convolution.
         size: height and width of the convolution's input.
         precision: of the products.
     """
-    padding = [
-        (_PADDING, wanted - given * stride + _PADDING) for wanted, given in zip(size, cotangent.shape[1:3], strict=True)
+    around = [
+        (extent - 1 - before, wanted - given * stride + before)
+        for extent, (before, _), wanted, given in zip(
+            kernel.shape[:2], padding, size, cotangent.shape[1:3], strict=True
+        )
     ]
-    return lax.conv_general_dilated(
-        _spread_out(cotangent, stride),
-        lax.rev(kernel, (0, 1)).swapaxes(2, 3),
-        (1, 1),
-        padding,
-        dimension_numbers=_LAYOUT,
-        precision=precision,
-    )
+
+    def correlate(x: Array, padding: list[tuple[int, int]]) -> Array:
+        turned = lax.rev(kernel, (0, 1)).swapaxes(2, 3)
+        return lax.conv_general_dilated(x, turned, (1, 1), padding, dimension_numbers=_LAYOUT, precision=precision)
+
+    if kernel.shape[:2] == (1, 1):
+        # The zeros in between meet no weight but their own: better put there afterwards.
+        spread = _spread_out(correlate(cotangent, [(0, 0), (0, 0)]), stride)
+        zero = jnp.zeros((), spread.dtype)
+        return lax.pad(spread, zero, [(0, 0, 0), *((*both, 0) for both in around), (0, 0, 0)])
+    return correlate(_spread_out(cotangent, stride), around)
 
 
 def _input_gradient_forward(
-    cotangent: Array, kernel: Array, stride: int, size: tuple[int, int], precision: lax.PrecisionLike
+    cotangent: Array,
+    kernel: Array,
+    stride: int,
+    padding: Padding,
+    size: tuple[int, int],
+    precision: lax.PrecisionLike,
 ) -> tuple[Array, tuple[Array, Array]]:
-    return _input_gradient(cotangent, kernel, stride, size, precision), (cotangent, kernel)
+    return _input_gradient(cotangent, kernel, stride, padding, size, precision), (cotangent, kernel)
 
 
 def _input_gradient_backward(
     stride: int,
+    padding: Padding,
     size: tuple[int, int],  # noqa: ARG001 (custom_vjp passes all arguments that have no gradient)
     precision: lax.PrecisionLike,
     saved: tuple[Array, Array],
@@ -99,7 +137,10 @@ def _input_gradient_backward(
 ) -> tuple[Array, Array]:
     # <direction, input gradient> = <convolution of direction, cotangent>, linear in cotangent and kernel.
     cotangent, kernel = saved
-    return convolve3x3(direction, kernel, stride, precision), _kernel_gradient(direction, cotangent, stride, precision)
+    return (
+        convolve(direction, kernel, stride, padding, precision),
+        _kernel_gradient(direction, cotangent, kernel.shape[:2], stride, padding, precision),
+    )
 
 
 _input_gradient.defvjp(_input_gradient_forward, _input_gradient_backward)
@@ -116,29 +157,39 @@ def _spread_out(x: Array, stride: int) -> Array:
     return x.reshape(batch, height * stride, width * stride, channels)
 
 
-def _kernel_gradient(x: Array, cotangent: Array, stride: int, precision: lax.PrecisionLike) -> Array:
+def _kernel_gradient(
+    x: Array,
+    cotangent: Array,
+    extents: tuple[int, int],
+    stride: int,
+    padding: Padding,
+    precision: lax.PrecisionLike,
+) -> Array:
     """Correlate the padded input with the cotangent: batch and channel axes change places."""
-    padding = []
-    for given, positions in zip(x.shape[1:3], cotangent.shape[1:3], strict=True):
+    around = []
+    for given, positions, extent, (before, _) in zip(x.shape[1:3], cotangent.shape[1:3], extents, padding, strict=True):
         spread = (positions - 1) * stride + 1
-        padding.append((_PADDING, spread + 2 - given - _PADDING))
+        around.append((before, spread + extent - 1 - given - before))
 
     def correlate(x: Array, cotangent: Array) -> Array:
         gradient = lax.conv_general_dilated(
             x.transpose(3, 1, 2, 0),
             cotangent.transpose(1, 2, 0, 3),
             (1, 1),
-            padding,
+            around,
             rhs_dilation=(stride, stride),
             dimension_numbers=_LAYOUT,
             precision=precision,
         )
         return gradient.transpose(1, 2, 0, 3)
 
-    return lax.platform_dependent(x, cotangent, cpu=functools.partial(_in_chunks, correlate), default=correlate)
+    in_chunks = functools.partial(_in_chunks, correlate, extents)
+    return lax.platform_dependent(x, cotangent, cpu=in_chunks, default=correlate)
 
 
-def _in_chunks(correlate: Callable[[Array, Array], Array], x: Array, cotangent: Array) -> Array:
+def _in_chunks(
+    correlate: Callable[[Array, Array], Array], extents: tuple[int, int], x: Array, cotangent: Array
+) -> Array:
     """Sum `correlate` over chunks of the batch, in a loop.
 
     Without the loop XLA's CPU backend computes again whatever led to the two arrays, often whole
@@ -151,7 +202,7 @@ def _in_chunks(correlate: Callable[[Array, Array], Array], x: Array, cotangent: 
         rows = (lax.dynamic_slice_in_dim(array, begin, _CPU_CHUNK) for array in (x, cotangent))
         return total + correlate(*rows), None
 
-    total = jnp.zeros((3, 3, x.shape[-1], cotangent.shape[-1]), x.dtype)
+    total = jnp.zeros((*extents, x.shape[-1], cotangent.shape[-1]), x.dtype)
     if whole:
         total = lax.scan(add_chunk, total, jnp.arange(0, whole, _CPU_CHUNK))[0]
     if whole < len(x):
@@ -159,18 +210,22 @@ def _in_chunks(correlate: Callable[[Array, Array], Array], x: Array, cotangent: 
     return total
 
 
-class Convolution3x3(nn.Module):
-    """`convolve3x3` with a kernel of its own and no bias.
+class Convolution(nn.Module):
+    """`convolve` with a kernel of its own and no bias.
 
     Attributes:
         features: number of output channels.
         stride: step of the output positions.
-        kernel_init: initialiser of the (3, 3, inputs, features) kernel.
+        extent: rows and columns of the kernel, the same number.
+        padding: zeros around the input, see `convolve`.
+        kernel_init: initialiser of the (extent, extent, inputs, features) kernel.
         dtype: in which to compute; the types of input and kernel decide if None.
     """
 
     features: int
     stride: int = 1
+    extent: int = 3
+    padding: Padding | None = None
     kernel_init: nn.initializers.Initializer = nn.initializers.he_uniform()
     dtype: DTypeLike | None = None
 
@@ -179,6 +234,7 @@ class Convolution3x3(nn.Module):
         self, x: Float[Array, "batch height width inputs"]
     ) -> Float[Array, "batch out_height out_width outputs"]:
         """Convolve `x`."""
-        kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.features), jnp.float32)
+        shape = (self.extent, self.extent, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         dtype = self.dtype or jnp.promote_types(x.dtype, kernel.dtype)
-        return convolve3x3(x.astype(dtype), kernel.astype(dtype), self.stride)
+        return convolve(x.astype(dtype), kernel.astype(dtype), self.stride, self.padding)

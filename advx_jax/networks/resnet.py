@@ -17,7 +17,7 @@ from advx_jax.messages import shown
 from advx_jax.networks.activations import half_huber_relu
 from advx_jax.networks.architecture import Architecture
 from advx_jax.networks.batch_norm import BatchNorm
-from advx_jax.networks.convolution import Convolution3x3
+from advx_jax.networks.convolution import Convolution
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.247, 0.243, 0.261)
@@ -111,7 +111,7 @@ class ResidualBlock(nn.Module):
     ) -> Float[Array, "batch out_height out_width outputs"]:
         """Apply the block to feature maps."""
         activate = self.architecture.activate
-        convolution = functools.partial(Convolution3x3, self.features, dtype=self.dtype)
+        convolution = functools.partial(Convolution, self.features, dtype=self.dtype)
         pre = activate(BatchNorm(axis_name=self.axis_name, name="bn1")(x, train=train, real=real))
         shortcut = x
         if self.stride != 1 or x.shape[-1] != self.features:
@@ -160,7 +160,7 @@ class ResNet(nn.Module):
         mean = self.variable("constants", "mean", lambda: jnp.asarray(CIFAR10_MEAN, jnp.float32))
         std = self.variable("constants", "std", lambda: jnp.asarray(CIFAR10_STD, jnp.float32))
         x = (images - mean.value.reshape(1, 1, 1, 3)) / std.value.reshape(1, 1, 1, 3)
-        x = Convolution3x3(arch.stage_widths[0], dtype=self.dtype, name="stem")(x)
+        x = Convolution(arch.stage_widths[0], dtype=self.dtype, name="stem")(x)
         for stage, (length, width) in enumerate(zip(arch.stage_lengths, arch.stage_widths, strict=True), start=1):
             for block in range(1, length + 1):
                 stride = 2 if stage > 1 and block == 1 else 1
