@@ -3,6 +3,7 @@
 import io
 import struct
 import zipfile
+import zlib
 from typing import NamedTuple
 
 from advx_jax.errors import UserError
@@ -17,6 +18,8 @@ _ZIP_SIGNATURE = b"PK\x03\x04"
 _ZIP_DIRECTORY_SIGNATURE = b"PK\x01\x02"
 # The published networks would take 312; each costs memory before it can be looked at.
 _MOST_ZIP_ENTRIES = 20_000
+# Of the header before an entry: where it says how long the name and an extra field are that follow it, and its size.
+_ZIP_LENGTHS, _ZIP_HEADER = 26, 30
 _ZIP_VERSIONS = range(1, 11)
 _ENCRYPTED = 0x1
 # zipfile does not say what a damaged archive can make it raise.
@@ -121,8 +124,20 @@ def _read_zip_entries(data: bytes) -> Contents:
                 raise UserError(f"storage {shown(spec.key)} is not in the zip archive")
             if entry.file_size != spec.n_bytes:
                 raise UserError(f"storage {shown(spec.key)}: expected {spec.n_bytes} bytes, got {entry.file_size}")
-            storages[spec.key] = memoryview(archive.read(entry))
+            storages[spec.key] = _content(archive, entry, data)
     return Contents(value, storages)
+
+
+def _content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, data: bytes) -> memoryview:
+    """The bytes of an uncompressed entry where they lie, with no copy of them."""
+    # Holds the entry's own header against the directory's.
+    archive.open(entry).close()
+    lengths = struct.unpack_from("<2H", data, entry.header_offset + _ZIP_LENGTHS)
+    start = entry.header_offset + _ZIP_HEADER + sum(lengths)
+    content = memoryview(data)[start : start + entry.file_size]
+    if len(content) != entry.file_size or zlib.crc32(content) != entry.CRC:
+        raise zipfile.BadZipFile(f"bad checksum of {shown(entry.filename)}")
+    return content
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], limit: int) -> None:

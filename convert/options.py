@@ -10,7 +10,7 @@ from advx_jax.errors import UserError
 from advx_jax.messages import listed, shown
 from advx_jax.networks.resnet import ResNetArchitecture
 
-from .pickled import PREPROCESS
+from .pickled_objects import PREPROCESS
 
 _FLAGS = ("robust_additions", "adversarial_training", "l2_min")
 _IMAGE_SIZE = 32

@@ -1,30 +1,23 @@
 """A reader for the pickles that PyTorch writes, and for no others.
 
 Python's own unpickler imports and calls what the pickle names, sets attributes as it says, and
-reserves the memory that it asks for. This one knows the two dozen opcodes of PyTorch's default
-protocol, builds nothing but plain values and `TensorSpec`s, and refuses the rest by name.
+reserves the memory that it asks for. This one knows the opcodes of protocols 2 to 5 that build
+values, makes nothing but plain values, `TensorSpec`s and placeholders (`pickled_objects`), and
+refuses the rest by name.
 """
 
 import pickle
 import pickletools
 import struct
-from collections import OrderedDict
 from typing import Any
 
 from advx_jax.errors import UserError
 from advx_jax.messages import shown
 
-from .tensor_specs import STORAGE_TYPES, GlobalName, TensorSpec, TensorSpecs
+from .pickled_objects import Objects, Placeholder, set_items
+from .tensor_specs import GlobalName, TensorSpecs
 
-PREPROCESS = GlobalName("__main__.cifar10_preprocess")
-"""A function that the published networks carry in their options; it stays a name."""
-
-_ORDERED_DICT = GlobalName("collections.OrderedDict")
-_TENSOR = GlobalName("torch._utils._rebuild_tensor_v2")
-_PARAMETER = GlobalName("torch._utils._rebuild_parameter")
-_ALLOWED = {PREPROCESS, _ORDERED_DICT, _TENSOR, _PARAMETER, *map(GlobalName, STORAGE_TYPES)}
-
-_PROTOCOL = 2
+_PROTOCOLS = range(2, 6)
 # The published pickles take 11,000; the bound keeps the objects made small beside the file.
 _MOST_OPCODES = 1_000_000
 _LONGEST_GLOBAL = 200
@@ -32,6 +25,15 @@ _NAMES = {opcode.code.encode("latin-1"): opcode.name for opcode in pickletools.o
 _CONSTANTS: dict[bytes, Any] = {pickle.NONE: None, pickle.NEWTRUE: True, pickle.NEWFALSE: False, pickle.EMPTY_TUPLE: ()}
 _NUMBERS = {pickle.BININT: "<i", pickle.BININT1: "<B", pickle.BININT2: "<H", pickle.BINFLOAT: ">d"}
 _SHORT_TUPLES = {pickle.TUPLE1: 1, pickle.TUPLE2: 2, pickle.TUPLE3: 3}
+# With the number that says how many bytes follow. The text of Python 2 has other names.
+_TEXTS = {
+    **{pickle.SHORT_BINUNICODE: "<B", pickle.BINUNICODE: "<I", pickle.BINUNICODE8: "<Q"},
+    **{pickle.SHORT_BINSTRING: "<B", pickle.BINSTRING: "<i"},
+}
+_BYTES = {pickle.SHORT_BINBYTES: "<B", pickle.BINBYTES: "<I", pickle.BINBYTES8: "<Q", pickle.BYTEARRAY8: "<Q"}
+_LONGS = {pickle.LONG1: "<B", pickle.LONG4: "<i"}
+_PUTS = {pickle.BINPUT: "<B", pickle.LONG_BINPUT: "<I"}
+_GETS = {pickle.BINGET: "<B", pickle.LONG_BINGET: "<I"}
 
 
 def unpickle(data: bytes, start: int, specs: TensorSpecs) -> tuple[object, int]:
@@ -43,8 +45,9 @@ def unpickle(data: bytes, start: int, specs: TensorSpecs) -> tuple[object, int]:
         specs: checks and collects the storages and tensors that it describes.
 
     Returns:
-        The object, made of None, bools, numbers, strings, tuples, lists, dicts with strings as
-        keys, `GlobalName`s and `TensorSpec`s; and the position after the pickle.
+        The object, made of None, bools, numbers, strings, bytes, tuples, lists, dicts with strings as
+        keys (items with other keys are left out), `GlobalName`s, `TensorSpec`s, `NumpyArray`s, and
+        `Placeholder`s for objects that nothing here needs; and the position after the pickle.
 
     Raises:
         UserError: the pickle is damaged or holds anything else.
@@ -59,14 +62,18 @@ class _Reader:
         self._data = data
         self._position = start
         self._specs = specs
+        self._objects = Objects(specs, limit=len(data))
         self._stack: list[Any] = []
         self._outer_stacks: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
 
     def read(self) -> tuple[object, int]:
         """Run to the end of the pickle."""
-        if self._take(2) != pickle.PROTO + bytes([_PROTOCOL]):
-            raise UserError(f"expected a pickle of protocol {_PROTOCOL}, which PyTorch writes, got something else")
+        if self._take(1) != pickle.PROTO or self._take(1)[0] not in _PROTOCOLS:
+            raise UserError(
+                f"expected a pickle of protocol {_PROTOCOLS[0]} to {_PROTOCOLS[-1]}, which PyTorch writes, "
+                "got something else"
+            )
         for _ in range(_MOST_OPCODES):
             opcode = self._take(1)
             if opcode == pickle.STOP:
@@ -78,65 +85,118 @@ class _Reader:
         raise UserError(f"expected a pickle of at most {_MOST_OPCODES} steps, got a longer one")
 
     def _step(self, opcode: bytes) -> None:
+        if self._pushes_plain(opcode) or self._uses_memo(opcode) or self._fills(opcode):
+            return
         stack = self._stack
-        if opcode in _CONSTANTS:
-            stack.append(_CONSTANTS[opcode])
-        elif opcode in _NUMBERS:
-            stack.extend(self._numbers(_NUMBERS[opcode]))
-        elif opcode == pickle.LONG1:
-            stack.append(int.from_bytes(self._take(self._take(1)[0]), "little", signed=True))
-        elif opcode == pickle.BINUNICODE:
-            stack.append(self._text(self._take(*self._numbers("<I"))))
-        elif opcode == pickle.EMPTY_LIST:
-            stack.append([])
-        elif opcode == pickle.EMPTY_DICT:
-            stack.append({})
-        elif opcode == pickle.MARK:
+        if opcode == pickle.MARK:
             self._outer_stacks.append(stack)
             self._stack = []
-        elif opcode == pickle.TUPLE:
-            items = self._since_mark()
-            self._stack.append(tuple(items))
-        elif opcode in _SHORT_TUPLES:
-            items = [self._pop() for _ in range(_SHORT_TUPLES[opcode])]
-            stack.append(tuple(reversed(items)))
-        elif opcode == pickle.APPEND:
-            self._append([self._pop()])
-        elif opcode == pickle.APPENDS:
-            self._append(self._since_mark())
-        elif opcode == pickle.SETITEM:
-            value = self._pop()
-            self._set_items([self._pop(), value])
-        elif opcode == pickle.SETITEMS:
-            self._set_items(self._since_mark())
-        elif opcode == pickle.BINPUT:
-            self._memo[self._take(1)[0]] = self._top()
-        elif opcode == pickle.LONG_BINPUT:
-            self._memo[self._numbers("<I")[0]] = self._top()
-        elif opcode == pickle.BINGET:
-            stack.append(self._remembered(self._take(1)[0]))
-        elif opcode == pickle.LONG_BINGET:
-            stack.append(self._remembered(self._numbers("<I")[0]))
         elif opcode == pickle.GLOBAL:
             stack.append(self._global())
+        elif opcode == pickle.STACK_GLOBAL:
+            name, module = self._pop(), self._pop()
+            if not isinstance(name, str) or not isinstance(module, str):
+                raise UserError("expected the name of a Python object in the pickle, got something else")
+            stack.append(self._objects.named(module, name))
         elif opcode == pickle.BINPERSID:
             stack.append(self._specs.storage(self._pop()))
-        elif opcode == pickle.REDUCE:
+        elif opcode in (pickle.REDUCE, pickle.NEWOBJ):
             arguments = self._pop()
-            stack.append(self._call(self._pop(), arguments))
+            stack.append(self._objects.call(self._pop(), arguments))
         elif opcode == pickle.BUILD:
-            self._build(self._pop())
+            state = self._pop()
+            self._objects.build(self._top(), state)
+        elif opcode == pickle.FRAME:
+            # Only helps those who read from a stream.
+            self._check_ahead(*self._numbers("<Q"))
         else:
             name = _NAMES.get(opcode, f"number {opcode[0]}")
             raise UserError(f"expected a pickle of tensors and plain values, got the opcode {name}")
 
+    def _pushes_plain(self, opcode: bytes) -> bool:
+        """Whether the opcode is one that puts a plain value on the stack, which is then done."""
+        value: Any
+        if opcode in _CONSTANTS:
+            value = _CONSTANTS[opcode]
+        elif opcode in _NUMBERS:
+            (value,) = self._numbers(_NUMBERS[opcode])
+        elif opcode in _LONGS:
+            value = int.from_bytes(self._block(_LONGS[opcode]), "little", signed=True)
+        elif opcode in _TEXTS:
+            value = self._text(self._block(_TEXTS[opcode]))
+        elif opcode in _BYTES:
+            value = self._block(_BYTES[opcode])
+        elif opcode == pickle.EMPTY_LIST:
+            value = []
+        elif opcode == pickle.EMPTY_DICT:
+            value = {}
+        elif opcode == pickle.EMPTY_SET:
+            value = Placeholder("builtins.set")
+        elif opcode == pickle.FROZENSET:
+            self._since_mark()
+            value = Placeholder("builtins.frozenset")
+        elif opcode == pickle.TUPLE:
+            value = tuple(self._since_mark())
+        elif opcode in _SHORT_TUPLES:
+            value = tuple(reversed([self._pop() for _ in range(_SHORT_TUPLES[opcode])]))
+        else:
+            return False
+        self._stack.append(value)
+        return True
+
+    def _uses_memo(self, opcode: bytes) -> bool:
+        """Whether the opcode is one that remembers or recalls a value, which is then done."""
+        if opcode in _PUTS:
+            (index,) = self._numbers(_PUTS[opcode])
+            # Python counts them; numbers from anywhere could be chosen to collide in the dict.
+            if index >= _MOST_OPCODES:
+                raise UserError(f"expected at most {_MOST_OPCODES} remembered values in the pickle, got more")
+            self._memo[index] = self._top()
+        elif opcode == pickle.MEMOIZE:
+            self._memo[len(self._memo)] = self._top()
+        elif opcode in _GETS:
+            (index,) = self._numbers(_GETS[opcode])
+            if index not in self._memo:
+                raise UserError(f"the pickle refers to its value number {index}, which is not there")
+            self._stack.append(self._memo[index])
+        else:
+            return False
+        return True
+
+    def _fills(self, opcode: bytes) -> bool:
+        """Whether the opcode is one that puts values into a container, which is then done."""
+        if opcode in (pickle.APPEND, pickle.APPENDS):
+            items = [self._pop()] if opcode == pickle.APPEND else self._since_mark()
+            target = self._top()
+            if isinstance(target, list):
+                target.extend(items)
+            elif not isinstance(target, Placeholder):
+                raise UserError(f"the pickle appends to {shown(target)}")
+        elif opcode == pickle.ADDITEMS:
+            self._since_mark()
+            target = self._top()
+            if not isinstance(target, Placeholder):
+                raise UserError(f"the pickle adds members to {shown(target)}")
+        elif opcode in (pickle.SETITEM, pickle.SETITEMS):
+            items = [self._pop(), self._pop()][::-1] if opcode == pickle.SETITEM else self._since_mark()
+            set_items(self._top(), items[::2], items[1::2])
+        else:
+            return False
+        return True
+
     def _take(self, n_bytes: int) -> bytes:
-        end = self._position + n_bytes
-        if end > len(self._data):
-            raise UserError("the pickle is cut off")
-        taken = self._data[self._position : end]
-        self._position = end
+        self._check_ahead(n_bytes)
+        taken = self._data[self._position : self._position + n_bytes]
+        self._position += n_bytes
         return taken
+
+    def _check_ahead(self, n_bytes: int) -> None:
+        if not 0 <= n_bytes <= len(self._data) - self._position:
+            raise UserError("the pickle is cut off")
+
+    def _block(self, layout: str) -> bytes:
+        """Bytes behind their number."""
+        return self._take(*self._numbers(layout))
 
     def _numbers(self, layout: str) -> tuple[Any, ...]:
         return struct.unpack(layout, self._take(struct.calcsize(layout)))
@@ -164,27 +224,6 @@ class _Reader:
         self._stack = self._outer_stacks.pop()
         return items
 
-    def _remembered(self, index: int) -> Any:
-        if index not in self._memo:
-            raise UserError(f"the pickle refers to its value number {index}, which is not there")
-        return self._memo[index]
-
-    def _append(self, items: list[Any]) -> None:
-        target = self._top()
-        if not isinstance(target, list):
-            raise UserError(f"the pickle appends to {shown(target)}")
-        target.extend(items)
-
-    def _set_items(self, items: list[Any]) -> None:
-        target = self._top()
-        if not isinstance(target, dict):
-            raise UserError(f"the pickle sets items of {shown(target)}")
-        keys = items[::2]
-        # Only strings: hashing nested tuples can take for ever.
-        if len(items) % 2 or not all(isinstance(key, str) for key in keys):
-            raise UserError("expected pairs of a string and a value in a dict of the pickle, got others")
-        target.update(zip(keys, items[1::2], strict=True))
-
     def _global(self) -> GlobalName:
         end = self._position
         for _ in range(2):
@@ -192,25 +231,4 @@ class _Reader:
             if not end:
                 raise UserError("expected the name of a Python object in the pickle, got other bytes")
         module, name, _ = self._text(self._take(end - self._position)).split("\n")
-        wanted = GlobalName(f"{module}.{name}")
-        if wanted not in _ALLOWED:
-            raise UserError(f"refused: the pickle wants the Python object {shown(wanted.name)}")
-        return wanted
-
-    def _call(self, function: object, arguments: object) -> OrderedDict | TensorSpec:
-        if isinstance(arguments, tuple):
-            if function == _ORDERED_DICT and not arguments:
-                return OrderedDict()
-            if function == _TENSOR:
-                return self._specs.tensor(arguments)
-            # (tensor, requires_grad, hooks)
-            if function == _PARAMETER and len(arguments) == 3 and isinstance(arguments[0], TensorSpec):
-                return arguments[0]
-        called = function.name if isinstance(function, GlobalName) else shown(function)
-        raise UserError(f"refused: the pickle calls {called} in a way that PyTorch does not")
-
-    def _build(self, state: object) -> None:
-        # PyTorch hangs the versions of the modules on the dict of tensors; nobody needs them here.
-        target = self._top()
-        if not isinstance(target, OrderedDict) or not isinstance(state, dict) or state.keys() != {"_metadata"}:
-            raise UserError(f"refused: the pickle sets attributes of {shown(target)}")
+        return self._objects.named(module, name)

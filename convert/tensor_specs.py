@@ -6,21 +6,53 @@ and describes tensors as views of them. Nothing of that is to be believed: it co
 
 import math
 from dataclasses import dataclass
+from typing import TypeGuard
 
+import jax.numpy as jnp
 import numpy as np
 
 from advx_jax.errors import UserError
 from advx_jax.messages import shown
 
 _MOST_AXES = 8
+# So many that no file holds them; NumPy makes no array of a larger shape, be it empty.
+_MOST_ELEMENTS = 2**48
 
-# PyTorch writes the storages of other types too, but no network here has any.
+_BFLOAT16 = np.dtype(jnp.bfloat16)
 STORAGE_TYPES: dict[str, np.dtype] = {
     "torch.FloatStorage": np.dtype("<f4"),
-    "torch.LongStorage": np.dtype("<i8"),
-    # Read so that a network of another precision is refused by the names of its tensors.
     "torch.DoubleStorage": np.dtype("<f8"),
     "torch.HalfStorage": np.dtype("<f2"),
+    "torch.BFloat16Storage": _BFLOAT16,
+    "torch.LongStorage": np.dtype("<i8"),
+    "torch.IntStorage": np.dtype("<i4"),
+    "torch.ShortStorage": np.dtype("<i2"),
+    "torch.CharStorage": np.dtype("<i1"),
+    "torch.ByteStorage": np.dtype("<u1"),
+    "torch.BoolStorage": np.dtype("?"),
+    "torch.ComplexFloatStorage": np.dtype("<c8"),
+    "torch.ComplexDoubleStorage": np.dtype("<c16"),
+    # Bytes, of which a tensor says itself what they are.
+    "torch.storage.UntypedStorage": np.dtype("<u1"),
+}
+TENSOR_TYPES: dict[str, np.dtype] = {
+    "torch.float32": np.dtype("<f4"),
+    "torch.float64": np.dtype("<f8"),
+    "torch.float16": np.dtype("<f2"),
+    "torch.bfloat16": _BFLOAT16,
+    "torch.int64": np.dtype("<i8"),
+    "torch.int32": np.dtype("<i4"),
+    "torch.int16": np.dtype("<i2"),
+    "torch.int8": np.dtype("<i1"),
+    "torch.uint64": np.dtype("<u8"),
+    "torch.uint32": np.dtype("<u4"),
+    "torch.uint16": np.dtype("<u2"),
+    "torch.uint8": np.dtype("<u1"),
+    "torch.bool": np.dtype("?"),
+    "torch.complex64": np.dtype("<c8"),
+    "torch.complex128": np.dtype("<c16"),
+    "torch.float8_e4m3fn": np.dtype(jnp.float8_e4m3fn),
+    "torch.float8_e5m2": np.dtype(jnp.float8_e5m2),
 }
 
 
@@ -56,22 +88,31 @@ class TensorSpec:
     """A view of a storage, known to lie inside the storage as described; offset and strides in elements."""
 
     storage: StorageSpec
+    dtype: np.dtype
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
+    @property
+    def n_bytes(self) -> int:
+        """Memory that the tensor takes: more than its storage, where it repeats elements."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
     def read(self, data: memoryview) -> np.ndarray:
         """Copy the tensor out of its storage's bytes, in the machine's own byte order."""
-        itemsize = self.storage.dtype.itemsize
+        own = self.dtype.newbyteorder("=")
+        if 0 in self.shape:
+            return np.empty(self.shape, own)
+        itemsize = self.dtype.itemsize
         strides = tuple(
             stride * itemsize if size > 1 else itemsize for size, stride in zip(self.shape, self.strides, strict=True)
         )
-        view = np.ndarray(self.shape, self.storage.dtype, data, self.offset * itemsize, strides)
-        return np.array(view, dtype=self.storage.dtype.newbyteorder("="), order="C")
+        view = np.ndarray(self.shape, self.dtype, data, self.offset * itemsize, strides)
+        return np.array(view, dtype=own, order="C")
 
 
 class TensorSpecs:
-    """Collects what one pickle describes and holds them against the size of its file.
+    """Collects what one pickle describes and holds it against the size of its file.
 
     Attributes:
         storages: the storages that were named, by key.
@@ -81,11 +122,10 @@ class TensorSpecs:
         """Start with nothing described.
 
         Args:
-            limit: bytes that all storages, and all tensors, may spec together.
+            limit: bytes that all storages may claim together.
         """
         self.storages: dict[str, StorageSpec] = {}
         self._left_for_storages = limit
-        self._left_for_tensors = limit
 
     def storage(self, persistent_id: object) -> StorageSpec:
         """Check a persistent id, `('storage', type, key, device, count)` and in old files a last None.
@@ -117,36 +157,54 @@ class TensorSpecs:
         return spec
 
     def tensor(self, arguments: tuple) -> TensorSpec:
-        """Check the arguments of `torch._utils._rebuild_tensor_v2`.
+        """Check the arguments of `torch._utils._rebuild_tensor_v2`, or of its predecessor `_rebuild_tensor`.
 
-        They are storage, offset, shape, strides, requires_grad, hooks and, in new files, metadata.
+        They are storage, offset, shape, strides; but for the predecessor requires_grad and hooks; and in new
+        files metadata.
 
         Raises:
             UserError: they are anything else, or reach outside the storage.
         """
-        if len(arguments) not in (6, 7) or not isinstance(arguments[0], StorageSpec):
+        if len(arguments) not in (4, 6, 7) or not isinstance(arguments[0], StorageSpec):
             raise UserError("expected a tensor as PyTorch writes it, got other arguments of _rebuild_tensor_v2")
+        return self._view(arguments, arguments[0].dtype)
+
+    def typed_tensor(self, arguments: tuple) -> TensorSpec:
+        """Check the arguments of `torch._utils._rebuild_tensor_v3`: a storage of bytes, and after the hooks a type.
+
+        Raises:
+            UserError: they are anything else, or reach outside the storage.
+        """
+        if len(arguments) not in (7, 8) or not isinstance(arguments[0], StorageSpec) or arguments[0].dtype.itemsize > 1:
+            raise UserError("expected a tensor as PyTorch writes it, got other arguments of _rebuild_tensor_v3")
+        name = arguments[6].name if isinstance(arguments[6], GlobalName) else ""
+        if name not in TENSOR_TYPES:
+            raise UserError(f"expected a tensor of one of the types {', '.join(TENSOR_TYPES)}, got another")
+        return self._view(arguments, TENSOR_TYPES[name])
+
+    def _view(self, arguments: tuple, dtype: np.dtype) -> TensorSpec:
         storage, offset, shape, strides = arguments[:4]
-        sizes_fit = _is_sizes(shape) and _is_sizes(strides) and len(shape) == len(strides) and _is_count(offset)
-        if not sizes_fit or 0 in shape:
+        sizes_fit = is_sizes(shape) and is_sizes(strides) and len(shape) == len(strides) and _is_count(offset)
+        if not sizes_fit or math.prod(max(size, 1) for size in shape) > _MOST_ELEMENTS:
             raise UserError(f"a tensor in storage {shown(storage.key)} has no valid offset, shape and strides")
         n_elements = math.prod(shape)
-        # No two elements need share a place, so that more elements than places is a trick.
-        last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-        if n_elements > storage.count or last >= storage.count:
+        # An empty tensor has no last element; how far it starts from the beginning does not matter.
+        last = (
+            offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) if n_elements else -1
+        )
+        available = storage.n_bytes // dtype.itemsize
+        if last >= available:
             raise UserError(
-                f"a tensor reaches outside its storage {shown(storage.key)} of {storage.count} elements: "
+                f"a tensor reaches outside its storage {shown(storage.key)} of {available} elements: "
                 f"it has {shown(n_elements)}, the last at {shown(last)}"
             )
-        self._left_for_tensors -= n_elements * storage.dtype.itemsize
-        if self._left_for_tensors < 0:
-            raise UserError("the tensors claim more bytes together than the file holds")
-        return TensorSpec(storage, offset, shape, strides)
+        return TensorSpec(storage, dtype, offset, shape, strides)
 
 
 def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < 2**63
 
 
-def _is_sizes(value: object) -> bool:
+def is_sizes(value: object) -> TypeGuard[tuple[int, ...]]:
+    """Whether a value can be a shape, or strides."""
     return isinstance(value, tuple) and len(value) <= _MOST_AXES and all(_is_count(size) for size in value)

@@ -1,0 +1,78 @@
+"""How images are normalised before a network's first layer: (image - mean) / std, by channel."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from advx_jax.errors import UserError
+from advx_jax.messages import shown
+
+# CIFAR's as RobustBench and DeepMind's networks have them.
+_NAMED = {
+    "none": ((0.0,), (1.0,)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+ASKED_FOR = f"--normalise={'|'.join(_NAMED)}|0.49,0.48,0.45/0.25,0.24,0.26"
+"""The flag that says it, where a file does not."""
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Means and standard deviations of the channels, of images on the [0,1] scale.
+
+    Attributes:
+        mean: of each channel, or one for all.
+        std: of each channel, or one for all.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot normalise."""
+        fits = len(self.mean) == len(self.std) >= 1 and all(map(math.isfinite, self.mean))
+        if not fits or not all(0 < value < math.inf for value in self.std):
+            raise UserError(
+                "expected as many finite means as positive standard deviations to normalise images with, "
+                f"got {_listed(self.mean)}/{_listed(self.std)}"
+            )
+
+    @classmethod
+    def of_tensors(cls, mean: np.ndarray, std: np.ndarray) -> "Normalisation":
+        """Take it from two tensors with one number for each channel."""
+        return cls(tuple(map(float, mean.ravel())), tuple(map(float, std.ravel())))
+
+    @classmethod
+    def parse(cls, text: str) -> "Normalisation":
+        """Read what a person wrote: a name, or means/standard deviations.
+
+        Raises:
+            UserError: it is neither.
+        """
+        if text in _NAMED:
+            return cls(*_NAMED[text])
+        try:
+            mean, std = (tuple(float(value) for value in half.split(",")) for half in text.split("/"))
+        except ValueError as error:
+            raise UserError(f"expected {ASKED_FOR}, got {shown(text)}") from error
+        return cls(mean, std)
+
+    def constants(self, channels: int) -> dict[str, np.ndarray]:
+        """The Flax variables `mean` and `std` of a network for images of so many channels, float32.
+
+        Raises:
+            UserError: it is one for another number of channels.
+        """
+        if len(self.mean) not in (1, channels):
+            raise UserError(f"expected a normalisation for {channels} channels, got one for {len(self.mean)}")
+        halves = {"mean": self.mean, "std": self.std}
+        return {
+            name: np.array(np.broadcast_to(np.asarray(half, np.float32), channels)) for name, half in halves.items()
+        }
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    return ",".join(f"{value:g}" for value in values[:4]) + (",…" if len(values) > 4 else "")

@@ -1,0 +1,216 @@
+"""The state dict in a PyTorch file, wherever it lies and whatever was wrapped around the network.
+
+People save it bare, or under a key beside the optimizer's state; from inside of DataParallel, of a compiled
+module, or of `nn.Sequential(Normalize(...), net)`; in half precision, with or without counters. Here all of
+these become the same thing: float32 arrays under the names that the network itself gives them, and the
+normalisation of its input beside them (docs/networks.md, PyTorch checkpoints).
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from advx_jax.errors import UserError
+from advx_jax.messages import listed, nearest, shown
+
+from .containers import Contents
+from .normalisation import Normalisation
+from .pickled_objects import NumpyArray
+from .tensor_specs import TensorSpec
+
+_PREFERENCE = (
+    *("ema_state_dict", "state_dict_ema", "model_ema", "ema_model", "ema"),
+    *("state_dict", "model_state_dict", "model", "net", "network", "params", "weights"),
+    *("last", "best"),
+)
+"""Keys under which a state dict lies; of several the first is taken."""
+
+_DEEPEST = 4
+_MOST_DICTS = 10_000
+# What PyTorch puts among a network's tensors that takes no part in what it computes.
+_NOT_WEIGHTS = ("n_averaged", "_extra_state")
+_BATCHES = ".num_batches_tracked"
+_MEAN = re.compile(r"(?P<where>(.*\.)?)(?P<name>mu|_?mean|(img|image|input|pixel)_mean)")
+# The network of this project's own PyTorch code has all its names but one under this part.
+_NO_WRAPPER = "pipe"
+
+
+@dataclass(frozen=True)
+class StateDict:
+    """A network's tensors as a PyTorch file holds them.
+
+    Attributes:
+        tensors: by the names that the network's own class gives them, in the file's order; float32, and
+            int64 the counters `num_batches_tracked`, which are 0 where the file has none.
+        normalisation: of the input, if the file holds it.
+        key: under which they lie in the file, parts joined by dots; empty if they are all that it holds.
+        others: keys of other state dicts in the file.
+    """
+
+    tensors: dict[str, np.ndarray]
+    normalisation: Normalisation | None
+    key: str
+    others: tuple[str, ...]
+
+
+def read_state_dict(contents: Contents, key: str | None = None) -> StateDict:
+    """Find and read the state dict in what a PyTorch file holds.
+
+    Args:
+        contents: of the file.
+        key: where it lies, parts joined by dots; if None, it is looked for.
+
+    Raises:
+        UserError: there is none, or none under the key, or nothing tells which of several is meant; or a
+            tensor holds no floating-point numbers.
+    """
+    found = dict(_state_dicts(contents.value))
+    if not found:
+        raise UserError(f"expected a state dict of a network's tensors, got {contents_shown(contents.value)}")
+    chosen = _chosen(list(found), key)
+    tensors = read_tensors(found[chosen], contents)
+    tensors, normalisation = _without_wrappers(tensors)
+    return StateDict(
+        with_counters(tensors), normalisation, ".".join(chosen), tuple(".".join(p) for p in found if p != chosen)
+    )
+
+
+def read_tensors(entries: Mapping[str, object], contents: Contents) -> dict[str, np.ndarray]:
+    """Read the entries of a state dict: all floating-point numbers as float32, counters as int64.
+
+    Raises:
+        UserError: an entry is no tensor, holds other numbers, or the tensors take more memory together
+            than the file has bytes, as overlapping ones can.
+    """
+    left = sum(len(storage) for storage in contents.storages.values())
+    views: dict[TensorSpec, np.ndarray] = {}
+    tensors = {}
+    for name, entry in entries.items():
+        if name.rpartition(".")[2] in _NOT_WEIGHTS:
+            continue
+        if isinstance(entry, TensorSpec):
+            if entry not in views:
+                left -= entry.n_bytes
+                if left < 0:
+                    raise UserError(f"{shown(name)}: the tensors claim more bytes together than the file holds")
+                views[entry] = _as_read(name, entry.read(contents.storages[entry.storage.key]))
+            tensors[name] = views[entry]
+        elif isinstance(entry, NumpyArray) and entry.values is not None:
+            tensors[name] = _as_read(name, entry.values)
+        else:
+            raise UserError(f"expected a tensor {shown(name)}, got {shown(entry)}")
+    return tensors
+
+
+def contents_shown(value: object) -> str:
+    """Describe what a file holds instead of what was expected."""
+    if not isinstance(value, dict):
+        return shown(value)
+    names = ", ".join(shown(key) for key in list(value)[:3])
+    return f"{len(value)} keys: {names}" + (", …" if len(value) > 3 else "")
+
+
+def _as_read(name: str, tensor: np.ndarray) -> np.ndarray:
+    if name.endswith(_BATCHES[1:]) and tensor.dtype.kind in "iu":
+        return tensor.astype(np.int64)
+    if tensor.dtype.itemsize == 1 or (tensor.dtype.kind != "f" and tensor.dtype.name != "bfloat16"):
+        described = f"{tensor.dtype.name}{list(tensor.shape)}"
+        raise UserError(f"{shown(name)}: expected floating-point numbers of 16 to 64 bits, got {described}")
+    # What is too large becomes infinite, and is refused as such.
+    with np.errstate(over="ignore"):
+        return tensor.astype(np.float32, copy=False)
+
+
+def _state_dicts(value: object) -> Iterator[tuple[tuple[str, ...], dict[str, object]]]:
+    """All dicts that hold weights, with the keys that lead to them; the file's may lead in circles."""
+    level: list[tuple[tuple[str, ...], object]] = [((), value)]
+    seen: set[int] = set()
+    while level:
+        deeper: list[tuple[tuple[str, ...], object]] = []
+        for path, inner in level:
+            if not isinstance(inner, dict) or id(inner) in seen or len(seen) >= _MOST_DICTS:
+                continue
+            seen.add(id(inner))
+            if any(name.rpartition(".")[2] == "weight" and _is_weight(entry) for name, entry in inner.items()):
+                yield path, inner
+            if len(path) < _DEEPEST:
+                deeper += [((*path, name), entry) for name, entry in inner.items() if isinstance(entry, dict)]
+        level = deeper
+
+
+def _is_weight(entry: object) -> bool:
+    if isinstance(entry, NumpyArray):
+        return entry.values is not None and entry.values.ndim > 1
+    return isinstance(entry, TensorSpec) and len(entry.shape) > 1
+
+
+def _chosen(paths: list[tuple[str, ...]], key: str | None) -> tuple[str, ...]:
+    names = [".".join(path) for path in paths]
+    if key is not None:
+        if key not in names:
+            offered = listed([shown(name) for name in names])
+            raise UserError(f"expected a key of a state dict, {offered}, got {shown(key)}{nearest(key, names, 0.4)}")
+        return paths[names.index(key)]
+    ranks = [tuple(_PREFERENCE.index(part) if part in _PREFERENCE else len(_PREFERENCE) for part in p) for p in paths]
+    best = min(ranks)
+    if ranks.count(best) > 1:
+        offered = listed([shown(name) for name, rank in zip(names, ranks, strict=True) if rank == best])
+        raise UserError(f"several state dicts, under the keys {offered}: choose one with --state_dict")
+    return paths[ranks.index(best)]
+
+
+def _without_wrappers(tensors: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], Normalisation | None]:
+    """Take the names of wrappers away, and the normalisation out."""
+    pair = _normalisation_names(tensors)
+    while (first := _common_part([name for name in tensors if name not in pair])) is not None:
+        inside = {name for name in tensors if name not in pair}
+        tensors = {name[len(first) :] if name in inside else name: tensor for name, tensor in tensors.items()}
+    if not pair:
+        return tensors, None
+    mean, std = pair
+    normalisation = Normalisation.of_tensors(tensors[mean], tensors[std])
+    return {name: tensor for name, tensor in tensors.items() if name not in pair}, normalisation
+
+
+def _common_part(names: list[str]) -> str | None:
+    """The first part of all names, with its dot, if it is one and the same and a wrapper's."""
+    if not names or "." not in names[0]:
+        return None
+    first = names[0].partition(".")[0]
+    shared = first != _NO_WRAPPER and all(name.startswith(f"{first}.") for name in names)
+    return f"{first}." if shared else None
+
+
+def _normalisation_names(tensors: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """Names of the mean and the standard deviation of the input, if there is one pair of such tensors."""
+    pairs = []
+    for name in tensors:
+        match = _MEAN.fullmatch(name)
+        if match is None:
+            continue
+        mean = match["name"]
+        std = f"{match['where']}{'sigma' if mean == 'mu' else mean.replace('mean', 'std')}"
+        if std in tensors and _is_per_channel(tensors[name]) and tensors[name].shape == tensors[std].shape:
+            pairs.append((name, std))
+    return pairs[0] if len(pairs) == 1 else ()
+
+
+def _is_per_channel(tensor: np.ndarray) -> bool:
+    """Whether the shape is (channels), (channels, 1, 1), (1, channels, 1, 1), or none at all."""
+    shape = tensor.shape
+    return tensor.dtype.kind == "f" and (
+        len(shape) < 2 or shape[1:] == (1, 1) or (len(shape) == 4 and shape[0] == 1 and shape[2:] == (1, 1))
+    )
+
+
+def with_counters(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Give a BatchNorm from before PyTorch 0.4 the counter that it lacks."""
+    whole = {}
+    for name, tensor in tensors.items():
+        whole[name] = tensor
+        counter = name.removesuffix(".running_var") + _BATCHES
+        if name.endswith(".running_var") and counter not in tensors:
+            whole[counter] = np.zeros((), np.int64)
+    return whole
