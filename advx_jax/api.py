@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int32
@@ -11,6 +11,7 @@ from advx_jax.analysis import explanations
 from advx_jax.analysis.accuracy import predict
 from advx_jax.analysis.explanations import explain
 from advx_jax.analysis.soundness import fitted
+from advx_jax.analysis.targets import ALL_CLASSES, Targets, targets_named
 from advx_jax.attacks.base import Model
 from advx_jax.attacks.checks import ImagesLike, LabelsLike, checked_images, checked_labels, number_of_classes
 from advx_jax.attacks.published import EXPLANATION, PublishedBounded
@@ -100,11 +101,12 @@ def explain_images(
     class_names: Sequence[str] | None = None,
     output: str | Path | None = None,
     attack: PublishedBounded = EXPLANATION,
+    targets: str | None = None,
     name: str = "model",
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> Explanations:
-    """Explain images towards every class: what would make each look more like the class (arXiv 1906.02896).
+    """Explain images towards classes: what would make each look more like the class (arXiv 1906.02896).
 
     Args:
         model: any function from images to logits.
@@ -114,6 +116,8 @@ def explain_images(
         output: a folder for pictures, gallery (index.html) and JSON. They are made of 8-bit pixels, so that with it
             the images are those of the pixels.
         attack: how to explain; ρ is its eps.
+        targets: `"all"` classes, `"top5"`, the 5 likeliest and the label (any number), or names of classes with commas
+            between them; None for all of up to 20 classes, else the top 5.
         name: what to call the model in the results.
         overwrite: replace what other settings left in `output`.
         progress: show a bar; None for in a notebook only.
@@ -128,6 +132,7 @@ def explain_images(
     n_classes = number_of_classes(model, x)
     names = _names_of_classes(class_names, n_classes)
     y = None if labels is None else np.asarray(checked_labels(labels, len(x), n_classes))
+    chosen = targets_named(targets, names)
     found: dict[int, explanations.Explanation] = {}
     if output is not None:
         pixels = np.round(x * 255).clip(0, 255).astype(np.uint8)
@@ -142,17 +147,27 @@ def explain_images(
                 Path(at_home(str(output))),
                 overwrite,
                 strict=False,
+                targets=chosen,
                 found=lambda place, explanation: found.update({int(place): explanation}),
             )
     # With an output, those whose pictures were there already.
     left = [place for place in range(len(x)) if place not in found]
+    towards = _targets(model, x[left], None if y is None else y[left], chosen)
     with call_progress(len(left), "explain", progress) as update:
-        for place, explanation in explain(model, x[left], attack, update):
+        for place, explanation in explain(model, x[left], attack, update, targets=towards):
             found[left[place]] = explanation
     return Explanations(
         Explanation(**vars(found[place]), image=x[place], class_names=names, label=None if y is None else int(y[place]))
         for place in range(len(x))
     )
+
+
+def _targets(model: Model, images: Any, labels: Any, chosen: Targets) -> Int32[np.ndarray, "n targets"] | None:
+    """Of each image; None for all classes. Its likeliest class stands in for the real one where nobody tells it."""
+    if chosen == ALL_CLASSES or len(images) == 0:
+        return None
+    predictions = predict(model, images, progress=False)
+    return chosen.of(predictions.logits, predictions.classes.clip(0) if labels is None else labels)
 
 
 def _classifier(model: Model) -> Classifier | OwnClassifier:

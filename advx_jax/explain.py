@@ -16,7 +16,7 @@ from absl import flags
 
 from advx_jax.cli.commands import command, no_arguments
 from advx_jax.attacks import EXPLANATION
-from advx_jax.cli import attack_flags, inference_flags, own_image_flags, run_flags
+from advx_jax.cli import attack_flags, inference_flags, own_image_flags, run_flags, target_flags
 from advx_jax.cli.flag_types import check_eps_within_box, define_indices, define_length, define_whole, distinct_indices
 from advx_jax.errors import UserError
 from advx_jax.runs.explain import given_images, own_images, write_explanations
@@ -34,9 +34,8 @@ _STRICT = flags.DEFINE_boolean(
     False,
     "Fail if an explanation did not reach ρ, and before any work if an image of --images cannot be read.",
 )
-flags.adopt_module_key_flags(inference_flags)
-flags.adopt_module_key_flags(attack_flags)
-flags.adopt_module_key_flags(own_image_flags)
+for module in (inference_flags, attack_flags, own_image_flags, target_flags):
+    flags.adopt_module_key_flags(module)
 
 
 @command()
@@ -60,7 +59,8 @@ def main(arguments: list[str]) -> None:
             images, network = given_images(data, _places(len(data))), inference_flags.load_network(shape)
         beside = inference_flags.load_network_beside(_BESIDE.value, shape)
         overwrite, output = run_flags.OVERWRITE.value, Path(_OUTPUT.value)
-        print(write_explanations(network, images, attack, output, overwrite, strict, beside, share))
+        targets = target_flags.chosen(images.class_names)
+        print(write_explanations(network, images, attack, output, overwrite, strict, beside, share, targets))
         for line in own_image_flags.left_out(own):
             print(line)
 

@@ -23,6 +23,7 @@ def explained_image(name: str = "0", label: int = 3, seed: int = 0, **fields) ->
         label_is_given=True,
         class_names=CIFAR10_CLASSES,
         input=image,
+        targets=np.arange(10),
         explanations=image + changes,
         confidences=confidences,
         logits=logits,

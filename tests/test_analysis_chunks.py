@@ -122,9 +122,13 @@ def test_memory_that_is_no_size_is_refused(text, on, monkeypatch):
 @pytest.mark.parametrize(
     ("accelerator", "per_item", "message"),
     [
-        (None, 1, "2 images at once, up to 1.86 GiB, got 512 MiB in each of 2 lanes: give more by ADVX_MEMORY, or"),
+        (
+            None,
+            1,
+            "2 images at once, up to 1.86 GiB, .* in each of 2 lanes: give more by --memory or ADVX_MEMORY, or",
+        ),
         (None, 1000, "1000 images at once, up to 931 GiB, got 512 MiB in each of 2 lanes"),
-        (Accelerator(bytes_limit=60 * GIB), 1000, "1000 images at once, up to 931 GiB, got 1 GiB: give more by ADVX"),
+        (Accelerator(bytes_limit=60 * GIB), 1000, "1000 images at once, up to 931 GiB, got 1 GiB: give more by --mem"),
     ],
 )
 def test_what_does_not_fit_is_told_before_it_is_tried(accelerator, per_item, message, on, monkeypatch):

@@ -184,7 +184,8 @@ def test_summary_is_the_record_without_pictures(tmp_path):
     record = explained_image("17", 3)
     write_json(tmp_path / "r.json", summary(record))
     entry = json.loads((tmp_path / "r.json").read_text())
-    assert set(entry) == set(record._fields) - {"class_names", "input", "explanations"} | {"folder", "predicted"}
+    pictures = {"class_names", "input", "explanations", "targets"}
+    assert set(entry) == set(record._fields) - pictures | {"folder", "predicted"}
     assert entry["folder"] == "17-cat"
     assert entry["predicted"] == int(record.logits.argmax())
     assert entry["reached"] == record.reached.tolist()

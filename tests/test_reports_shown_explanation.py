@@ -19,6 +19,7 @@ def explanation(n_classes=3, shape=(4, 6, 3), label=1, names=None, **fields):
     found = {
         "logits": np.log(confidences),
         "confidences": confidences,
+        "targets": np.arange(n_classes, dtype=np.int32),
         "perturbations": rng.normal(0, 0.1, (n_classes, *shape)).astype(np.float32),
         "rms": np.linspace(0.0991, 0.1009, n_classes).astype(np.float32),
         "first_ok": np.full(n_classes, 20, np.int32),
@@ -103,7 +104,7 @@ def test_of_many_classes_the_likeliest_are_shown_and_the_label():
 def test_pictures_of_other_sizes_and_channels_are_shown_small(shape):
     page = Page(explanation(2, shape, label=None)._repr_html_())
     assert len(page.pictures) == 3
-    assert page.pictures[0].shape == ((192, 128, 3) if shape[0] == 600 else (5, 5, 3))
+    assert page.pictures[0].shape == ((192, 128, 3) if shape[0] == 600 else (5, 5))
 
 
 def test_what_is_no_picture_is_shown_in_words():

@@ -50,6 +50,13 @@ def test_an_entry_that_no_call_writes_is_not_taken(field, value):
     assert not is_explanation(CIFAR10_CLASSES, "3-cat", {**copy.deepcopy(ENTRY), field: value})
 
 
+def test_an_entry_may_have_fewer_targets():
+    few = ENTRY | {"targets": [7, 3], "rms": [0.1, None], "first_ok": [1, 2], "reached": [True, False]}
+    assert is_explanation(CIFAR10_CLASSES, "3-cat", few)
+    for targets in ([3], [3, 3], [3, 10], [], "37", [True, 3], [3, 7, 1]):
+        assert not is_explanation(CIFAR10_CLASSES, "3-cat", few | {"targets": targets})
+
+
 def test_an_entry_belongs_to_its_folder():
     assert not is_explanation(CIFAR10_CLASSES, "../../evil", {**ENTRY, "folder": "../../evil"})
     assert not is_explanation(CIFAR10_CLASSES, "4-cat", ENTRY)

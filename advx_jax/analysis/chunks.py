@@ -9,6 +9,8 @@ from advx_jax.errors import UserError
 # Measured on CPUs (benchmarks/input_gradient.py): the input gradient costs least per image at 8 to
 # 32 images a thread, and two threads with a chunk each beat one thread with both.
 _CPU_IMAGES = 16
+# An image's explanations towards up to so many classes are made at once; of more, a killed call would lose too much.
+_CPU_TARGETS = 20
 # An accelerator has enough to do with so much; more gains little, and makes chunks longer, of which a killed call loses
 # the one in work.
 _ENOUGH_BYTES = 4 * 2**30
@@ -36,6 +38,25 @@ def chunk_rows(total: int, row_bytes: int, per_item: int = 1) -> int:
     least = min(least_rows(), most)
     chunks = -(-total // (most * len(devices))) * len(devices)
     return max(least, _rounded_up(-(-total // chunks))) if total else least
+
+
+def evenly(per_item: int, row_bytes: int) -> int:
+    """Of an item's images, how many the model sees at once: all, unless there are more than fit or than are worth it.
+
+    Args:
+        per_item: images that each item has, such as one for each class.
+        row_bytes: see `chunk_rows`.
+
+    Returns:
+        Such that as many times as are needed have as many of them, but for the last.
+
+    Raises:
+        UserError: see `lane_budget`.
+    """
+    devices = lanes()
+    worth = _CPU_TARGETS if devices[0].platform == "cpu" else _ENOUGH_BYTES // max(1, row_bytes)
+    most = max(1, min(worth, lane_budget(devices) // max(1, row_bytes)))
+    return -(-per_item // -(-per_item // most))
 
 
 def _most_rows(devices: Sequence[Device], row_bytes: int, per_item: int) -> int:
@@ -67,7 +88,7 @@ def _too_little(n_images: int, needed: int, budget: int, n_lanes: int) -> str:
     fewer = ", or fewer lanes by ADVX_LANES" if n_lanes > 1 else ""
     return (
         f"expected memory for {n_images} image{'s' * (n_images > 1)} at once, up to {_in_words(needed)}, "
-        f"got {_in_words(budget)}{several}: give more by ADVX_MEMORY{fewer}"
+        f"got {_in_words(budget)}{several}: give more by --memory or ADVX_MEMORY{fewer}"
     )
 
 

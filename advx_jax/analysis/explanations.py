@@ -2,14 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from advx_jax.analysis.batches import map_batches
-from advx_jax.analysis.chunks import chunk_rows
+from advx_jax.analysis.chunks import chunk_rows, evenly
 from advx_jax.analysis.row_cost import row_bytes
 from advx_jax.analysis.segments import result_of, run_in_segments
 from advx_jax.analysis.soundness import prepared
@@ -22,12 +23,13 @@ from advx_jax.attacks.published import EXPLANATION, PublishedBounded, PublishedS
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Explanation:
-    """One image explained towards each of the K classes.
+    """One image explained towards classes, its targets: each of the K classes where nobody chose.
 
     Attributes:
         logits: of the original image.
         confidences: softmax of those, p_c(x).
-        perturbations: δ towards each class; image + δ is the explanation, not clipped.
+        targets: the classes; what follows is in their order.
+        perturbations: δ towards each target; image + δ is the explanation, not clipped.
         rms: RMS of each δ on the images' scale.
         first_ok: first step at which RMS(δ) had reached ρ; the number of steps if it never did.
         reached: whether it did.
@@ -36,11 +38,24 @@ class Explanation:
 
     logits: Float[np.ndarray, " classes"]
     confidences: Float[np.ndarray, " classes"]
-    perturbations: Float[np.ndarray, "classes *shape"]
-    rms: Float[np.ndarray, " classes"]
-    first_ok: Int[np.ndarray, " classes"]
-    reached: Bool[np.ndarray, " classes"]
-    finite: Bool[np.ndarray, " classes"]
+    targets: Int[np.ndarray, " targets"]
+    perturbations: Float[np.ndarray, "targets *shape"]
+    rms: Float[np.ndarray, " targets"]
+    first_ok: Int[np.ndarray, " targets"]
+    reached: Bool[np.ndarray, " targets"]
+    finite: Bool[np.ndarray, " targets"]
+
+
+class ExplanationChunk(NamedTuple):
+    """How much is explained at a time.
+
+    Attributes:
+        rows: images.
+        n_targets: classes towards which each is changed; the others of its targets follow.
+    """
+
+    rows: int
+    n_targets: int
 
 
 def second_class(logits: Float[np.ndarray, " classes"], label: int) -> int:
@@ -53,16 +68,18 @@ def explain(
     images: ImagesLike,
     attack: PublishedBounded = EXPLANATION,
     on_progress: Callable[[float], None] = lambda _: None,
-    rows: int | None = None,
+    chunk: ExplanationChunk | None = None,
+    targets: Int[np.ndarray, "n targets"] | None = None,
 ) -> Iterator[tuple[int, Explanation]]:
-    """Explain images towards every class, on all devices of this machine.
+    """Explain images towards classes, on all devices of this machine.
 
     Args:
         model: images to logits, for instance a `Classifier`; in evaluation mode.
         images: on the [0,1] scale. Where there are none, nothing is yielded.
         attack: towards a class.
         on_progress: called with how many images' worth of work was just done; fractions add up.
-        rows: images a chunk; by how many there are if None.
+        chunk: how much at a time; by how much there is if None.
+        targets: classes for each image; all if None.
 
     Yields:
         The place of an image and its explanation, as they are finished.
@@ -74,43 +91,70 @@ def explain(
     if len(images) == 0:
         return
     attack.check(n_classes)
-    rows = explanation_rows(model, images, attack, n_classes) if rows is None else rows
-    classes = np.repeat(np.arange(n_classes, dtype=np.int32)[:, None], rows, axis=1)
+    if targets is None:
+        targets = np.tile(np.arange(n_classes, dtype=np.int32), (len(images), 1))
+    targets, n_targets = targets.astype(np.int32), targets.shape[1]
+    chunk = explanation_chunk(model, images, attack, n_targets) if chunk is None else chunk
 
-    def work(worker: Worker, count: int, x: Array) -> tuple[np.ndarray, ...]:
-        def on_steps(steps: int) -> None:
-            on_progress(count * steps / attack.steps)
+    def work(worker: Worker, count: int, x: Array, classes: Array) -> tuple[np.ndarray, ...]:
+        def explain_towards(group: _Group) -> list[np.ndarray]:
+            def on_steps(steps: int) -> None:
+                on_progress(count * steps / attack.steps * group.n / n_targets)
 
-        targets = worker.put(classes)
-        state = run_in_segments(worker, attack, x, targets, on_steps=on_steps)
-        result = result_of(worker, attack, x, targets, state)
-        by_class = worker.call(_of_each, attack, state, result.finite)
+            towards = jnp.take(classes, group.places, axis=1).T
+            state = run_in_segments(worker, attack, x, towards, on_steps=on_steps)
+            result = result_of(worker, attack, x, towards, state)
+            by_class = worker.call(_of_each, attack, state, result.finite)
+            return [np.moveaxis(np.asarray(field), 0, 1)[:, : group.n] for field in by_class]
+
+        parts = [explain_towards(group) for group in _groups(n_targets, chunk.n_targets)]
         logits, confidences = map(np.asarray, worker.call(_classify, worker.model, x))
-        return logits, confidences, *(np.moveaxis(np.asarray(field), 0, 1) for field in by_class)
+        found = (np.concatenate(field, axis=1) for field in zip(*parts, strict=True))
+        return logits, confidences, np.asarray(classes), *found
 
-    for places, fields in map_batches(model, (images,), work, rows):
+    for places, fields in map_batches(model, (images, targets), work, chunk.rows):
         for row, place in enumerate(places):
             yield int(place), Explanation(*(field[row] for field in fields))
 
 
-def explanation_rows(model: Model, images: Any, attack: PublishedBounded, n_classes: int) -> int:
-    """How many images make a chunk, each towards all classes at once.
+class _Group(NamedTuple):
+    """Targets that an image is changed towards at once.
+
+    Attributes:
+        places: among all of its targets; the last of them repeated where there are fewer than in other groups.
+        n: how many are no repetition.
+    """
+
+    places: Int[np.ndarray, " group"]
+    n: int
+
+
+def _groups(n_targets: int, size: int) -> Iterator[_Group]:
+    for begin in range(0, n_targets, size):
+        places = np.arange(begin, begin + size)
+        yield _Group(np.minimum(places, n_targets - 1), min(size, n_targets - begin))
+
+
+def explanation_chunk(model: Model, images: Any, attack: PublishedBounded, n_targets: int) -> ExplanationChunk:
+    """How many images make a chunk, and towards how many classes each is changed at once.
 
     Args:
         model: images to logits.
         images: only their number, shape and type count.
         attack: towards a class.
-        n_classes: of the model.
+        n_targets: classes for each image.
 
     Raises:
         UserError: see `chunk_rows`.
     """
-    return chunk_rows(len(images), row_bytes(model, images, attack) if len(images) else 0, n_classes)
+    cost = row_bytes(model, images, attack) if len(images) else 0
+    at_once = evenly(n_targets, cost)
+    return ExplanationChunk(chunk_rows(len(images), cost, at_once), at_once)
 
 
 @jax.jit
 def _of_each(attack: PublishedBounded, state: PublishedState, finite: Array) -> tuple[Array, ...]:
-    """Of each class and image: δ, its RMS, when it had reached ρ, whether it did, and whether all was finite."""
+    """Of each target and image: δ, its RMS, when it had reached ρ, whether it did, and whether all was finite."""
     first_stop = state.first_stop
     return state.perturbation, jax.vmap(rms)(state.perturbation), first_stop, first_stop < attack.steps, finite
 

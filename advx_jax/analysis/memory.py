@@ -45,13 +45,25 @@ def lane_budget(devices: Sequence[Device]) -> int:
     return int(given or _ACCELERATOR_SHARE * min(map(_free_on, devices)))
 
 
+def give(size: str) -> None:
+    """Set what chunks may take from now on, in place of `$ADVX_MEMORY`.
+
+    Raises:
+        UserError: it is no size.
+    """
+    _bytes_of(size, "--memory")
+    os.environ["ADVX_MEMORY"] = size
+
+
 def _given() -> int | None:
     text = os.environ.get("ADVX_MEMORY")
-    if not text:
-        return None
+    return _bytes_of(text, "ADVX_MEMORY") if text else None
+
+
+def _bytes_of(text: str, what: str) -> int:
     match = re.fullmatch(rf"(\d+(?:\.\d+)?) ?({'|'.join(_UNITS)})", text, re.ASCII)
     if not match or float(match[1]) == 0:
-        raise UserError(f"expected ADVX_MEMORY to be a size such as 4GiB or 500MB, got {text!r}")
+        raise UserError(f"expected {what} to be a size such as 4GiB or 500MB, got {text!r}")
     return int(float(match[1]) * _UNITS[match[2]])
 
 

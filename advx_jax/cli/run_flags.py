@@ -2,6 +2,7 @@
 
 from absl import flags
 
+from advx_jax.analysis import memory
 from advx_jax.cli import process_flags
 from advx_jax.cli.flag_types import define_shard
 from advx_jax.errors import UserError
@@ -12,6 +13,12 @@ _SHARD = define_shard(
     "shard",
     "Measure only part K of N of the images (K/N, from 1/N), as a task of a job array does. Parts may run anywhere, "
     "at any time, into one --output; whoever completes it writes the results.",
+)
+_MEMORY = flags.DEFINE_string(
+    "memory",
+    None,
+    "Memory for the images in work, 4GiB or 500MB: of each accelerator, or of the CPU. Default: $ADVX_MEMORY, else a "
+    "share of what is free.",
 )
 flags.adopt_module_key_flags(process_flags)
 # Processes leave together; one that leaves alone has failed, and the others need not wait for it.
@@ -24,6 +31,8 @@ def share() -> Share:
     Raises:
         UserError: the flags do not fit each other, or the others cannot be reached.
     """
+    if _MEMORY.value is not None:
+        memory.give(_MEMORY.value)
     if _SHARD.value is None:
         process_flags.join_processes(_SHUTDOWN_SECONDS)
         return share_of_this_process()

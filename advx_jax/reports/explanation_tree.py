@@ -25,7 +25,7 @@ _OUR_FILES = re.compile(r"_input\.png|.+_was_(?:\d\.\d{3}|nan)\.png|\d+_.+\.png|
 
 
 class ExplainedImage(NamedTuple):
-    """One image with its explanations towards all K classes.
+    """One image with its explanations towards classes, its targets.
 
     Attributes:
         name: index in the data set, or the stem of a person's own file; names its folder.
@@ -33,7 +33,8 @@ class ExplainedImage(NamedTuple):
         label_is_given: False if `label` is the network's top class, for want of a real one.
         class_names: of all K classes.
         input: the image, values on the [0, 1] scale.
-        explanations: x + δ towards each class, not clipped.
+        targets: the classes that it is explained towards; explanations, rms, first_ok and reached are in their order.
+        explanations: x + δ towards each target, not clipped.
         confidences: softmax of the network's logits on the unchanged image.
         logits: of the unchanged image.
         rms: RMS of each δ, on the [0, 1] scale.
@@ -46,13 +47,14 @@ class ExplainedImage(NamedTuple):
     label: int
     label_is_given: bool
     class_names: Sequence[str]
-    input: Float[np.ndarray, "height width 3"]
-    explanations: Float[np.ndarray, "K height width 3"]
+    input: Float[np.ndarray, "height width channels"]
+    targets: Integer[np.ndarray, " targets"]
+    explanations: Float[np.ndarray, "targets height width channels"]
     confidences: Float[np.ndarray, " K"]
     logits: Float[np.ndarray, " K"]
-    rms: Float[np.ndarray, " K"]
-    first_ok: Integer[np.ndarray, " K"]
-    reached: Bool[np.ndarray, " K"]
+    rms: Float[np.ndarray, " targets"]
+    first_ok: Integer[np.ndarray, " targets"]
+    reached: Bool[np.ndarray, " targets"]
     second: int
 
 
@@ -60,10 +62,10 @@ class PictureNames(NamedTuple):
     """File names of the pictures in an image's folder.
 
     Attributes:
-        real: explanation towards the real class.
-        second: explanation towards the second class.
-        towards: explanations towards all classes.
-        differences: difference maps of all classes, in the image's folder of the difference tree.
+        real: explanation towards the real class, where that is among the targets.
+        second: explanation towards the second class, where that is.
+        towards: explanations towards the targets, in their order.
+        differences: difference maps of the targets, in the image's folder of the difference tree.
     """
 
     real: str
@@ -72,14 +74,30 @@ class PictureNames(NamedTuple):
     differences: list[str]
 
 
-def picture_names(class_names: Sequence[str], confidences: Sequence[float], second: int, label: int) -> PictureNames:
-    """The published file names: each tells the confidence in its class on the unchanged image."""
-    names = [safe_class_name(name) for name in class_names]
+def picture_names(
+    class_names: Sequence[str],
+    confidences: Sequence[float],
+    second: int,
+    label: int,
+    targets: Sequence[int] | None = None,
+) -> PictureNames:
+    """The published file names: each tells the confidence in its class on the unchanged image.
+
+    Args:
+        class_names: of all classes.
+        confidences: in all classes.
+        second: the second class.
+        label: the real class.
+        targets: classes that the image is explained towards; all if None.
+    """
+    towards = range(len(class_names)) if targets is None else targets
+    # Only theirs: there may be thousands of others.
+    names = {c: safe_class_name(class_names[c]) for c in (*towards, second)}
     return PictureNames(
         real=f"_real_was_{confidences[label]:.3f}.png",
         second=f"_second_{names[second]}_was_{confidences[second]:.3f}.png",
-        towards=[f"{c}_{name}_was_{confidences[c]:.3f}.png" for c, name in enumerate(names)],
-        differences=[f"{c}_{name}.png" for c, name in enumerate(names)],
+        towards=[f"{c}_{names[c]}_was_{confidences[c]:.3f}.png" for c in towards],
+        differences=[f"{c}_{names[c]}.png" for c in towards],
     )
 
 
@@ -95,6 +113,8 @@ def difference_folder(output: Path, folder: str) -> Path:
 
 def summary(record: ExplainedImage) -> dict[str, Any]:
     """The image's entry in `explanations.json`: all but the pictures."""
+    n_classes = len(record.class_names)
+    all_classes = np.array_equal(record.targets, np.arange(n_classes))
     return {
         "name": record.name,
         "folder": folder_name(record.name, record.class_names[record.label]),
@@ -104,6 +124,8 @@ def summary(record: ExplainedImage) -> dict[str, Any]:
         "second": record.second,
         "confidences": record.confidences,
         "logits": record.logits,
+        # Not where they are all classes: so results stay as they were before there was a choice.
+        **({} if all_classes else {"targets": record.targets}),
         "rms": record.rms,
         "first_ok": record.first_ok,
         "reached": record.reached,
@@ -114,7 +136,8 @@ def write_explanation(output: Path, record: ExplainedImage) -> Path:
     """Write the pictures of one image, replacing those of an earlier run.
 
     `{name}-{class}/` in `output` gets `_input.png`, `_real_was_….png`, `_second_{class}_was_….png`
-    and `{c}_{class}_was_….png` for every class, and nothing else. The difference maps go to
+    and `{c}_{class}_was_….png` for every target, and nothing else;
+    `_real_…` and `_second_…` only if they are targets. The difference maps go to
     `differences/{name}-{class}/{c}_{class}.png`. Each folder appears whole or not at all, that of
     the explanations last: where it is, the image is done.
 
@@ -126,7 +149,8 @@ def write_explanation(output: Path, record: ExplainedImage) -> Path:
     """
     _check_shapes(record)
     folder = folder_name(record.name, record.class_names[record.label])
-    names = picture_names(record.class_names, record.confidences.tolist(), record.second, record.label)
+    targets = record.targets.tolist()
+    names = picture_names(record.class_names, record.confidences.tolist(), record.second, record.label, targets)
     perturbations = record.explanations - record.input
     scale = difference_scale(perturbations)
     with _folder_written_whole(difference_folder(output, folder)) as temporary:
@@ -137,21 +161,27 @@ def write_explanation(output: Path, record: ExplainedImage) -> Path:
         pictures = [png_bytes(pixels) for pixels in to_pixels(record.explanations)]
         for name, picture in zip(names.towards, pictures, strict=True):
             (temporary / name).write_bytes(picture)
-        (temporary / names.real).write_bytes(pictures[record.label])
-        (temporary / names.second).write_bytes(pictures[record.second])
+        for name, c in ((names.real, record.label), (names.second, record.second)):
+            if c in targets:
+                (temporary / name).write_bytes(pictures[targets.index(c)])
     return output / folder
 
 
 def _check_shapes(record: ExplainedImage) -> None:
     n_classes = len(record.class_names)
-    expected = {"explanations": (n_classes, *record.input.shape)}
-    expected |= dict.fromkeys(("confidences", "logits", "rms", "first_ok", "reached"), (n_classes,))
+    n_targets = len(record.targets)
+    expected: dict[str, tuple[int, ...]] = {"explanations": (n_targets, *record.input.shape)}
+    expected |= dict.fromkeys(("confidences", "logits"), (n_classes,))
+    expected |= dict.fromkeys(("rms", "first_ok", "reached"), (n_targets,))
     for field, shape in expected.items():
         if (found := getattr(record, field).shape) != shape:
             raise UserError(f"expected {field} of shape {shape} for image {record.name!r}, got {found}")
     for field in ("label", "second"):
         if not 0 <= (number := getattr(record, field)) < n_classes:
             raise UserError(f"expected a {field} in 0..{n_classes - 1} for image {record.name!r}, got {number}")
+    targets = record.targets.tolist()
+    if len(set(targets)) < n_targets or not n_targets > 0 or not 0 <= min(targets) <= max(targets) < n_classes:
+        raise UserError(f"expected different targets in 0..{n_classes - 1} for image {record.name!r}, got {targets}")
 
 
 @contextlib.contextmanager

@@ -21,7 +21,9 @@ def closing_words(output: Path, results: Mapping[str, Any], beside: Mapping[str,
     entries = [_entries(one, folders) for one in shown]
     names = [one["settings"]["model"] for one in shown]
     n_images, n_classes = len(entries[0]), len(results["class_names"])
-    made = f"{n_images} {'image' if n_images == 1 else 'images'} explained towards each of {n_classes} classes"
+    n_targets = max((len(entry["rms"]) for entry in entries[0]), default=n_classes)
+    towards = f"each of {n_classes} classes" if n_targets == n_classes else f"{n_targets} of {n_classes} classes each"
+    made = f"{n_images} {'image' if n_images == 1 else 'images'} explained towards {towards}"
     by = f"{made} by {names[0]}" + "".join(f", beside {name}" for name in names[1:])
     look = f"look at them: {output / 'index.html'} (numbers: {output / 'explanations.json'})"
     notes = [shortfall(one, folders) for one in shown]

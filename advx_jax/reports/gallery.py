@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, SupportsFloat
 from advx_jax.errors import UserError
 from advx_jax.files import atomic_write
 from advx_jax.reports.explanation_tree import INPUT, difference_folder, folder_name, picture_names
+from advx_jax.reports.pictures import picture_size, shrunken
 
 if TYPE_CHECKING:
     import jinja2
 
-_IMAGES_PER_PAGE = 100
+# Of small images and few classes; of others as many as make a page that browsers open quickly.
+_IMAGES_PER_PAGE, _PIXELS_PER_PAGE, _FEWEST_PER_PAGE = 100, 8_000_000, 4
+# Larger pictures are shown larger; and none is embedded with more pixels than screens of twice as many points show.
+_SMALL_SIDE, _EMBEDDED_SIDE = 96, 448
 _PAGE_NAME = re.compile(r"index-\d+\.html")
 _GENERATOR = "advx_jax explanation gallery"
 
@@ -42,10 +46,12 @@ class _Image(NamedTuple):
     name: str
     label_is_given: bool
     input: str
-    real: _Tile
-    second: _Tile
+    real: str
+    lead: list[_Tile]
     tiles: list[_Tile]
-    predicted: _Tile
+    predicted: str
+    predicted_confidence: str
+    agrees: bool
     n_missed: int
     beside: "_Image | None"
 
@@ -70,7 +76,7 @@ class _Page(NamedTuple):
 
 
 def write_gallery(output: Path, results: Mapping[str, Any], beside: Beside | None = None) -> Path:
-    """Write `index.html` for the explanations in `output`; more than 100 images go on `index-2.html`, ….
+    """Write `index.html` for the explanations in `output`; what does not fit (100 small images) goes on `index-2.html`.
 
     Every page embeds its pictures, read from the tree that `write_explanation` wrote, so the gallery
     can be made again at any time from what is on disk.
@@ -100,11 +106,14 @@ def write_gallery(output: Path, results: Mapping[str, Any], beside: Beside | Non
             "other_model": other_model,
             "other_overview": _overview(both),
             "eps": f"{eps:g}",
-            "n_classes": len(class_names),
+            "towards": _towards(records, len(class_names)),
+            # Pixels of small images are to be seen as such.
+            "large": (large := bool(records) and max(_size(output, records[0], class_names)) > _SMALL_SIDE),
+            "rendering": "auto" if large else "pixelated",
             "facts": _facts({**results["settings"], "data": results.get("data")}),
             "environment": _environment(results["environment"]),
             "overview": _overview(records),
-            "pages": (pages := _pages(len(records))),
+            "pages": (pages := _pages(len(records), _per_page(output, records, class_names))),
         }
         template = _template()
         for page in pages:
@@ -138,12 +147,34 @@ def _template() -> "jinja2.Template":
     return environment.from_string(source)
 
 
-def _pages(n_images: int) -> list[_Page]:
-    starts = range(0, max(n_images, 1), _IMAGES_PER_PAGE)
+def _towards(records: Sequence[Mapping[str, Any]], n_classes: int) -> str:
+    """In words, how many classes the images are explained towards."""
+    counts = sorted({len(record["rms"]) for record in records} or {n_classes})
+    few = "–".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    return f"{n_classes} classes" if counts == [n_classes] else f"{few} of {n_classes} classes"
+
+
+def _size(output: Path, record: Mapping[str, Any], class_names: Sequence[str]) -> tuple[int, int]:
+    path = output / folder_name(str(record["name"]), class_names[record["label"]]) / INPUT
+    try:
+        return picture_size(path)
+    except OSError as error:
+        raise _no_picture(path, error) from error
+
+
+def _per_page(output: Path, records: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> int:
+    if not records:
+        return _IMAGES_PER_PAGE
+    pixels = 2 * len(records[0]["rms"]) * math.prod(_size(output, records[0], class_names))
+    return max(_FEWEST_PER_PAGE, min(_IMAGES_PER_PAGE, _PIXELS_PER_PAGE // pixels))
+
+
+def _pages(n_images: int, per_page: int) -> list[_Page]:
+    starts = range(0, max(n_images, 1), per_page)
     return [
         _Page(number, "index.html" if number == 1 else f"index-{number}.html", start + 1, end)
         for number, start in enumerate(starts, 1)
-        for end in [min(start + _IMAGES_PER_PAGE, n_images)]
+        for end in [min(start + per_page, n_images)]
     ]
 
 
@@ -163,36 +194,40 @@ def _overview(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 def _image(output: Path, number: int, record: Mapping[str, Any], class_names: Sequence[str]) -> _Image:
     label, second, name = record["label"], record["second"], str(record["name"])
     confidences = [_number(value) for value in record["confidences"]]
-    names = picture_names(class_names, confidences, second, label)
+    targets = record.get("targets", range(len(class_names)))
+    names = picture_names(class_names, confidences, second, label, targets)
     # Made anew, not read from the record: a path in a results file must not lead out of `output`.
     folder = folder_name(name, class_names[label])
     differences = difference_folder(output, folder)
-    roles = {label: "real" if record["label_is_given"] else "top", second: "second"}
+    roles = {second: "second", label: "real" if record["label_is_given"] else "top"}
     tiles = [
         _Tile(
             class_index=c,
-            class_name=class_name,
+            class_name=class_names[c],
             role=roles.get(c, ""),
-            picture=_data_uri(output / folder / names.towards[c]),
-            difference=_data_uri(differences / names.differences[c]),
+            picture=_data_uri(output / folder / names.towards[place]),
+            difference=_data_uri(differences / names.differences[place]),
             confidence=_text(confidences[c], ".3f"),
             percent=round(100 * confidences[c], 2) if math.isfinite(confidences[c]) else 0.0,
             logit=_text(_number(record["logits"][c]), ".3f"),
-            rms=_text(_number(record["rms"][c]), ".4f"),
-            first_ok=str(record["first_ok"][c]) if record["reached"][c] else "never",
-            missed=not record["reached"][c],
+            rms=_text(_number(record["rms"][place]), ".4f"),
+            first_ok=str(record["first_ok"][place]) if record["reached"][place] else "never",
+            missed=not record["reached"][place],
         )
-        for c, class_name in enumerate(class_names)
+        for place, c in enumerate(targets)
     ]
+    lead = {tile.class_index: tile for tile in tiles}
     return _Image(
         anchor=f"image-{number}",
         name=name,
         label_is_given=record["label_is_given"],
         input=_data_uri(output / folder / INPUT),
-        real=tiles[label],
-        second=tiles[second],
+        real=class_names[label],
+        lead=[lead[c] for c in (label, second) if c in lead],
         tiles=tiles,
-        predicted=tiles[record["predicted"]],
+        predicted=class_names[record["predicted"]],
+        predicted_confidence=_text(confidences[record["predicted"]], ".3f"),
+        agrees=record["predicted"] == label,
         n_missed=sum(tile.missed for tile in tiles),
         beside=None,
     )
@@ -200,11 +235,13 @@ def _image(output: Path, number: int, record: Mapping[str, Any], class_names: Se
 
 def _data_uri(path: Path) -> str:
     try:
-        return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+        return "data:image/png;base64," + base64.b64encode(shrunken(path.read_bytes(), _EMBEDDED_SIDE)).decode("ascii")
     except OSError as error:
-        raise UserError(
-            f"expected the picture {path} of an image listed in the results, got: {error.strerror}"
-        ) from error
+        raise _no_picture(path, error) from error
+
+
+def _no_picture(path: Path, error: OSError) -> UserError:
+    return UserError(f"expected the picture {path} of an image listed in the results, got: {error.strerror or error}")
 
 
 def _number(value: SupportsFloat | None) -> float:

@@ -13,9 +13,10 @@ from advx_jax.files import atomic_write
 
 # The one pixel in a hundred that changes most would otherwise turn the rest of the map into grey.
 _UNSATURATED_PERCENT = 99.0
+_COLOUR = 3
 
 
-def to_pixels(images: Float[np.ndarray, "*shape 3"]) -> UInt8[np.ndarray, "*shape 3"]:
+def to_pixels(images: Float[np.ndarray, "*shape channels"]) -> UInt8[np.ndarray, "*shape channels"]:
     """Round images to pixels: uint8(clip(255·v + 0.5, 0, 255)), as published (docs/method.md, Explanations).
 
     Args:
@@ -28,7 +29,7 @@ def to_pixels(images: Float[np.ndarray, "*shape 3"]) -> UInt8[np.ndarray, "*shap
     return np.nan_to_num(np.clip(255 * images + 0.5, 0, 255), nan=0.0).astype(np.uint8)
 
 
-def difference_scale(perturbations: Float[np.ndarray, "classes height width 3"]) -> float:
+def difference_scale(perturbations: Float[np.ndarray, "targets height width channels"]) -> float:
     """The change that a difference map shows at full strength, one for all classes of an image.
 
     Args:
@@ -42,8 +43,8 @@ def difference_scale(perturbations: Float[np.ndarray, "classes height width 3"])
 
 
 def difference_map(
-    perturbation: Float[np.ndarray, "height width 3"], scale: float
-) -> UInt8[np.ndarray, "height width 3"]:
+    perturbation: Float[np.ndarray, "height width channels"], scale: float
+) -> UInt8[np.ndarray, "height width channels"]:
     """A picture of what an explanation added and removed: pixels of 0.5 + perturbation/(2·scale).
 
     Mid-grey is unchanged; a brighter channel was raised, a darker one lowered. The maps of one image
@@ -64,14 +65,35 @@ def difference_map(
     return to_pixels(0.5 + perturbation / (2 * scale))
 
 
-def png_bytes(pixels: UInt8[np.ndarray, "height width 3"]) -> bytes:
-    """An RGB picture as the content of a PNG file."""
+def png_bytes(pixels: UInt8[np.ndarray, "height width channels"]) -> bytes:
+    """A picture as the content of a PNG file: of three channels in colour, otherwise the first channel in grey."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format="PNG")
+    Image.fromarray(pixels if pixels.shape[-1] == _COLOUR else pixels[..., 0]).save(file, format="PNG")
     return file.getvalue()
 
 
-def write_png(path: Path, pixels: UInt8[np.ndarray, "height width 3"]) -> None:
-    """Write an RGB picture to `path`, whole or not at all."""
+def shrunken(png: bytes, side: int) -> bytes:
+    """A PNG file's picture, made smaller if it is wider or higher than so many pixels; else the file as it is."""
+    with Image.open(io.BytesIO(png)) as picture:
+        if max(picture.size) <= side:
+            return png
+        width, height = (math.ceil(size * side / max(picture.size)) for size in picture.size)
+        file = io.BytesIO()
+        picture.resize((width, height), Image.Resampling.LANCZOS).save(file, format="PNG")
+    return file.getvalue()
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Width and height of a picture file, of which only the head is read.
+
+    Raises:
+        OSError: it cannot be read, or is no picture.
+    """
+    with Image.open(path) as picture:
+        return picture.size
+
+
+def write_png(path: Path, pixels: UInt8[np.ndarray, "height width channels"]) -> None:
+    """Write a picture to `path`, whole or not at all."""
     with atomic_write(path) as temporary:
         temporary.write_bytes(png_bytes(pixels))

@@ -3,28 +3,25 @@
 import base64
 import dataclasses
 import html
-import math
 from collections.abc import Sequence
 from typing import Any, SupportsIndex, overload
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 
 from advx_jax.analysis import explanations
 from advx_jax.messages import one_line, size_in_words
-from advx_jax.reports.pictures import png_bytes, to_pixels
+from advx_jax.reports.pictures import png_bytes, shrunken, to_pixels
 
 # Classes of an image, and images of a list, that a notebook shows.
 _MOST_CLASSES, _MOST_IMAGES = 12, 10
 # Side of a picture on the page; and of what is embedded, for screens of twice as many points.
 _SHOWN_SIDE, _EMBEDDED_SIDE = 96, 192
-_COLOUR = 3
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Explanation(explanations.Explanation):
-    """One image explained towards each of the K classes, with what it takes to show it; a notebook shows the pictures.
+    """One image explained towards classes, with what it takes to show it; a notebook shows the pictures.
 
     Attributes, beside those of `analysis.explanations.Explanation`:
         image: x, on the [0,1] scale.
@@ -37,8 +34,8 @@ class Explanation(explanations.Explanation):
     label: int | None
 
     @property
-    def pictures(self) -> Float[np.ndarray, "classes *shape"]:
-        """The explanations, image + δ towards each class, clipped to [0,1]."""
+    def pictures(self) -> Float[np.ndarray, "targets *shape"]:
+        """The explanations, image + δ towards each target, clipped to [0,1]."""
         return np.clip(self.image + self.perturbations, 0, 1)
 
     def __repr__(self) -> str:
@@ -57,14 +54,15 @@ class Explanation(explanations.Explanation):
     def _repr_html_(self) -> str | None:
         if self.image.ndim != 3:
             return None
-        shown = self._shown_classes()
+        shown = self._shown_places()
         label = [] if self.label is None else [self.class_names[self.label]]
         tiles = [_tile(self.image, "input", label, outlined=False)]
-        for c in shown:
-            numbers = [f"was {self.confidences[c]:.3f}", f"RMS {self.rms[c]:.4f}"]
-            if not self._arrived[c]:
+        for place in shown:
+            c = int(self.targets[place])
+            numbers = [f"was {self.confidences[c]:.3f}", f"RMS {self.rms[place]:.4f}"]
+            if not self._arrived[place]:
                 numbers.append("short of ρ")
-            picture = self.image + self.perturbations[c]
+            picture = self.image + self.perturbations[place]
             tiles.append(_tile(picture, f"→ {self.class_names[c]}", numbers, outlined=c == self.label))
         left_out = len(self.rms) - len(shown)
         more = f'<div style="align-self:center">… {left_out} less confident classes</div>' if left_out else ""
@@ -74,13 +72,13 @@ class Explanation(explanations.Explanation):
     def _arrived(self) -> Any:
         return self.reached & self.finite
 
-    def _shown_classes(self) -> list[int]:
-        """All in their order, or of many those that the model is most confident of, and the label."""
-        if len(self.rms) <= _MOST_CLASSES:
-            return list(range(len(self.rms)))
-        order = np.argsort(-self.confidences, kind="stable").tolist()
-        first = [self.label] if self.label is not None else []
-        return [*first, *(c for c in order if c != self.label)][:_MOST_CLASSES]
+    def _shown_places(self) -> list[int]:
+        """All targets in their order, or of many those that the model is most confident of, and the label."""
+        if len(self.targets) <= _MOST_CLASSES:
+            return list(range(len(self.targets)))
+        is_label = self.targets == (-1 if self.label is None else self.label)
+        order = np.lexsort((np.arange(len(is_label)), -self.confidences[self.targets], ~is_label))
+        return [int(place) for place in order[:_MOST_CLASSES]]
 
 
 class Explanations(list[Explanation]):
@@ -125,11 +123,5 @@ def _tile(picture: Float[np.ndarray, "height width channels"], title: str, lines
 
 
 def _data_uri(picture: Float[np.ndarray, "height width channels"]) -> str:
-    """As PNG. Of channels that are no colours the first is shown in grey."""
-    colour = picture if picture.shape[-1] == _COLOUR else np.repeat(picture[..., :1], _COLOUR, axis=-1)
-    pixels = to_pixels(colour)
-    shrink = max(pixels.shape[:2]) / _EMBEDDED_SIDE
-    if shrink > 1:
-        width, height = (math.ceil(side / shrink) for side in (pixels.shape[1], pixels.shape[0]))
-        pixels = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
-    return "data:image/png;base64," + base64.b64encode(png_bytes(pixels)).decode("ascii")
+    png = shrunken(png_bytes(to_pixels(picture)), _EMBEDDED_SIDE)
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")

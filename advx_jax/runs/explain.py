@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from advx_jax.analysis.accuracy import predict
-from advx_jax.analysis.explanations import Explanation, explain, explanation_rows, second_class
+from advx_jax.analysis.explanations import Explanation, explain, explanation_chunk, second_class
 from advx_jax.analysis.soundness import check_classes
+from advx_jax.analysis.targets import ALL_CLASSES, Targets
 from advx_jax.attacks import PublishedBounded
 from advx_jax.data.image_set import CIFAR10_CLASSES, ImageSet, class_names_of, unit_images
 from advx_jax.data.own_files import natural_order
@@ -57,7 +58,7 @@ class NamedImage(NamedTuple):
     """
 
     name: str
-    pixels: UInt8[np.ndarray, "32 32 3"]
+    pixels: UInt8[np.ndarray, "height width channels"]
     label: int
     label_is_given: bool
 
@@ -110,6 +111,7 @@ class ExplanationPictures(Measurement[dict[str, Any]]):
         wanted: the images.
         attack: how to explain.
         output: folder for pictures and results.
+        targets: towards which classes.
         replaces: what explains another image of the same name may be replaced.
         found: gets each explanation that is made now, with the image's name.
 
@@ -127,16 +129,19 @@ class ExplanationPictures(Measurement[dict[str, Any]]):
         wanted: ImagesToExplain,
         attack: PublishedBounded,
         output: Path,
+        targets: Targets = ALL_CLASSES,
         replaces: bool = False,
         found: Callable[[str, Explanation], None] = lambda *_: None,
     ) -> None:
         check_classes(network.classifier, wanted.class_names)
         check_output_folder(output)
         self._network, self._wanted, self._attack = network, wanted, attack
-        self.output, self._replaces, self._found = output, replaces, found
+        self.output, self._targets, self._replaces, self._found = output, targets, replaces, found
         self._named = {_folder(image, wanted.class_names): image for image in wanted.images}
         self.path: Path = output / _STORE_FILE
         self.settings = attack_record(network, attack.settings())
+        if targets != ALL_CLASSES:
+            self.settings["targets"] = targets.text
         self.images = list(self._named)
 
     def is_valid(self, key: str, record: Record) -> bool:
@@ -175,19 +180,26 @@ class ExplanationPictures(Measurement[dict[str, Any]]):
         """Explain them."""
         classifier, names = self._network.classifier, tuple(self._wanted.class_names)
         pixels = np.array([self._named[folder].pixels for folder in images])
-        rows = explanation_rows(classifier, pixels, self._attack, len(names))
+        chunk = explanation_chunk(classifier, pixels, self._attack, self._targets.count(len(names)))
 
         def compute(folders: list[str]) -> Iterator[dict[str, Record]]:
             todo = [self._named[folder] for folder in folders]
             pixels = unit_images(np.stack([image.pixels for image in todo]))
-            for place, explanation in explain(classifier, pixels, self._attack, done, rows):
+            targets = self._targets_of(pixels, np.array([image.label for image in todo]))
+            for place, explanation in explain(classifier, pixels, self._attack, done, chunk, targets):
                 record = _record(todo[place], names, pixels[place], explanation)
                 # Before its record, which must never be of pictures that are not there.
                 write_explanation(self.output, record)
                 self._found(todo[place].name, explanation)
                 yield {folders[place]: plain(summary(record) | {"input_sha256": todo[place].sha256()})}
 
-        yield Pass(images, lambda key: self.is_done(key, records), compute, rows)
+        yield Pass(images, lambda key: self.is_done(key, records), compute, chunk.rows)
+
+    def _targets_of(self, images: Float[np.ndarray, "n *shape"], labels: Int[np.ndarray, " n"]) -> np.ndarray:
+        n_classes = len(self._wanted.class_names)
+        # Only the likeliest ones need to be asked for.
+        likely = predict(self._network.classifier, images).logits if self._targets.top else None
+        return self._targets.of(np.zeros((len(images), n_classes)) if likely is None else likely, labels)
 
     def summarise(self, records: Mapping[str, Record], seconds: Mapping[str, float]) -> dict[str, Any]:
         """Write gallery and JSON of all that is there; returns what the JSON holds."""
@@ -209,9 +221,10 @@ def write_explanations(
     strict: bool,
     beside: NamedModel | None = None,
     share: Share = WHOLE,
+    targets: Targets = ALL_CLASSES,
     found: Callable[[str, Explanation], None] = lambda *_: None,
 ) -> str:
-    """Explain images towards every class; write pictures, gallery and JSON for each as it is finished.
+    """Explain images towards classes; write pictures, gallery and JSON for each as it is finished.
 
     Images that are there already, with the same network and settings, are not explained again; those of
     earlier calls with other images stay and are listed too.
@@ -226,6 +239,7 @@ def write_explanations(
         strict: fail if an explanation did not reach ρ.
         beside: a second network, whose explanations of the same images are shown in the gallery, too.
         share: of this process.
+        targets: towards which classes; each network's own likeliest ones.
         found: gets each explanation by the first network that is made now, with the image's name.
 
     Returns:
@@ -238,11 +252,11 @@ def write_explanations(
     """
     for resolved in (network, *([] if beside is None else [beside])):
         check_classes(resolved.classifier, wanted.class_names)
-    by_first = ExplanationPictures(network, wanted, attack, output, overwrite, found)
+    by_first = ExplanationPictures(network, wanted, attack, output, targets, overwrite, found)
     by_second = None
     if beside is not None:
         folder = output / BESIDE_FOLDER / safe_name(beside.provenance.name)
-        by_second = ExplanationPictures(beside, wanted, attack, folder, overwrite)
+        by_second = ExplanationPictures(beside, wanted, attack, folder, targets, overwrite)
     first = measure(by_first, overwrite, share)
     second = None if by_second is None else measure(by_second, overwrite, share)
     if first.summary is None:
@@ -261,7 +275,10 @@ def write_explanations(
 
 
 def _record(
-    image: NamedImage, class_names: tuple[str, ...], pixels: Float[np.ndarray, "32 32 3"], explanation: Explanation
+    image: NamedImage,
+    class_names: tuple[str, ...],
+    pixels: Float[np.ndarray, "height width channels"],
+    explanation: Explanation,
 ) -> ExplainedImage:
     return ExplainedImage(
         name=image.name,
@@ -269,6 +286,7 @@ def _record(
         label_is_given=image.label_is_given,
         class_names=class_names,
         input=pixels,
+        targets=explanation.targets,
         explanations=pixels + explanation.perturbations,
         confidences=explanation.confidences,
         logits=explanation.logits,

@@ -13,9 +13,14 @@ _Check = Callable[[Any], bool]
 def is_explanation(class_names: Sequence[str], folder: str, record: Mapping[str, Any]) -> bool:
     """Whether it is an entry of `explanations.json`, see `summary`, of the image in this folder."""
     n_classes = len(class_names)
+    targets = record.get("targets", list(range(n_classes)))
+    if not (isinstance(targets, list) and targets and all(map(_is_below(n_classes), targets))):
+        return False
+    if len(set(targets)) < len(targets):
+        return False
 
-    def each(check: _Check) -> _Check:
-        return lambda values: isinstance(values, list) and len(values) == n_classes and all(map(check, values))
+    def each(check: _Check, n: int) -> _Check:
+        return lambda values: isinstance(values, list) and len(values) == n and all(map(check, values))
 
     fields = {
         "name": _is_text,
@@ -23,9 +28,10 @@ def is_explanation(class_names: Sequence[str], folder: str, record: Mapping[str,
         "label_is_given": _is_bool,
         "predicted": _is_below(n_classes),
         "second": _is_below(n_classes),
-        **dict.fromkeys(("confidences", "logits", "rms"), each(_is_number_or_null)),
-        "first_ok": each(_is_count),
-        "reached": each(_is_bool),
+        **dict.fromkeys(("confidences", "logits"), each(_is_number_or_null, n_classes)),
+        "rms": each(_is_number_or_null, len(targets)),
+        "first_ok": each(_is_count, len(targets)),
+        "reached": each(_is_bool, len(targets)),
     }
     if not all(name in record and check(record[name]) for name, check in fields.items()):
         return False

@@ -1,0 +1,97 @@
+"""Which classes images are explained towards."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from advx_jax.errors import UserError
+from advx_jax.messages import nearest
+
+# Up to so many classes, images are explained towards all of them where nobody chooses.
+_MOST_CLASSES = 20
+_TOP = re.compile(r"top([1-9][0-9]{0,3})")
+_DEFAULT_TOP = 5
+
+
+class Targets(NamedTuple):
+    """A choice of classes to explain images towards: all, the likeliest and the real one, or some by number.
+
+    Attributes:
+        top: how many of the likeliest classes, with the real one; 0 for another choice.
+        classes: numbers of chosen classes; empty for another choice. With `top` of 0, all classes.
+    """
+
+    top: int = 0
+    classes: tuple[int, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """As results record it."""
+        return f"top{self.top}" if self.top else ",".join(map(str, self.classes)) or "all"
+
+    def count(self, n_classes: int) -> int:
+        """How many targets each image has."""
+        return self.top + 1 if self.top else len(self.classes) or n_classes
+
+    def of(self, logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, "n targets"]:
+        """The targets of each image, the likeliest first unless they were chosen.
+
+        Args:
+            logits: of the images as they are.
+            labels: real classes; among the targets if there is a top.
+        """
+        n, n_classes = logits.shape
+        if self.classes or not self.top:
+            return np.tile(np.array(self.classes or range(n_classes), np.int32), (n, 1))
+        # The real one is made the likeliest, and then all are put in order again.
+        with_label = np.where(np.arange(n_classes) == labels[:, None], np.inf, np.nan_to_num(logits, nan=-np.inf))
+        chosen = np.argsort(-with_label, axis=1, kind="stable")[:, : self.top + 1]
+        order = np.argsort(-np.take_along_axis(np.nan_to_num(logits, nan=-np.inf), chosen, 1), axis=1, kind="stable")
+        return np.take_along_axis(chosen, order, axis=1).astype(np.int32)
+
+
+ALL_CLASSES = Targets()
+"""Explain towards every class."""
+
+
+def targets_named(text: str | None, class_names: Sequence[str]) -> Targets:
+    """The targets that a person asks for.
+
+    Args:
+        text: `all`, `top5`, or names of classes with commas between them; None for all of up to 20 classes, else the 5
+            likeliest with the real one.
+        class_names: what the classes are called.
+
+    Raises:
+        UserError: there is no such class, a class is named twice, or there are fewer classes than asked for.
+    """
+    n_classes = len(class_names)
+    if text is None:
+        return ALL_CLASSES if n_classes <= _MOST_CLASSES else Targets(top=_DEFAULT_TOP)
+    # A class may be called so.
+    if text not in class_names:
+        if text == "all":
+            return ALL_CLASSES
+        if match := _TOP.fullmatch(text):
+            top = int(match[1])
+            if top > n_classes:
+                raise UserError(f"expected at most top{n_classes} of {n_classes} classes as targets, got {text}")
+            return ALL_CLASSES if top >= n_classes - 1 else Targets(top=top)
+    chosen = [_class_number(name.strip(), class_names) for name in text.split(",")]
+    if len(set(chosen)) < len(chosen):
+        raise UserError(f"expected each class once as a target, got {text}")
+    return Targets(classes=tuple(chosen))
+
+
+def _class_number(name: str, class_names: Sequence[str]) -> int:
+    if name in class_names:
+        return class_names.index(name)
+    if name.isdecimal() and int(name) < len(class_names):
+        return int(name)
+    raise UserError(
+        f"expected all, top5, or names of classes ({', '.join(class_names[:3])}, …) as targets, got {name!r}"
+        f"{nearest(name, class_names, 0.6)}"
+    )
