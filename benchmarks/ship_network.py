@@ -17,7 +17,7 @@ from absl import flags
 from advx_jax.cli.commands import command, no_arguments
 from advx_jax.errors import UserError
 from advx_jax.files import atomic_write
-from advx_jax.networks.files import SUFFIX
+from advx_jax.networks.files import SUFFIX, architecture_fields
 from advx_jax.networks.registry import WORKDIR_NETWORK, resolve_network
 from advx_jax.reports.results_json import read_json
 from advx_jax.reports.training_record import CONFIG_FILE, read_metrics
@@ -77,15 +77,11 @@ def manifest_entry(workdir: Path, config: str, commit: str, training: str) -> di
         trained["final_psi"] = round(last["psi"])
     if "held_out_accuracy" in last:
         trained["held_out_accuracy"] = last["held_out_accuracy"]
-    architecture = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in vars(network.classifier.architecture).items()
-    }
     return {
         "file": file,
         "sha256": hashlib.sha256((workdir / WORKDIR_NETWORK).read_bytes()).hexdigest(),
         "licence": "MIT",
-        "architecture": architecture,
+        "architecture": architecture_fields(network.classifier.architecture),
         "training": training,
         "trained": trained,
     }

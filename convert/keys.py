@@ -1,8 +1,10 @@
 """The strict map between PyTorch's tensor names and layouts and the Flax variables of `advx_jax`."""
 
 import enum
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from flax import traverse_util
@@ -10,8 +12,12 @@ from flax import traverse_util
 from advx_jax.errors import UserError
 from advx_jax.messages import listed, shown
 from advx_jax.networks.architecture import Architecture
-from advx_jax.networks.classifier import Variables
+from advx_jax.networks.classifier import Variables, expected_variables
+from advx_jax.networks.families import ResidualArchitecture
 from advx_jax.networks.resnet import ResNetArchitecture
+
+from .families import layer_names
+from .normalisation import Normalisation
 
 
 class Kind(enum.Enum):
@@ -20,6 +26,7 @@ class Kind(enum.Enum):
     VECTOR = "the same in both"
     CONVOLUTION = "(out, in, height, width) to (height, width, in, out)"
     HEAD = "a 1x1 convolution (out, in, 1, 1) to a matrix (in, out)"
+    LINEAR = "a matrix (out, in) to (in, out)"
     INPUT_OFFSET = "(mean and std, channels) to two constants"
     BATCHES_TRACKED = "the count of training passes, equal everywhere, to the provenance"
     BOWL_WIDTH = "d of the Half-Huber ReLU, equal everywhere, to the architecture"
@@ -48,20 +55,34 @@ class TensorKey:
         return np.dtype(np.int64 if self.kind is Kind.BATCHES_TRACKED else np.float32)
 
 
-def tensor_keys(architecture: Architecture) -> list[TensorKey]:
-    """All tensors of a network, in the order of PyTorch's state dict (docs/method.md, Published networks).
+@functools.lru_cache(maxsize=8)
+def tensor_keys(architecture: Architecture) -> tuple[TensorKey, ...]:
+    """All tensors of a network, in the order of PyTorch's state dict (docs/networks.md).
 
     Raises:
         UserError: no table has the names of this family.
     """
-    if not isinstance(architecture, ResNetArchitecture):
-        raise UserError(f"expected a network whose names in PyTorch are known, got {architecture.name}")
-    return list(_network_keys(architecture))
+    if isinstance(architecture, ResNetArchitecture):
+        return tuple(_network_keys(architecture))
+    if isinstance(architecture, ResidualArchitecture):
+        return tuple(_residual_keys(architecture))
+    raise UserError(f"expected a network whose names in PyTorch are known, got {architecture.name}")
 
 
-def to_flax(tensors: Mapping[str, np.ndarray], architecture: ResNetArchitecture) -> Variables:
-    """Rename and rearrange a network's PyTorch tensors, which `check_tensors` has seen."""
-    flat = {}
+def to_flax(
+    tensors: Mapping[str, np.ndarray], architecture: Architecture, normalisation: Normalisation | None = None
+) -> Variables:
+    """Rename and rearrange a network's PyTorch tensors, which `check_tensors` has seen.
+
+    Args:
+        tensors: by their names in PyTorch.
+        architecture: of the network.
+        normalisation: of the images, for families that have no tensor for it; none at all if None.
+    """
+    flat: dict[str, np.ndarray] = {}
+    if isinstance(architecture, ResidualArchitecture):
+        constants = (normalisation or Normalisation((0.0,), (1.0,))).constants(architecture.image_shape[2])
+        flat |= {f"constants/{name}": value for name, value in constants.items()}
     for key in tensor_keys(architecture):
         tensor = tensors[key.torch]
         if key.kind is Kind.INPUT_OFFSET:
@@ -70,13 +91,15 @@ def to_flax(tensors: Mapping[str, np.ndarray], architecture: ResNetArchitecture)
             flat[key.flax] = tensor.transpose(2, 3, 1, 0)
         elif key.kind is Kind.HEAD:
             flat[key.flax] = tensor[:, :, 0, 0].T
+        elif key.kind is Kind.LINEAR:
+            flat[key.flax] = tensor.T
         elif key.kind is Kind.VECTOR:
             flat[key.flax] = tensor
     return traverse_util.unflatten_dict({path: np.array(value, order="C") for path, value in flat.items()}, sep="/")
 
 
-def to_torch(variables: Variables, architecture: ResNetArchitecture, batches_tracked: int) -> dict[str, np.ndarray]:
-    """Undo `to_flax`; the dict has PyTorch's order."""
+def to_torch(variables: Variables, architecture: Architecture, batches_tracked: int) -> dict[str, np.ndarray]:
+    """Undo `to_flax`; the dict has PyTorch's order, and no normalisation where the family has no tensor for it."""
     flat = {path: np.asarray(value) for path, value in traverse_util.flatten_dict(variables, sep="/").items()}
     tensors = {}
     for key in tensor_keys(architecture):
@@ -84,19 +107,21 @@ def to_torch(variables: Variables, architecture: ResNetArchitecture, batches_tra
             tensor = np.stack([flat["constants/mean"], flat["constants/std"]])
         elif key.kind is Kind.BATCHES_TRACKED:
             tensor = np.array(batches_tracked)
-        elif key.kind is Kind.BOWL_WIDTH:
+        elif key.kind is Kind.BOWL_WIDTH and isinstance(architecture, ResNetArchitecture):
             tensor = np.array(architecture.bowl_width)
         elif key.kind is Kind.CONVOLUTION:
             tensor = flat[key.flax].transpose(3, 2, 0, 1)
         elif key.kind is Kind.HEAD:
             tensor = flat[key.flax].T[:, :, np.newaxis, np.newaxis]
+        elif key.kind is Kind.LINEAR:
+            tensor = flat[key.flax].T
         else:
             tensor = flat[key.flax]
         tensors[key.torch] = np.array(tensor, dtype=key.dtype, order="C")
     return tensors
 
 
-def check_tensors(tensors: Mapping[str, np.ndarray], architecture: ResNetArchitecture) -> None:
+def check_tensors(tensors: Mapping[str, np.ndarray], architecture: Architecture) -> None:
     """Compare PyTorch tensors with those that a network has.
 
     Raises:
@@ -115,7 +140,7 @@ def check_tensors(tensors: Mapping[str, np.ndarray], architecture: ResNetArchite
         raise UserError(f"the tensors do not fit the architecture: {listed(problems)}")
 
 
-def common_value(tensors: Mapping[str, np.ndarray], architecture: ResNetArchitecture, kind: Kind) -> float | int | None:
+def common_value(tensors: Mapping[str, np.ndarray], architecture: Architecture, kind: Kind) -> float | int | None:
     """The one value of all (scalar) tensors of a kind, or None if the network has no such tensor.
 
     Raises:
@@ -174,3 +199,18 @@ def _batch_norm(torch: str, flax: str, width: int) -> Iterator[TensorKey]:
 def _activation(torch: str, architecture: ResNetArchitecture) -> Iterator[TensorKey]:
     if architecture.activation == "half_huber":
         yield TensorKey(f"{torch}.d", (), Kind.BOWL_WIDTH)
+
+
+def _residual_keys(architecture: ResidualArchitecture) -> Iterator[TensorKey]:
+    """The family's table of layers, with the shapes that the network has in Flax."""
+    flat: dict[str, Any] = traverse_util.flatten_dict(expected_variables(architecture), sep="/")
+    layers = {path.partition("/")[2].rpartition("/")[0] for path in flat}
+    for torch, flax in layer_names(architecture, layers):
+        if f"params/{flax}/scale" in flat:
+            yield from _batch_norm(torch, flax, *flat[f"params/{flax}/scale"].shape)
+            continue
+        *extents, inputs, outputs = flat[f"params/{flax}/kernel"].shape
+        kind = Kind.CONVOLUTION if extents else Kind.LINEAR
+        yield TensorKey(f"{torch}.weight", (outputs, inputs, *extents), kind, f"params/{flax}/kernel")
+        if f"params/{flax}/bias" in flat:
+            yield TensorKey(f"{torch}.bias", (outputs,), flax=f"params/{flax}/bias")

@@ -30,6 +30,11 @@ class Architecture(abc.ABC):
         """Name of the activation function."""
 
     @property
+    @abc.abstractmethod
+    def n_blocks(self) -> int:
+        """Number of residual blocks."""
+
+    @property
     def identity(self) -> str:
         """What tells it from every other architecture, as text; part of a network's fingerprint."""
         return repr(self)

@@ -160,7 +160,7 @@ def _spread_out(x: Array, stride: int) -> Array:
 def _kernel_gradient(
     x: Array,
     cotangent: Array,
-    extents: tuple[int, int],
+    extents: tuple[int, ...],
     stride: int,
     padding: Padding,
     precision: lax.PrecisionLike,
@@ -188,7 +188,7 @@ def _kernel_gradient(
 
 
 def _in_chunks(
-    correlate: Callable[[Array, Array], Array], extents: tuple[int, int], x: Array, cotangent: Array
+    correlate: Callable[[Array, Array], Array], extents: tuple[int, ...], x: Array, cotangent: Array
 ) -> Array:
     """Sum `correlate` over chunks of the batch, in a loop.
 

@@ -12,7 +12,7 @@ import re
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from flax import traverse_util
@@ -23,6 +23,7 @@ from advx_jax.messages import listed, shown
 from advx_jax.networks.architecture import Architecture
 from advx_jax.networks.classifier import Classifier, Provenance, Variables, expected_variables
 from advx_jax.networks.digests import digest
+from advx_jax.networks.families import FAMILIES, ResidualArchitecture
 from advx_jax.networks.resnet import ResNetArchitecture
 from advx_jax.networks.tensor_file import Header, described, read_header, read_tensors, tensor_bytes
 
@@ -46,7 +47,7 @@ def save_network(path: Path, classifier: Classifier, provenance: Provenance) -> 
     tensors = _flat(classifier.variables)
     metadata = {
         "format": FORMAT,
-        "architecture": json.dumps(_architecture_fields(classifier.architecture)),
+        "architecture": json.dumps(architecture_fields(classifier.architecture)),
         "provenance": json.dumps({**dataclasses.asdict(provenance), "options": dict(provenance.options)}),
     }
     content = tensor_bytes(tensors, metadata | {_DIGEST: digest(tensors, metadata)})
@@ -131,63 +132,83 @@ def _read_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _read_metadata(header: Header) -> tuple[ResNetArchitecture, Provenance]:
+def _read_metadata(header: Header) -> tuple[Architecture, Provenance]:
     metadata = header.metadata
     # Any other key may be a known one that was damaged, for instance that of the digest.
     if not set(_PARTS) <= metadata.keys() <= {*_PARTS, _DIGEST}:
         raise UserError(f"the metadata hold other keys than a network's: {listed([shown(key) for key in metadata])}")
     try:
-        architecture = _read_architecture(
-            _json_object(metadata["architecture"], dataclasses.fields(ResNetArchitecture))
-        )
-        provenance = _read_provenance(_json_object(metadata["provenance"], dataclasses.fields(Provenance)))
+        architecture = _read_architecture(_json_object(metadata["architecture"]))
+        provenance = _read_provenance(_json_object(metadata["provenance"]))
     except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f"its metadata are damaged: {error}") from error
     # Building the shapes of an architecture takes time for each of its blocks.
-    if sum(architecture.stage_lengths) > len(header.tensors):
+    if architecture.n_blocks > len(header.tensors):
         raise UserError(
-            f"its metadata tell of {sum(architecture.stage_lengths)} blocks, but there are only "
-            f"{len(header.tensors)} tensors"
+            f"its metadata tell of {architecture.n_blocks} blocks, but there are only {len(header.tensors)} tensors"
         )
     return architecture, provenance
 
 
-def _json_object(text: str, fields: tuple[dataclasses.Field[Any], ...]) -> dict[str, Any]:
+def _json_object(text: str) -> dict[str, Any]:
     found = json.loads(text)
-    names = {field.name for field in fields}
-    if not isinstance(found, dict) or not found.keys() <= names:
-        surplus = [shown(key) for key in found if key not in names] if isinstance(found, dict) else [shown(found)]
-        raise UserError(f"expected the fields {', '.join(sorted(names))}, got {listed(surplus)}")
+    if not isinstance(found, dict):
+        raise UserError(f"expected fields by name, got {shown(found)}")
     return found
 
 
-def _architecture_fields(architecture: Architecture) -> dict[str, Any]:
-    if not isinstance(architecture, ResNetArchitecture):
-        raise UserError(f"expected a network of a family that files can hold, got {architecture.name}")
-    return dataclasses.asdict(architecture)
+def _check_names(fields: Mapping[str, Any], known: tuple[dataclasses.Field[Any], ...]) -> None:
+    names = {field.name for field in known}
+    surplus = [shown(key) for key in fields if key not in names]
+    if surplus:
+        raise UserError(f"expected the fields {', '.join(sorted(names))}, got {listed(surplus)}")
 
 
-def _read_architecture(fields: dict[str, Any]) -> ResNetArchitecture:
-    def is_sizes(value: Any) -> bool:
-        return isinstance(value, list) and all(map(_is_whole, value))
+def architecture_fields(architecture: Architecture) -> dict[str, Any]:
+    """An architecture as files have it: what JSON can hold, by name.
 
-    _check_fields(
-        fields,
-        {
-            "stage_lengths": is_sizes,
-            "stage_widths": is_sizes,
-            "n_classes": _is_whole,
-            "activation": lambda value: (
-                value in typing.get_args(typing.get_type_hints(ResNetArchitecture)["activation"])
-            ),
-            "bowl_width": _is_finite,
-        },
-    )
-    fields |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
-    return ResNetArchitecture(**fields)
+    The method's own family has no `family`, and no `image_shape` if that is CIFAR-10's, as in the files from when
+    there was nothing else.
+
+    Raises:
+        UserError: it is of no family that files can hold.
+    """
+    if isinstance(architecture, ResNetArchitecture):
+        fields = dataclasses.asdict(architecture)
+        if architecture.image_shape == ResNetArchitecture.image_shape:
+            del fields["image_shape"]
+        return fields
+    if isinstance(architecture, ResidualArchitecture):
+        return {"family": architecture.family, **dataclasses.asdict(architecture)}
+    raise UserError(f"expected a network of a family that files can hold, got {architecture.name}")
+
+
+def _read_architecture(fields: dict[str, Any]) -> Architecture:
+    family: type[Architecture] = ResNetArchitecture
+    if "family" in fields:
+        name = fields.pop("family")
+        if not isinstance(name, str) or name not in FAMILIES:
+            raise UserError(f"expected one of the families {', '.join(FAMILIES)}, got {shown(name)}")
+        family = FAMILIES[name]
+    _check_names(fields, dataclasses.fields(family))  # type: ignore[arg-type]
+    _check_fields(fields, {name: _check_of(hint) for name, hint in typing.get_type_hints(family).items()})
+    return family(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+
+
+def _check_of(hint: Any) -> Callable[[Any], bool]:
+    """How values from JSON must be to become such a field."""
+    if typing.get_origin(hint) is tuple:
+        sizes = typing.get_args(hint)
+        return lambda value: (
+            isinstance(value, list) and all(map(_is_whole, value)) and (... in sizes or len(value) == len(sizes))
+        )
+    if typing.get_origin(hint) is Literal:
+        return lambda value: isinstance(value, str) and value in typing.get_args(hint)
+    return {int: _is_whole, float: _is_finite, bool: lambda value: isinstance(value, bool)}.get(hint, lambda _: False)
 
 
 def _read_provenance(fields: dict[str, Any]) -> Provenance:
+    _check_names(fields, dataclasses.fields(Provenance))
     options = fields.pop("options", {})
     if not isinstance(options, dict):
         raise UserError(f"expected options by name, got {shown(options)}")

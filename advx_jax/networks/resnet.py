@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from advx_jax.errors import UserError
-from advx_jax.messages import shown
+from advx_jax.messages import listed, shown
 from advx_jax.networks.activations import half_huber_relu
 from advx_jax.networks.architecture import Architecture
 from advx_jax.networks.batch_norm import BatchNorm
@@ -23,7 +23,7 @@ CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.247, 0.243, 0.261)
 
 # Larger networks than anybody trains on small images; what a file claims beyond costs memory and time to build.
-_MOST_BLOCKS, _MOST_CHANNELS = 1000, 2**20
+_MOST_BLOCKS, _MOST_CHANNELS, _LARGEST_SIDE = 1000, 2**20, 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +36,7 @@ class ResNetArchitecture(Architecture):
         n_classes: K, the number of classes.
         activation: "relu", or "half_huber" with the robustness additions.
         bowl_width: d of the Half-Huber ReLU; ignored by "relu".
+        image_shape: height, width and channels of the images that it is made for.
     """
 
     stage_lengths: tuple[int, ...] = (7, 7, 7)
@@ -43,6 +44,7 @@ class ResNetArchitecture(Architecture):
     n_classes: int = 10
     activation: Literal["relu", "half_huber"] = "relu"
     bowl_width: float = 0.5
+    image_shape: tuple[int, int, int] = (32, 32, 3)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
@@ -61,6 +63,11 @@ class ResNetArchitecture(Architecture):
             raise UserError(f"expected the activation relu or half_huber, got {self.activation!r}")
         if not 0 < self.bowl_width < math.inf:
             raise UserError(f"expected a positive bowl width, got {self.bowl_width}")
+        if not all(0 < size <= _LARGEST_SIDE for size in self.image_shape):
+            raise UserError(
+                f"expected height, width and channels of images, from 1 to {_LARGEST_SIDE}, got "
+                f"{listed([shown(size) for size in self.image_shape])}"
+            )
 
     @property
     def name(self) -> str:
@@ -68,14 +75,14 @@ class ResNetArchitecture(Architecture):
         return f"ResNet-{2 * sum(self.stage_lengths) + 2}"
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Of CIFAR-10."""
-        return (32, 32, 3)
+    def n_blocks(self) -> int:
+        """Number of residual blocks."""
+        return sum(self.stage_lengths)
 
     @property
     def identity(self) -> str:
-        """As it was when this was the only family, so that fingerprints stay what they are."""
-        return repr(self).removeprefix("ResNet")
+        """As it was when this was the only family, for CIFAR-10 only, so that fingerprints stay what they are."""
+        return repr(self).removeprefix("ResNet").replace(f", image_shape={ResNetArchitecture.image_shape}", "")
 
     def module(self, axis_name: str | None = None, dtype: DTypeLike | None = None) -> "ResNet":
         """See `Architecture.module`."""
@@ -143,7 +150,7 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(
         self,
-        images: Float[Array, "batch height width 3"],
+        images: Float[Array, "batch height width channels"],
         *,
         train: bool = False,
         real: Bool[Array, " batch"] | None = None,
@@ -157,9 +164,13 @@ class ResNet(nn.Module):
             real: in training, the examples that are no padding; all if None.
         """
         arch = self.architecture
-        mean = self.variable("constants", "mean", lambda: jnp.asarray(CIFAR10_MEAN, jnp.float32))
-        std = self.variable("constants", "std", lambda: jnp.asarray(CIFAR10_STD, jnp.float32))
-        x = (images - mean.value.reshape(1, 1, 1, 3)) / std.value.reshape(1, 1, 1, 3)
+        channels = arch.image_shape[2]
+        normalisation = (CIFAR10_MEAN, CIFAR10_STD) if channels == 3 else ((0.0,) * channels, (1.0,) * channels)
+        mean, std = (
+            self.variable("constants", name, functools.partial(jnp.asarray, values, jnp.float32))
+            for name, values in zip(("mean", "std"), normalisation, strict=True)
+        )
+        x = (images - mean.value.reshape(1, 1, 1, -1)) / std.value.reshape(1, 1, 1, -1)
         x = Convolution(arch.stage_widths[0], dtype=self.dtype, name="stem")(x)
         for stage, (length, width) in enumerate(zip(arch.stage_lengths, arch.stage_widths, strict=True), start=1):
             for block in range(1, length + 1):

@@ -11,6 +11,9 @@ from advx_jax.errors import UserError
 from advx_jax.messages import nearest, shown
 from advx_jax.networks.resnet import ResNetArchitecture
 
+# Fields of an architecture that no config gives.
+_FROM_DATA = ("image_shape",)
+
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
@@ -228,7 +231,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         if not isinstance(value, Mapping):
             raise UserError(f"{where}: expected fields, got {value!r}")
-        hints = typing.get_type_hints(kind)
+        hints = {name: hint for name, hint in typing.get_type_hints(kind).items() if name not in _FROM_DATA}
         for name in value:
             if name not in hints:
                 raise UserError(f"{where}.{name}: no such field{nearest(name, hints)}")
