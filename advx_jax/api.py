@@ -17,9 +17,10 @@ from advx_jax.attacks.checks import ImagesLike, LabelsLike, checked_images, chec
 from advx_jax.attacks.published import EXPLANATION, PublishedBounded
 from advx_jax.cache import at_home
 from advx_jax.data import sources
-from advx_jax.data.image_set import Split, class_names_of, unit_images
+from advx_jax.data.image_set import Split, numbered_classes, unit_images
 from advx_jax.errors import UserError
 from advx_jax.messages import one_line, size_in_words
+from advx_jax.networks.class_names import class_names_of
 from advx_jax.networks.classifier import Classifier, Provenance
 from advx_jax.networks.files import save_network
 from advx_jax.networks.own_classifier import OwnClassifier
@@ -42,7 +43,7 @@ class Images(NamedTuple):
         source: in words, where the images come from.
     """
 
-    images: Float[np.ndarray, "n height width 3"]
+    images: Float[np.ndarray, "n height width channels"]
     labels: Int32[np.ndarray, " n"]
     class_names: tuple[str, ...]
     source: str
@@ -112,7 +113,7 @@ def explain_images(
         model: any function from images to logits.
         images: on the [0,1] scale.
         labels: true classes; with `output`, the pictures are named by them, or by the model's top classes if None.
-        class_names: what the classes are called; `CIFAR10_CLASSES` for 10 classes if None.
+        class_names: what the classes are called; if None, as the model says, or else class_0, class_1, …
         output: a folder for pictures, gallery (index.html) and JSON. They are made of 8-bit pixels, so that with it
             the images are those of the pixels.
         attack: how to explain; ρ is its eps.
@@ -130,7 +131,7 @@ def explain_images(
     """
     x = np.asarray(checked_images(images))
     n_classes = number_of_classes(model, x)
-    names = _names_of_classes(class_names, n_classes)
+    names = _names_of_classes(class_names, model, n_classes)
     y = None if labels is None else np.asarray(checked_labels(labels, len(x), n_classes))
     chosen = targets_named(targets, names)
     found: dict[int, explanations.Explanation] = {}
@@ -179,9 +180,9 @@ def _classifier(model: Model) -> Classifier | OwnClassifier:
     return from_function(model)
 
 
-def _names_of_classes(given: Sequence[str] | None, n_classes: int) -> tuple[str, ...]:
+def _names_of_classes(given: Sequence[str] | None, model: Model, n_classes: int) -> tuple[str, ...]:
     if given is None:
-        return class_names_of(n_classes)
+        return class_names_of(model) or numbered_classes(n_classes)
     if len(given) != n_classes:
         raise UserError(f"expected names of the model's {n_classes} classes, got {len(given)}")
     return tuple(map(str, given))

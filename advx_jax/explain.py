@@ -15,6 +15,7 @@ from pathlib import Path
 from absl import flags
 
 from advx_jax.cli.commands import command, no_arguments
+from advx_jax.analysis.soundness import fitted
 from advx_jax.attacks import EXPLANATION
 from advx_jax.cli import attack_flags, inference_flags, own_image_flags, run_flags, target_flags
 from advx_jax.cli.flag_types import check_eps_within_box, define_indices, define_length, define_whole, distinct_indices
@@ -49,14 +50,14 @@ def main(arguments: list[str]) -> None:
     attack = attack_flags.paper_attack(EXPLANATION, _EPS.value, _STEPS.value)
     strict = _STRICT.value
     with run_flags.share() as share:
-        own = own_image_flags.load(strict)
+        network = inference_flags.load_network()
+        own = own_image_flags.load(network, strict)
         if own is not None:
-            network = inference_flags.load_network(shape := own.images[0].pixels.shape)
+            network = fitted(network, shape := own.images[0].pixels.shape)
             images = own_images(network.classifier, own.images)
         else:
-            data = inference_flags.load_images()
-            shape = data.images.shape[1:]
-            images, network = given_images(data, _places(len(data))), inference_flags.load_network(shape)
+            network, data = inference_flags.load_images(network)
+            images, shape = given_images(data, _places(len(data))), data.images.shape[1:]
         beside = inference_flags.load_network_beside(_BESIDE.value, shape)
         overwrite, output = run_flags.OVERWRITE.value, Path(_OUTPUT.value)
         targets = target_flags.chosen(images.class_names)

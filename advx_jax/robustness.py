@@ -22,7 +22,6 @@ from advx_jax.attacks.named import FIXED_EPSILON, fixed_epsilon_members
 from advx_jax.attacks.threat_model import threat_model
 from advx_jax.cli import inference_flags, run_flags
 from advx_jax.cli.flag_types import check_eps_within_box, define_length, define_norm, define_whole
-from advx_jax.data.image_set import CIFAR10_SIDE
 from advx_jax.runs.measurement import measure
 from advx_jax.runs.robustness import RobustAccuracy
 
@@ -49,9 +48,10 @@ def main(arguments: list[str]) -> None:
     no_arguments(arguments)
     members = _members(_ATTACK.value)
     threat = threat_model(members)
-    _check_eps(threat.eps, threat.norm)
     with run_flags.share() as share:
         network, data, n_images = inference_flags.load_network_and_images(_N_IMAGES.value, 1000)
+        n_values = math.prod(data.images.shape[1:])
+        check_eps_within_box(threat.eps, math.sqrt(n_values) if threat.norm == "L2" else 1.0, threat.norm)
         suffix = "" if _ATTACK.value.lower() == "autoattack" else f"-{members[0].name}"
         output = Path(_OUTPUT.value or f"robustness/{network.provenance.name}-{threat.norm}-{threat.eps:g}{suffix}")
         attacks = _ATTACK.value, members, _SEED.value
@@ -62,14 +62,10 @@ def main(arguments: list[str]) -> None:
 def _members(name: str) -> tuple[Attack, ...]:
     """The attacks of --attack, changed as the flags say that are given."""
     given = {flag.name: flag.value for flag in (_EPS, _NORM, _CLIP, _STEPS, _RESTARTS) if flag.present}
-    if "eps" in given and ("norm" in given or name.lower() in FIXED_EPSILON):
+    if "eps" in given and ("norm" in given or name.lower() in FIXED_EPSILON) and _NORM.value == "Linf":
         # What is meant in levels of 255 is refused by the flag's name, before an attack refuses it.
-        _check_eps(_EPS.value, _NORM.value)
+        check_eps_within_box(_EPS.value, 1.0, _NORM.value)
     return fixed_epsilon_members(name, **given)
-
-
-def _check_eps(eps: float, norm: str) -> None:
-    check_eps_within_box(eps, math.sqrt(3) * CIFAR10_SIDE if norm == "L2" else 1.0, norm)
 
 
 if __name__ == "__main__":

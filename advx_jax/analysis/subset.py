@@ -1,20 +1,20 @@
-"""The published choice of test images for the accuracy-robustness area (docs/method.md, Subset)."""
+"""Which images enter the accuracy-robustness area (docs/method.md, Subset)."""
 
 import functools
 
 import numpy as np
 from jaxtyping import Int
 
-_SEED = 1776
+SUBSET_SEED = 1776
 
 
-@functools.cache
+@functools.lru_cache(maxsize=4)
 def published_permutation(total: int = 10_000) -> Int[np.ndarray, " total"]:
-    """The order in which test images enter the ARA: PyTorch's `randperm(total)` under seed 1776.
+    """The order in which images enter the ARA: PyTorch's `randperm(total)` under seed 1776.
 
     Entry i changes places with entry i + (output mod (total - i)), for 32-bit outputs of MT19937.
     """
-    outputs = np.frombuffer(np.random.RandomState(_SEED).bytes(4 * max(total - 1, 0)), "<u4")
+    outputs = np.frombuffer(np.random.RandomState(SUBSET_SEED).bytes(4 * max(total - 1, 0)), "<u4")
     order = np.arange(total)
     for place, output in enumerate(outputs):
         other = place + int(output) % (total - place)

@@ -19,6 +19,10 @@ _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 _SHARD = re.compile(r"([1-9]\d{0,5})/([1-9]\d{0,5})")
 
 
+# No image has more than five digits on a side.
+_SIZE = re.compile(r"(\d{1,5})(?:[x×,](\d{1,5}))?")
+
+
 class _Parser(flags.ArgumentParser):
     """Turns what is written after `=` into a value that is in its range."""
 
@@ -74,6 +78,12 @@ def define_shard(name: str, text: str) -> Any:
     """A flag for a part of several: `2/4`; its value is the part's index, from 0, and how many there are."""
     kind = "a part of several (1/4 to 4/4)"
     parser = _Parser(kind, _shard, lambda shard: "" if shard[0] < shard[1] else "that is one of them")
+    return flags.DEFINE(parser, name, None, text, serializer=flags.ArgumentSerializer())
+
+
+def define_size(name: str, text: str) -> Any:
+    """A flag for the size of images, height first: `224`, `64x48` or `64,48`; its value is (height, width)."""
+    parser = _Parser("height and width in pixels (224x224, 64,48)", _size, lambda size: "" if min(size) else "above 0")
     return flags.DEFINE(parser, name, None, text, serializer=flags.ArgumentSerializer())
 
 
@@ -152,6 +162,13 @@ def _shard(text: str) -> tuple[int, int]:
     if match is None:
         raise ValueError(text)
     return int(match[1]) - 1, int(match[2])
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError(text)
+    return int(match[1]), int(match[2] or match[1])
 
 
 def _ranges(text: str) -> list[range]:

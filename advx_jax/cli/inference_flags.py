@@ -5,9 +5,12 @@ from absl import flags
 from advx_jax._runtime import keep_compiled_code
 from advx_jax.analysis.soundness import fitted
 from advx_jax.cli import run_flags
+from advx_jax.cli.flag_types import define_size
 from advx_jax.data import sources
-from advx_jax.data.image_set import ImageSet
+from advx_jax.data.image_set import CIFAR10_SIDE, ImageSet, with_classes_of
 from advx_jax.errors import UserError
+from advx_jax.messages import size_in_words
+from advx_jax.networks.class_names import class_names_of
 from advx_jax.networks.registry import NamedModel, first_choice, resolve_model
 
 _MODEL = flags.DEFINE_string(
@@ -20,10 +23,17 @@ _MODEL = flags.DEFINE_string(
 _DATA = flags.DEFINE_string(
     "data",
     None,
-    "Images: sample (shipped), tfds, or a folder with cifar-10-batches-py or -bin. Default: $CIFAR10_PATH, "
-    "else the fetched set, else the sample.",
+    "Images: sample (shipped), tfds, a folder with CIFAR-10 or CIFAR-100, a folder of class folders, an .npz file of "
+    "images and labels, tfds:NAME, or package.module:name of your own. Default: CIFAR-10 from $CIFAR10_PATH, else the "
+    "fetched set, else the sample.",
+)
+_IMAGE_SIZE = define_size(
+    "image_size",
+    "HEIGHTxWIDTH to which images are cropped in the middle and resized. Default: what the network takes.",
 )
 flags.adopt_module_key_flags(run_flags)
+
+_CIFAR10_SHAPE = (CIFAR10_SIDE, CIFAR10_SIDE, 3)
 
 
 def load_network_and_images(n_images: int | None, default: int | None) -> tuple[NamedModel, ImageSet, int]:
@@ -36,32 +46,47 @@ def load_network_and_images(n_images: int | None, default: int | None) -> tuple[
     Raises:
         UserError: network or images are missing or cannot be read, or more images are asked for than there are.
     """
-    # The images first: they are read faster, and a wrong number of them is found before any other work.
-    data = load_images()
-    n_images = check_n_images(n_images, len(data), len(data) if default is None else default)
-    return load_network(data.images.shape[1:]), data, n_images
+    network, data = load_images(load_network())
+    return network, data, check_n_images(n_images, len(data), len(data) if default is None else default)
 
 
-def load_images() -> ImageSet:
-    """The test images of --data.
+def load_images(network: NamedModel) -> tuple[NamedModel, ImageSet]:
+    """The test images of --data as a network takes them, and the network that is known to take them.
 
     Raises:
-        UserError: they are missing or cannot be read.
+        UserError: they are missing or cannot be read; network and images do not fit.
     """
-    return sources.load_images(_DATA.value, "test")
+    shape = wanted_shape(network)
+    if _DATA.value is None and shape is not None and shape != _CIFAR10_SHAPE:
+        raise UserError(
+            f"expected --data for a network that takes images of {size_in_words(shape)}, got none: what is taken "
+            f"without it is CIFAR-10, of {size_in_words(_CIFAR10_SHAPE)}"
+        )
+    data = sources.load_images(_DATA.value, "test", shape)
+    network = fitted(network, data.images.shape[1:])
+    return network, with_classes_of(data, network.classifier.n_classes, class_names_of(network.classifier))
 
 
-def load_network(shape: tuple[int, ...]) -> NamedModel:
-    """The network of --model.
-
-    Args:
-        shape: height, width and channels of the images that it is to take.
+def load_network() -> NamedModel:
+    """The network of --model, which may not know yet what images it is to take.
 
     Raises:
-        UserError: it cannot be found or read, or does not take such images.
+        UserError: it cannot be found or read.
     """
     keep_compiled_code()
-    return fitted(resolve_model(first_choice().robust if _MODEL.value is None else _MODEL.value), shape)
+    return resolve_model(first_choice().robust if _MODEL.value is None else _MODEL.value)
+
+
+def wanted_shape(network: NamedModel) -> tuple[int, int] | tuple[int, int, int] | None:
+    """Height, width and channels to which images are brought: what --image_size asks for or the network takes.
+
+    None, or without channels, where neither says it.
+    """
+    takes = network.classifier.image_shape
+    if _IMAGE_SIZE.value is None:
+        return takes
+    height, width = _IMAGE_SIZE.value
+    return (height, width) if takes is None else (height, width, takes[2])
 
 
 def load_network_beside(model: str | None, shape: tuple[int, ...]) -> NamedModel | None:

@@ -6,11 +6,14 @@ from typing import Any
 
 from absl import flags
 
-from advx_jax.cli.inference_flags import data_was_given
-from advx_jax.data.image_set import CIFAR10_CLASSES, CIFAR10_SIDE
+from advx_jax.analysis.soundness import fitted
+from advx_jax.cli.inference_flags import data_was_given, wanted_shape
+from advx_jax.data.image_set import numbered_classes
 from advx_jax.data.own_images import OwnImages, load_own_images
 from advx_jax.errors import UserError
 from advx_jax.messages import one_line
+from advx_jax.networks.class_names import class_names_of
+from advx_jax.networks.registry import NamedModel
 
 _IMAGES = flags.DEFINE_multi_string(
     "images",
@@ -53,10 +56,11 @@ def check(arguments: Sequence[str], instead: Sequence[Any]) -> None:
         )
 
 
-def load(strict: bool) -> OwnImages | None:
+def load(network: NamedModel, strict: bool) -> OwnImages | None:
     """The images of --images and --labels; None if neither is given. Says what was done to them.
 
     Args:
+        network: says what its classes are called, and what images it takes.
         strict: whether a file that cannot be used is an error.
 
     Raises:
@@ -66,14 +70,22 @@ def load(strict: bool) -> OwnImages | None:
         return None
     own = load_own_images(
         _IMAGES.value or [],
-        CIFAR10_CLASSES,
-        (CIFAR10_SIDE, CIFAR10_SIDE, 3),
+        _class_names(network),
+        wanted_shape(network),
         Path(_LABELS.value) if _LABELS.value else None,
         strict,
     )
     for line in _shortened([*own.notes, *(image.treatment for image in own.images if image.treatment)]):
         print(line)
     return own
+
+
+def _class_names(network: NamedModel) -> tuple[str, ...] | None:
+    """What class folders may be called; None where the network tells neither names nor number of its classes."""
+    names, shape = class_names_of(network.classifier), wanted_shape(network)
+    if names is not None or shape is None or len(shape) < 3:
+        return names
+    return numbered_classes(fitted(network, shape).classifier.n_classes)
 
 
 def left_out(own: OwnImages | None) -> list[str]:

@@ -27,11 +27,6 @@ def numbered_classes(n_classes: int) -> tuple[str, ...]:
     return tuple(f"class_{number}" for number in range(n_classes))
 
 
-def class_names_of(n_classes: int) -> tuple[str, ...]:
-    """What so many classes are called where nobody says it: CIFAR-10's names if they are as many."""
-    return CIFAR10_CLASSES if n_classes == len(CIFAR10_CLASSES) else numbered_classes(n_classes)
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageSet:
     """Labelled images, in their original order.

@@ -11,7 +11,7 @@ from advx_jax.data.decoding import Wanted, decode_file
 from advx_jax.data.own_files import FoundFiles, LeftOut, OwnFile, find_files
 from advx_jax.data.own_labels import read_label_table
 from advx_jax.errors import UserError
-from advx_jax.messages import listed
+from advx_jax.messages import listed, size_in_words
 
 
 class OwnImage(NamedTuple):
@@ -46,8 +46,8 @@ class OwnImages(NamedTuple):
 
 def load_own_images(
     names: Sequence[str],
-    class_names: Sequence[str],
-    image_shape: tuple[int, int, int],
+    class_names: Sequence[str] | None,
+    image_shape: tuple[int, int] | tuple[int, int, int] | None,
     labels: Path | None = None,
     strict: bool = False,
 ) -> OwnImages:
@@ -56,8 +56,8 @@ def load_own_images(
     Args:
         names: files, patterns, folders and folders of class folders, see `find_files`. May be empty if there are
             `labels`: then those files are taken that these name.
-        class_names: of all classes.
-        image_shape: height, width and channels that the network takes.
+        class_names: of all classes; None where nobody knows how many there are, so that names of folders mean nothing.
+        image_shape: (height, width) or (height, width, channels) that the network takes; None for any.
         labels: a table with the classes of all images, see `read_label_table`; names of folders mean nothing then.
         strict: whether a file that cannot be used is an error.
 
@@ -69,15 +69,32 @@ def load_own_images(
     images, left_out = [], list(found.left_out)
     for file in found.files:
         try:
-            images.append(_load(file, image_shape))
+            images.append(_load(file, Wanted.of(image_shape)))
         except UserError as error:
             left_out.append(LeftOut(str(file.path), str(error)))
     if left_out and (strict or not images):
         _refuse(left_out, len(images))
+    _check_alike(images)
     return OwnImages(images, left_out, found.notes)
 
 
-def _find_labelled(names: Sequence[str], source: Path, class_names: Sequence[str]) -> FoundFiles:
+def _check_alike(images: Sequence[OwnImage]) -> None:
+    """Refuse images of several sizes where nobody says to which they should be brought."""
+    shapes = {image.pixels.shape: image.path for image in images}
+    if len(shapes) > 1:
+        (one, its), (other, others) = list(shapes.items())[:2]
+        raise UserError(
+            f"expected --image_size=HEIGHTxWIDTH to bring images of several sizes to one, got none: {its} is "
+            f"{size_in_words(one)}, {others} is {size_in_words(other)}"
+        )
+
+
+def _find_labelled(names: Sequence[str], source: Path, class_names: Sequence[str] | None) -> FoundFiles:
+    if class_names is None:
+        raise UserError(
+            "expected a model that says what its classes are called (class_names) or what images it takes "
+            f"(image_shape) beside the labels in {source}, got neither"
+        )
     table = read_label_table(source, class_names)
     if not names:
         files = list(dict.fromkeys(table.paths()))
@@ -94,7 +111,7 @@ def _refuse(left_out: Sequence[LeftOut], n_good: int) -> None:
     raise UserError(f"expected image files, got none that can be read: {reasons}")
 
 
-def _load(file: OwnFile, image_shape: tuple[int, int, int]) -> OwnImage:
-    decoded = decode_file(file.path, Wanted.of(image_shape))
+def _load(file: OwnFile, wanted: Wanted) -> OwnImage:
+    decoded = decode_file(file.path, wanted)
     treatment = f"{file.path.name}: {decoded.treatment}" if decoded.treatment else ""
     return OwnImage(file.path, decoded.pixels, treatment, file.label)

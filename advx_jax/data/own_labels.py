@@ -11,6 +11,8 @@ from typing import NamedTuple
 from advx_jax.errors import UserError
 
 _COLUMNS = ("file", "label")
+# In a message.
+_MOST_NAMES = 10
 
 
 class LabelTable(NamedTuple):
@@ -75,7 +77,8 @@ def class_index(text: str, class_names: Sequence[str]) -> int:
         return names.index(wanted)
     if wanted.isdecimal() and int(wanted) < len(names):
         return int(wanted)
-    raise UserError(f"expected a class ({', '.join(class_names)}, or 0 to {len(names) - 1}), got {text!r}")
+    known = ", ".join(class_names[:_MOST_NAMES]) + ", …" * (len(names) > _MOST_NAMES)
+    raise UserError(f"expected a class ({known}, or 0 to {len(names) - 1}), got {text!r}")
 
 
 def read_label_table(source: Path, class_names: Sequence[str]) -> LabelTable:

@@ -29,7 +29,7 @@ class BrokenImages:
     def __init__(self, output: Path, data: ImageSet) -> None:
         self._output, self._data = output, data
 
-    def keep(self, index: int, adversarial: Float[np.ndarray, "height width 3"]) -> None:
+    def keep(self, index: int, adversarial: Float[np.ndarray, "height width channels"]) -> None:
         """Write a broken image."""
         with atomic_write(self._path(index)) as temporary, temporary.open("wb") as stream:
             np.save(stream, adversarial)
@@ -70,7 +70,9 @@ class BrokenImages:
         change = adversarial - image
         panels = [self._data.images[index], to_pixels(adversarial)]
         panels.append(difference_map(change, difference_scale(change[None])))
-        gap = np.full((image.shape[0], _GAP, 3), 255, np.uint8)
+        if image.shape[-1] == 4:
+            panels[2] = np.pad(panels[2], ((0, 0), (0, 0), (0, 1)), constant_values=255)
+        gap = np.full((image.shape[0], _GAP, image.shape[-1]), 255, np.uint8)
         return np.concatenate([panels[0], gap, panels[1], gap, panels[2]], axis=1)
 
     def _load(self, index: int) -> np.ndarray:

@@ -13,7 +13,8 @@ from advx_jax.files import atomic_write
 
 # The one pixel in a hundred that changes most would otherwise turn the rest of the map into grey.
 _UNSATURATED_PERCENT = 99.0
-_COLOUR = 3
+_RGBA = 4
+_COLOURS = (3, _RGBA)
 
 
 def to_pixels(images: Float[np.ndarray, "*shape channels"]) -> UInt8[np.ndarray, "*shape channels"]:
@@ -44,7 +45,7 @@ def difference_scale(perturbations: Float[np.ndarray, "targets height width chan
 
 def difference_map(
     perturbation: Float[np.ndarray, "height width channels"], scale: float
-) -> UInt8[np.ndarray, "height width channels"]:
+) -> UInt8[np.ndarray, "height width shown_channels"]:
     """A picture of what an explanation added and removed: pixels of 0.5 + perturbation/(2·scale).
 
     Mid-grey is unchanged; a brighter channel was raised, a darker one lowered. The maps of one image
@@ -52,7 +53,7 @@ def difference_map(
     each, a class that hardly changed the image would look like one that changed it a lot.
 
     Args:
-        perturbation: explanation minus input, on the [0, 1] scale.
+        perturbation: explanation minus input, on the [0, 1] scale. Of RGBA, changes of colours only are shown.
         scale: the change that is shown at full strength, more is clipped; 0 shows no change at all.
 
     Raises:
@@ -60,15 +61,17 @@ def difference_map(
     """
     if not (math.isfinite(scale) and scale >= 0):
         raise UserError(f"expected a scale of at least 0 for a difference map, got {scale}")
-    if scale == 0:
-        return np.full(perturbation.shape, 128, np.uint8)
-    return to_pixels(0.5 + perturbation / (2 * scale))
+    change = 0.5 + perturbation / (2 * scale) if scale else np.full(perturbation.shape, 0.5)
+    if perturbation.shape[-1] == _RGBA:
+        # What changed is to be seen wherever it is.
+        change = change[..., :-1]
+    return to_pixels(change)
 
 
 def png_bytes(pixels: UInt8[np.ndarray, "height width channels"]) -> bytes:
-    """A picture as the content of a PNG file: of three channels in colour, otherwise the first channel in grey."""
+    """A picture as the content of a PNG file: RGB or RGBA, or of other channels the first in grey."""
     file = io.BytesIO()
-    Image.fromarray(pixels if pixels.shape[-1] == _COLOUR else pixels[..., 0]).save(file, format="PNG")
+    Image.fromarray(pixels if pixels.shape[-1] in _COLOURS else pixels[..., 0]).save(file, format="PNG")
     return file.getvalue()
 
 

@@ -19,9 +19,10 @@ from advx_jax.analysis.robustness_area import (
 )
 from advx_jax.analysis.row_cost import row_bytes
 from advx_jax.analysis.soundness import check_fit
-from advx_jax.analysis.subset import published_subset
+from advx_jax.analysis.subset import SUBSET_SEED, published_subset
 from advx_jax.attacks import Attack, example_keys
 from advx_jax.data.image_set import ImageSet, unit_images
+from advx_jax.data.published import PUBLISHED
 from advx_jax.files import check_output_folder
 from advx_jax.networks.registry import NamedModel
 from advx_jax.progress import Update
@@ -38,12 +39,14 @@ _BLOCK = 1024
 
 
 class RobustnessAreas(Measurement[str]):
-    """Distances of the published subset until misclassified (attack) and until no better than random (BTR).
+    """Distances of a subset until misclassified (attack) and until no better than random (BTR).
+
+    The subset of the CIFAR-10 test set is the published one, that of other images is drawn by the same rule.
 
     Args:
         network: to measure.
         data: labelled images.
-        n_images: how many of the published subset.
+        n_images: how many of the subset.
         attack: a minimum-norm attack; its criterion is set here.
         output: folder for the results.
 
@@ -57,9 +60,12 @@ class RobustnessAreas(Measurement[str]):
         check_fit(network.classifier, data)
         check_output_folder(output)
         self._network, self._data, self._attack, self._output = network, data, attack, output
-        self._indices = published_subset(n_images, len(data)).tolist()
+        total = PUBLISHED["test"].n_images if data.has_published_order else len(data)
+        self._indices = published_subset(n_images, len(data), total).tolist()
         self.path = output / "distances.jsonl"
         self.settings = attack_record(network, attack.settings()) | {"data_sha256": data.fingerprint}
+        if not data.has_published_order:
+            self.settings["subset_seed"] = SUBSET_SEED
         self.images = [str(index) for index in self._indices]
 
     def keys(self, image: str) -> tuple[str, ...]:

@@ -14,13 +14,15 @@ from advx_jax.analysis.explanations import Explanation, explain, explanation_chu
 from advx_jax.analysis.soundness import check_classes
 from advx_jax.analysis.targets import ALL_CLASSES, Targets
 from advx_jax.attacks import PublishedBounded
-from advx_jax.data.image_set import CIFAR10_CLASSES, ImageSet, class_names_of, unit_images
+from advx_jax.data.binary_batches import check_labels
+from advx_jax.data.image_set import ImageSet, numbered_classes, unit_images
 from advx_jax.data.own_files import natural_order
 from advx_jax.data.own_images import OwnImage
 from advx_jax.errors import UserError
 from advx_jax.files import check_output_folder
 from advx_jax.messages import one_line
 from advx_jax.names import safe_name, unique_names
+from advx_jax.networks.class_names import class_names_of
 from advx_jax.networks.classifier import Classifier
 from advx_jax.networks.own_classifier import OwnClassifier
 from advx_jax.networks.registry import NamedModel
@@ -82,14 +84,9 @@ def given_images(data: ImageSet, indices: Sequence[int]) -> ImagesToExplain:
 
 
 def own_images(classifier: Classifier | OwnClassifier, own: Sequence[OwnImage]) -> ImagesToExplain:
-    """A person's own images; where nobody says what an image is, the network's top class stands in for the real one.
-
-    Classes have CIFAR-10's names if they are as many, or if a person gave labels by these names.
-    """
-    n_classes = classifier.n_classes
-    labelled = any(image.label is not None for image in own)
-    class_names = CIFAR10_CLASSES if labelled else class_names_of(n_classes)
-    check_classes(classifier, class_names)
+    """A person's own images; where nobody says what an image is, the network's top class stands in for the real one."""
+    class_names = class_names_of(classifier) or numbered_classes(classifier.n_classes)
+    check_labels((image.label for image in own if image.label is not None), "own image files", len(class_names))
     pixels = np.stack([image.pixels for image in own])
     tops = predict(classifier, unit_images(pixels)).classes
     names = unique_names([one_line(image.path.stem) for image in own])
