@@ -48,10 +48,9 @@ def main(arguments: list[str]) -> None:
         raise UserError("expected either --n_images or --indices, got both")
     check_eps_within_box(_EPS.value, 1.0, "RMS")
     attack = attack_flags.paper_attack(EXPLANATION, _EPS.value, _STEPS.value)
-    strict = _STRICT.value
     with run_flags.share() as share:
         network = inference_flags.load_network()
-        own = own_image_flags.load(network, strict)
+        own = own_image_flags.load(network, _STRICT.value)
         if own is not None:
             network = fitted(network, shape := own.images[0].pixels.shape)
             images = own_images(network.classifier, own.images)
@@ -61,7 +60,7 @@ def main(arguments: list[str]) -> None:
         beside = inference_flags.load_network_beside(_BESIDE.value, shape)
         overwrite, output = run_flags.OVERWRITE.value, Path(_OUTPUT.value)
         targets = target_flags.chosen(images.class_names)
-        print(write_explanations(network, images, attack, output, overwrite, strict, beside, share, targets))
+        print(write_explanations(network, images, attack, output, overwrite, _STRICT.value, beside, share, targets))
         for line in own_image_flags.left_out(own):
             print(line)
 

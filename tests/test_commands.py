@@ -13,6 +13,7 @@ from processes import fail, interrupt, start, succeed
 from stores import change_record, kept_records
 
 from advx_jax.analysis.subset import published_subset
+from advx_jax.data.image_set import CIFAR10_CLASSES
 from advx_jax.networks.classifier import Provenance
 from advx_jax.networks.files import save_network
 from advx_jax.networks.registry import first_choice
@@ -27,7 +28,8 @@ MEMORY_SLACK = 60 * 2**20
 def folder(tmp_path_factory):
     """A folder to work in, with a network in it."""
     path = tmp_path_factory.mktemp("commands")
-    save_network(path / "tiny.safetensors", random_classifier(), Provenance(name="tiny"))
+    tiny = random_classifier().replace(class_names=CIFAR10_CLASSES)
+    save_network(path / "tiny.safetensors", tiny, Provenance(name="tiny"))
     return path
 
 
@@ -305,15 +307,15 @@ def test_memory_of_ara_grows_neither_with_images_nor_with_steps(folder):
         ("explain", ["--model=tiny.safetensors", "--beside=tinier"], "got 'tinier'"),
         ("explain", ["--model=tiny.safetensors", "--beside=tiny.safetensors"], "expected another network beside"),
         ("evaluate", ["--model=resnet45"], "resnet44-"),
-        ("evaluate", ["--model=gone.pt", "--n_images=257"], "expected --n_images from 1 to 256, got 257"),
+        ("evaluate", ["--model=tiny.safetensors", "--n_images=257"], "expected --n_images from 1 to 256, got 257"),
         ("evaluate", ["--model=tiny.safetensors", "--data=nowhere"], "nowhere"),
         ("evaluate", ["--model=gone.safetensors"], "gone.safetensors"),
         ("explain", ["--model=gone.pt", "--indices=3,x"], "flag --indices=3,x: expected whole numbers or ranges"),
-        ("explain", ["--model=gone.pt", "--indices=256"], "expected --indices from 0 to 255, got 256"),
+        ("explain", ["--model=tiny.safetensors", "--indices=256"], "expected --indices from 0 to 255, got 256"),
         ("explain", ["--model=gone.pt", "--eps=-1"], "flag --eps=-1: expected a number"),
         ("explain", ["--model=gone.pt", "--eps=8"], "got 8; did you mean --eps=8/255?"),
         ("explain", ["--model=gone.pt", "--steps=0"], "flag --steps=0: expected a whole number of at least 1, got 0"),
-        ("explain", ["--model=gone.pt", "--images=*.gif"], "*.gif: no file matches this pattern"),
+        ("explain", ["--model=tiny.safetensors", "--images=*.gif"], "*.gif: no file matches this pattern"),
         ("explain", ["--model=gone.pt", "--images="], "expected a name after --images=, got nothing"),
         ("explain", ["--model=gone.pt", "--images=a", "--data=sample"], "expected either --images or --data, got both"),
         (

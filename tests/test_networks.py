@@ -9,11 +9,13 @@ import pytest
 import safetensors.numpy
 from networks import TINY, random_classifier
 
+from advx_jax.data.image_set import CIFAR10_CLASSES
 from advx_jax.errors import UserError
 from advx_jax.networks.batch_norm import BatchNorm
+from advx_jax.networks.class_names import class_names_of
 from advx_jax.networks.classifier import Classifier, Provenance
 from advx_jax.networks.files import load_network, save_network
-from advx_jax.networks.resnet import ResNet, ResNetArchitecture
+from advx_jax.networks.resnet import CIFAR10_MEAN, CIFAR10_STD, ResNet, ResNetArchitecture
 
 PROVENANCE = Provenance(
     name="tiny",
@@ -157,3 +159,19 @@ def test_precision_is_the_highest_everywhere():
     products = text.count("conv_general_dilated[") + text.count("dot_general[")
     assert products >= 12
     assert text.count("HIGHEST") >= products
+
+
+def test_names_of_classes_travel_with_the_file(tmp_path):
+    path, named = tmp_path / "named.safetensors", random_classifier().replace(class_names=tuple("abcdefghij"))
+    save_network(path, named, Provenance(name="named"))
+    loaded, provenance = load_network(path)
+    assert loaded.class_names == named.class_names
+    assert provenance == Provenance(name="named")
+    assert loaded.fingerprint() == random_classifier().fingerprint()
+    # The published networks do not say it, but by what they normalise with.
+    assert class_names_of(random_classifier()) is None
+    constants = {"mean": np.float32(CIFAR10_MEAN), "std": np.float32(CIFAR10_STD)}
+    published = Classifier({**random_classifier().variables, "constants": constants}, TINY)
+    assert class_names_of(published) == CIFAR10_CLASSES
+    with pytest.raises(UserError, match="expected the names of 10 classes"):
+        save_network(path, named.replace(class_names=("a", "b")), Provenance())

@@ -77,7 +77,8 @@ def read_image_folder(root: Path, split: Split, wanted: Wanted) -> ImageSet:
     if found.left_out:
         source += f", {found.left_out} files left out"
     pixels = LazyPixels((len(paths), *shape), read, lambda: _identity(found, shape))
-    return ImageSet(pixels, np.array(found.labels, np.int64), found.class_names, source)
+    labels = np.array(found.labels, np.int64)
+    return ImageSet(pixels, labels, found.class_names, source, is_whole=not has_splits(root))
 
 
 def _find(root: Path, split: Split) -> ClassFolders:

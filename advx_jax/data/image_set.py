@@ -38,6 +38,7 @@ class ImageSet:
         source: in words, where the images come from.
         class_names_given: whether somebody says so; otherwise they are `numbered_classes` up to the largest label.
         has_published_order: whether places are those of the CIFAR-10 test set, for which a subset was published.
+        is_whole: whether these are all images of a source that does not say which are to train and which to test with.
     """
 
     images: Pixels | LazyPixels
@@ -46,6 +47,7 @@ class ImageSet:
     source: str
     class_names_given: bool = True
     has_published_order: bool = False
+    is_whole: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)

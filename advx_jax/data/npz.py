@@ -1,5 +1,6 @@
 """Images and labels in a NumPy archive (`.npz`); nothing in it is unpickled."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,6 @@ _ALL = ("images", "labels")
 _CLASS_NAMES = "class_names"
 
 
-def npz_has_splits(path: Path) -> bool:
-    """Whether it tells images to test with from the others.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    names = _read(path, lambda archive: archive.files)
-    return any(pair[0] in names for pair in _OWN["test"])
-
-
 def read_npz(path: Path, split: Split) -> ImageSet:
     """Read the images of a split: `x_test`, `y_test` (`x_train`, `y_train`), or else `images`, `labels`.
 
@@ -43,12 +34,14 @@ def read_npz(path: Path, split: Split) -> ImageSet:
     """
     source = f"the file {without_home(path)}"
 
-    def read(archive: Any) -> tuple[Any, Any, Any]:
+    def read(archive: Any) -> tuple[Any, Any, Any, bool]:
         pair = _pair(archive.files, split, source)
-        return archive[pair[0]], archive[pair[1]], archive[_CLASS_NAMES] if _CLASS_NAMES in archive.files else None
+        is_whole = not any(name in archive.files for names in _OWN.values() for name, _ in names)
+        names = archive[_CLASS_NAMES] if _CLASS_NAMES in archive.files else None
+        return archive[pair[0]], archive[pair[1]], names, is_whole
 
-    images, labels, class_names = _read(path, read)
-    return image_set_of(images, labels, class_names, source)
+    images, labels, class_names, is_whole = _read(path, read)
+    return dataclasses.replace(image_set_of(images, labels, class_names, source), is_whole=is_whole)
 
 
 def _pair(names: Sequence[str], split: Split, source: str) -> tuple[str, str]:

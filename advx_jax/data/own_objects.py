@@ -1,9 +1,11 @@
 """Images that a person's own code gives, by the place of that code: `package.module:name`."""
 
+import dataclasses
+import inspect
 from typing import Any
 
 from advx_jax.data.arrays import image_set_of
-from advx_jax.data.image_set import ImageSet
+from advx_jax.data.image_set import ImageSet, Split
 from advx_jax.errors import UserError
 from advx_jax.importing import import_by_name
 
@@ -11,20 +13,22 @@ _FIELDS = ("images", "labels", "class_names")
 _LENGTHS = (2, 3)
 
 
-def load_own_object(spec: str) -> ImageSet:
+def load_own_object(spec: str, split: Split) -> ImageSet:
     """Import images.
 
     Args:
         spec: `package.module:name` of an `ImageSet`; a tuple (images, labels) or (images, labels, class_names);
-            anything with these attributes; or a function without arguments that gives one of them.
+            anything with these attributes; or a function that gives one of them, without arguments or of a `split`.
+        split: "train" or "test", for a function with an argument of that name.
 
     Raises:
         UserError: it cannot be imported, fails, or is nothing of the kind.
     """
     found = import_by_name(spec, "data", "images")
+    has_splits = callable(found) and _takes_split(found)
     if callable(found):
         try:
-            found = found()
+            found = found(split=split) if has_splits else found()
         except Exception as error:
             reason = str(error).partition("\n")[0]
             raise UserError(f"expected {spec} to give images, got {type(error).__name__}: {reason}") from error
@@ -41,4 +45,11 @@ def load_own_object(spec: str) -> ImageSet:
     if isinstance(found, ImageSet) and not found.class_names_given:
         parts = (*parts[:2], None)
     images, labels, class_names = parts
-    return image_set_of(images, labels, class_names, spec)
+    return dataclasses.replace(image_set_of(images, labels, class_names, spec), is_whole=not has_splits)
+
+
+def _takes_split(function: Any) -> bool:
+    try:
+        return "split" in inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False

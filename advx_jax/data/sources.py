@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import numpy as np
+
 from advx_jax.cache import at_home, without_home
 from advx_jax.data.binary_batches import read_binary
 from advx_jax.data.cifar100 import is_cifar100_folder, read_cifar100
@@ -10,7 +12,7 @@ from advx_jax.data.decoding import Wanted
 from advx_jax.data.fetch import fetched_folder
 from advx_jax.data.folder import is_cifar10_folder, read_folder
 from advx_jax.data.image_folder import read_image_folder
-from advx_jax.data.image_set import CIFAR10_CLASSES, ImageSet, Labels, Pixels, Split
+from advx_jax.data.image_set import CIFAR10_CLASSES, ImageSet, Labels, Pixels, Split, with_classes_of
 from advx_jax.data.npz import SUFFIX, read_npz
 from advx_jax.data.own_objects import load_own_object
 from advx_jax.data.published import is_published
@@ -22,6 +24,8 @@ from advx_jax.importing import is_import_name
 HOW_TO_FETCH = "`python -m advx_jax.data.cifar10` fetches the full set"
 PATH_VARIABLE = "CIFAR10_PATH"
 _TFDS = "tfds"
+# Of so many images, one is to test with.
+_TESTED_OF, _DIVISION_SEED = 5, 0
 _KNOWN = (
     "sample, tfds, tfds:NAME, a folder of class folders or with CIFAR-10 or -100, an .npz file, or package.module:name"
 )
@@ -55,6 +59,44 @@ def load_images(
     return resized(_load(spec, split, wanted), wanted)
 
 
+def load_splits(
+    spec: str | None, image_shape: tuple[int, int] | tuple[int, int, int] | None = None
+) -> tuple[ImageSet, ImageSet]:
+    """Load images to train with and images to test with, in memory and with the same classes.
+
+    Of a source that does not tell them apart, every fifth image is drawn for testing, always the same ones.
+
+    Args:
+        spec: see `load_images`.
+        image_shape: see `load_images`; those to test with are brought to the shape of the others.
+
+    Raises:
+        UserError: see `load_images`; or there are fewer than two images.
+    """
+    train = load_images(spec, "train", image_shape)
+    if train.is_whole:
+        train, test = _divided(train)
+    else:
+        test = load_images(spec, "test", train.images.shape[1:])
+    if train.class_names_given:
+        test = with_classes_of(test, len(train.class_names), train.class_names)
+    else:
+        n_classes = max(len(train.class_names), len(test.class_names))
+        train, test = (with_classes_of(part, n_classes, None) for part in (train, test))
+    return train.part(slice(None)), test.part(slice(None))
+
+
+def _divided(data: ImageSet) -> tuple[ImageSet, ImageSet]:
+    n_test = max(1, len(data) // _TESTED_OF)
+    if len(data) < 2:
+        raise UserError(f"expected images to train with and to test with in {data.source}, got {len(data)}")
+    drawn = np.random.default_rng(_DIVISION_SEED).permutation(len(data))
+    test, train = np.sort(drawn[:n_test]), np.sort(drawn[n_test:])
+    return data.part(train, f"{data.source}, all but the others"), data.part(
+        test, f"{data.source}, {n_test} of {len(data)} drawn for testing"
+    )
+
+
 def _load(spec: str | None, split: Split, wanted: Wanted) -> ImageSet:
     if not spec:
         return _found(split)
@@ -74,7 +116,7 @@ def _load(spec: str | None, split: Split, wanted: Wanted) -> ImageSet:
 
             return load_tfds_named(name, split, wanted)
         if is_import_name(spec):
-            return load_own_object(spec)
+            return load_own_object(spec, split)
         raise UserError(
             f"expected {_KNOWN} as the data, got {spec!r}, which is not there; for CIFAR-10, {HOW_TO_FETCH}"
         )

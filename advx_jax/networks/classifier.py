@@ -51,10 +51,12 @@ class Classifier:
     Attributes:
         variables: Flax collections `params`, `batch_stats` and `constants`.
         architecture: of the network.
+        class_names: what its classes are called, in the order of its logits; None if nobody says it.
     """
 
     variables: Variables
     architecture: Architecture = struct.field(pytree_node=False)
+    class_names: tuple[str, ...] | None = struct.field(pytree_node=False, default=None)
 
     @property
     def n_classes(self) -> int:
@@ -65,11 +67,6 @@ class Classifier:
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of the images that it is made for."""
         return self.architecture.image_shape
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """Names of the classes; none, as they belong to the data."""
-        return None
 
     def __call__(self, images: Float[Array, "batch height width channels"]) -> Float[Array, "batch classes"]:
         """Logits of images on the [0,1] scale, in evaluation mode.

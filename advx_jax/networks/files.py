@@ -33,6 +33,8 @@ SUFFIX = ".safetensors"
 _PARTS = ("format", "architecture", "provenance")
 # Files of earlier versions have none.
 _DIGEST = "sha256"
+# With the provenance, where the network says it.
+_CLASS_NAMES = "class_names"
 # A thousand times a published network; a larger file is refused before it is read.
 _LARGEST_FILE = 4 * 2**30
 
@@ -48,7 +50,9 @@ def save_network(path: Path, classifier: Classifier, provenance: Provenance) -> 
     metadata = {
         "format": FORMAT,
         "architecture": json.dumps(architecture_fields(classifier.architecture)),
-        "provenance": json.dumps({**dataclasses.asdict(provenance), "options": dict(provenance.options)}),
+        "provenance": json.dumps(
+            {**dataclasses.asdict(provenance), "options": dict(provenance.options), **_class_names_field(classifier)}
+        ),
     }
     content = tensor_bytes(tensors, metadata | {_DIGEST: digest(tensors, metadata)})
     with atomic_write(path) as temporary:
@@ -70,7 +74,7 @@ def load_network(path: Path) -> tuple[Classifier, Provenance]:
         if header.metadata.get("format") != FORMAT:
             found = shown(header.metadata.get("format"))
             raise UserError(f"expected a network file of format {FORMAT!r} at {path}, got {found}")
-        architecture, provenance = _read_metadata(header)
+        architecture, provenance, class_names = _read_metadata(header)
         _check_shapes(header.tensors, architecture, "its content")
         tensors = read_tensors(data)
         about = {key: header.metadata[key] for key in _PARTS}
@@ -81,7 +85,7 @@ def load_network(path: Path) -> tuple[Classifier, Provenance]:
         raise UserError(f"cannot read the network {path}: {error}") from error
     except OSError as error:
         raise UserError(f"cannot read the network {path}: {error.strerror}") from error
-    return Classifier(traverse_util.unflatten_dict(tensors, sep="/"), architecture), provenance
+    return Classifier(traverse_util.unflatten_dict(tensors, sep="/"), architecture, class_names), provenance
 
 
 def check_variables(variables: Variables, architecture: Architecture, source: str) -> None:
@@ -132,14 +136,16 @@ def _read_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _read_metadata(header: Header) -> tuple[Architecture, Provenance]:
+def _read_metadata(header: Header) -> tuple[Architecture, Provenance, tuple[str, ...] | None]:
     metadata = header.metadata
     # Any other key may be a known one that was damaged, for instance that of the digest.
     if not set(_PARTS) <= metadata.keys() <= {*_PARTS, _DIGEST}:
         raise UserError(f"the metadata hold other keys than a network's: {listed([shown(key) for key in metadata])}")
     try:
         architecture = _read_architecture(_json_object(metadata["architecture"]))
-        provenance = _read_provenance(_json_object(metadata["provenance"]))
+        about = _json_object(metadata["provenance"])
+        class_names = _read_class_names(about.pop(_CLASS_NAMES, None), architecture.n_classes)
+        provenance = _read_provenance(about)
     except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f"its metadata are damaged: {error}") from error
     # Building the shapes of an architecture takes time for each of its blocks.
@@ -147,7 +153,21 @@ def _read_metadata(header: Header) -> tuple[Architecture, Provenance]:
         raise UserError(
             f"its metadata tell of {architecture.n_blocks} blocks, but there are only {len(header.tensors)} tensors"
         )
-    return architecture, provenance
+    return architecture, provenance, class_names
+
+
+def _class_names_field(classifier: Classifier) -> dict[str, Any]:
+    """Nothing where nobody names the classes: equal networks make equal files, those of earlier releases too."""
+    names = classifier.class_names
+    return {} if names is None else {_CLASS_NAMES: _read_class_names(list(names), classifier.n_classes)}
+
+
+def _read_class_names(value: Any, n_classes: int) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value) or len(value) != n_classes:
+        raise UserError(f"expected the names of {n_classes} classes, got {shown(value)}")
+    return tuple(value)
 
 
 def _json_object(text: str) -> dict[str, Any]:

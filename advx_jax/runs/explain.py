@@ -79,7 +79,11 @@ class ImagesToExplain(NamedTuple):
 
 def given_images(data: ImageSet, indices: Sequence[int]) -> ImagesToExplain:
     """Images of a data set by their indices, which must be there."""
-    images = [NamedImage(str(place), data.images[place], int(data.labels[place]), True) for place in indices]
+    places = np.array(indices, np.int64)
+    images = [
+        NamedImage(str(place), pixels, int(label), True)
+        for place, pixels, label in zip(places, data.images[places], data.labels[places], strict=True)
+    ]
     return ImagesToExplain(images, data.source, data.class_names)
 
 
