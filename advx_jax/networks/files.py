@@ -173,7 +173,7 @@ def _read_class_names(value: Any, n_classes: int) -> tuple[str, ...] | None:
 def _json_object(text: str) -> dict[str, Any]:
     found = json.loads(text)
     if not isinstance(found, dict):
-        raise UserError(f"expected fields by name, got {shown(found)}")
+        raise UserError(f"expected the fields by name, got {shown(found)}")
     return found
 
 
