@@ -28,7 +28,8 @@ _PREFERENCE = (
 """Keys under which a state dict lies; of several the first is taken."""
 
 _DEEPEST = 4
-_MOST_DICTS = 10_000
+# That are looked at: a file may name one dict in many places.
+_MOST_ENTRIES = 1_000_000
 # What PyTorch puts among a network's tensors that takes no part in what it computes.
 _NOT_WEIGHTS = ("n_averaged", "_extra_state")
 _BATCHES = ".num_batches_tracked"
@@ -126,13 +127,13 @@ def _as_read(name: str, tensor: np.ndarray) -> np.ndarray:
 def _state_dicts(value: object) -> Iterator[tuple[tuple[str, ...], dict[str, object]]]:
     """All dicts that hold weights, with the keys that lead to them; the file's may lead in circles."""
     level: list[tuple[tuple[str, ...], object]] = [((), value)]
-    seen: set[int] = set()
+    left = _MOST_ENTRIES
     while level:
         deeper: list[tuple[tuple[str, ...], object]] = []
         for path, inner in level:
-            if not isinstance(inner, dict) or id(inner) in seen or len(seen) >= _MOST_DICTS:
+            if not isinstance(inner, dict) or len(inner) > left:
                 continue
-            seen.add(id(inner))
+            left -= len(inner)
             if any(name.rpartition(".")[2] == "weight" and _is_weight(entry) for name, entry in inner.items()):
                 yield path, inner
             if len(path) < _DEEPEST:

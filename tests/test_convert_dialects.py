@@ -2,12 +2,20 @@
 
 import argparse
 import collections
+import io
 import pathlib
+import random
+import time
+import tracemalloc
 import warnings
+import zipfile
 from collections import OrderedDict
 
+import jaxtyping
 import numpy as np
 import pytest
+from audit import AUDIT
+from pt_files import zip_bytes
 
 from advx_jax.convert.containers import read_container
 from advx_jax.convert.state_dict import read_state_dict
@@ -16,6 +24,11 @@ from advx_jax.errors import UserError
 torch = pytest.importorskip("torch")
 
 PROTOCOLS = range(2, 6)
+# Of each of eight files: four protocols in two containers.
+MUTATIONS = 260
+# A damaged small file must cost about as much memory and time as a good one, which takes 0.2 MB and some milliseconds.
+MOST_MEMORY = 20e6
+MOST_SECONDS = 5
 
 
 class Block(torch.nn.Module):
@@ -241,3 +254,89 @@ def test_bare_untyped_tensors_are_read(tmp_path):
     state = network().state_dict() | {"extra": torch.ones(2, dtype=torch.uint16)}
     with pytest.raises(UserError, match=r"'extra': expected floating-point numbers of 16 to 64 bits, got uint16\[2\]"):
         read_state_dict(contents_of(state, tmp_path))
+
+
+def mutated(good, rng):
+    data = bytearray(good)
+    start, other, length = rng.randrange(len(data)), rng.randrange(len(data)), rng.choice([1, 1, 2, 8, 40])
+    match rng.randrange(5):
+        case 0:
+            for _ in range(rng.choice([1, 1, 2, 8])):
+                data[rng.randrange(len(data))] ^= rng.randrange(1, 256)
+        case 1:
+            data[start : start + rng.choice([0, length])] = data[other : other + length]
+        case 2:
+            del data[start : start + length]
+        case 3:
+            data[start : start + length] = bytes([rng.choice([0, 0x7F, 0xFF])]) * length
+        case _:
+            # An opcode for another: most are refused at once, the others lead astray.
+            data[start] = ord(rng.choice("cRb(.tuesa0h}])\x81\x85\x86\x87\x8a\x8b\x8c\x8e\x8f\x90\x91\x93\x94\x95\x96"))
+    return bytes(data)
+
+
+def as_written(value, zipped, path, protocol):
+    """What to damage of a file, and what makes a file of it again, in which an archive's checksums are right."""
+    contents_of(value, path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+    data = (path / "saved.pt").read_bytes()
+    if not zipped:
+        return data, bytes
+    archive = zipfile.ZipFile(io.BytesIO(data))
+    n_storages = sum(name.startswith("saved/data/") for name in archive.namelist())
+    storages = [archive.read(f"saved/data/{i}") for i in range(n_storages)]
+    return archive.read("saved/data.pkl"), lambda program: zip_bytes(program, storages)
+
+
+@pytest.fixture
+def unchecked():
+    """Shapes in signatures are not checked for a while, which takes a hundred times as long as what is called."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_damaged_files_of_all_dialects_are_refused_or_harmless(protocol, zipped, tmp_path):
+    net = torch.nn.Sequential(Normalise(), torch.nn.Conv2d(3, 1, 1), torch.nn.BatchNorm2d(1)).half()
+    value = {
+        name: entry for name, entry in trained(network()).items() if name not in ("rng", "optimizer", "state_dict")
+    }
+    good, packed = as_written({**value, "state_dict": net.state_dict()}, zipped, tmp_path, protocol)
+    rng = random.Random(1782 + protocol)
+    outcomes = []
+    # Whatever a first reading imports by itself is over with then.
+    read_state_dict(read_container(packed(good)))
+    tracemalloc.start()
+    for _ in range(MUTATIONS):
+        data = packed(mutated(good, rng))
+        started, message = time.monotonic(), None
+        with AUDIT as events:
+            try:
+                read_state_dict(read_container(data))
+            except UserError as error:
+                message = str(error)
+        assert events == []
+        assert time.monotonic() - started < MOST_SECONDS
+        if message is not None:
+            assert message.isprintable()
+            assert len(message) < 2000
+        outcomes.append(message is None)
+    assert tracemalloc.get_traced_memory()[1] < MOST_MEMORY
+    tracemalloc.stop()
+    assert 0 < sum(outcomes) < len(outcomes)
+
+
+def test_numbers_that_collide_as_keys_cost_nothing(tmp_path):
+    """Python hashes a number to itself modulo 2**61 - 1: a dict of these would take hours."""
+    keys = {i * (2**61 - 1) for i in range(1000)}
+    program = b"\x80\x04}(" + b"".join(b"\x8a\x0b" + key.to_bytes(11, "little", signed=True) + b"N" for key in keys)
+    assert read_container(zip_bytes(program + b"u.", [])).value == {}
+
+
+def test_bytes_made_of_one_text_over_and_over_are_refused():
+    encode = b"c_codecs\nencode\n(h\x00X\x06\x00\x00\x00latin1tR"
+    program = b"\x80\x02(X\x00\x10\x00\x00" + b"x" * 4096 + b"q\x00" + encode * 100 + b"t."
+    with pytest.raises(UserError, match="makes more bytes out of texts than it holds"):
+        read_container(zip_bytes(program, []))

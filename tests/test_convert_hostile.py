@@ -11,7 +11,6 @@ import random
 import shutil
 import struct
 import subprocess
-import sys
 import tracemalloc
 import zipfile
 from collections import OrderedDict
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from audit import AUDIT
 from pt_files import as_legacy, as_zip, flat, legacy_bytes, make_content, zip_bytes
 
 from advx_jax.convert import pickled, read_pt
@@ -34,29 +34,6 @@ FLIPS_PER_CONTAINER = 200
 DEEP = 3_000
 SPLICES_PER_CONTAINER = 70
 CUTS_PER_CONTAINER = 70
-
-
-class Audit:
-    """Sees, below Python, everything that imports, opens, compiles or starts something."""
-
-    def __init__(self):
-        self.events = None
-        sys.addaudithook(self._record)
-
-    def _record(self, event, args):
-        if self.events is not None:
-            self.events.append((event, args))
-
-    def __enter__(self):
-        self.events = []
-        return self.events
-
-    def __exit__(self, *_):
-        self.events = None
-
-
-# An audit hook cannot be taken off again: one for the whole module.
-AUDIT = Audit()
 
 
 def touch(path: str) -> None:
