@@ -1,16 +1,21 @@
 """Convert networks between PyTorch's `.pt` files and the `.safetensors` files of advx_jax.
 
 No PyTorch is needed, and nothing in a `.pt` file is ever executed. Reads what the PyTorch code of
-"Adversarial Explanations ..." (Woods, Chen, Teuscher 2019) saves, such as the published networks.
+"Adversarial Explanations ..." (Woods, Chen, Teuscher 2019) saves, such as the published networks, and
+state dicts of common ResNets, RobustBench's among them.
 
 Examples:
     python -m advx_jax.convert ~/Downloads/resnet44-all.pt ~/Downloads/resnet44-robust.pt
         writes prebuilt/resnet44-all.safetensors and prebuilt/resnet44-robust.safetensors, which
         all commands find by name from then on
 
+    python -m advx_jax.convert --architecture=PreActResNet-18-v2 --normalise=cifar10 checkpoint.pth
+        writes prebuilt/checkpoint.safetensors; without the flags, a line says which are needed
+
     python -m advx_jax.convert --to_pt --output_dir=for_torch runs/mine
         writes the network trained in runs/mine as for_torch/mine.pt; in PyTorch,
-        torch.load(path, weights_only=True)["model_params"] is its state dict
+        torch.load(path, weights_only=True)["model_params"] is its state dict, "state_dict" for a
+        network of another family
 """
 
 import hashlib
@@ -20,10 +25,13 @@ import jax
 from absl import flags
 
 from advx_jax.cli.commands import command
+from advx_jax.cli import file_hint_flags
+from advx_jax.cli.file_hint_flags import file_hints
 from advx_jax.errors import UserError
 from advx_jax.files import check_output_file
 from advx_jax.networks.files import SUFFIX, save_network
 from advx_jax.networks.registry import WORKDIR_NETWORK, ResolvedNetwork, resolve_network
+from advx_jax.networks.robustbench import PREFIX
 
 from .keys import tensor_keys
 from .pytorch import read_pt, write_pt
@@ -32,6 +40,8 @@ _TO_PT = flags.DEFINE_boolean(
     "to_pt", False, "Write .pt files for PyTorch; takes networks by name, by path, or as training workdirs."
 )
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "prebuilt", "Folder for the converted files, made if missing.")
+
+flags.adopt_module_key_flags(file_hint_flags)
 
 
 @command()
@@ -61,9 +71,12 @@ def main(arguments: list[str]) -> None:
 
 def _resolve(argument: str) -> ResolvedNetwork:
     if _TO_PT.value:
+        return resolve_network(argument, file_hints())
+    if argument.startswith(PREFIX):
         return resolve_network(argument)
     path = Path(argument)
-    return ResolvedNetwork(*read_pt(path), path)
+    hints = file_hints()
+    return ResolvedNetwork(*read_pt(path, hints.architecture, hints.normalise, state_dict=hints.state_dict), path)
 
 
 def _target(source: Path) -> Path:

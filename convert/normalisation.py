@@ -18,6 +18,9 @@ _NAMED = {
 ASKED_FOR = f"--normalise={'|'.join(_NAMED)}|0.49,0.48,0.45/0.25,0.24,0.26"
 """The flag that says it, where a file does not."""
 
+# Of numbers on the [0,1] scale that were kept in 16 bits.
+_PRECISION = 2e-3
+
 
 @dataclass(frozen=True)
 class Normalisation:
@@ -36,9 +39,19 @@ class Normalisation:
         fits = len(self.mean) == len(self.std) >= 1 and all(map(math.isfinite, self.mean))
         if not fits or not all(0 < value < math.inf for value in self.std):
             raise UserError(
-                "expected as many finite means as positive standard deviations to normalise images with, "
-                f"got {_listed(self.mean)}/{_listed(self.std)}"
+                f"expected as many finite means as positive standard deviations to normalise images with, got {self}"
             )
+
+    def __str__(self) -> str:
+        """As --normalise takes it, with a few digits."""
+        return f"{_listed(self.mean)}/{_listed(self.std)}"
+
+    def is_near(self, other: "Normalisation") -> bool:
+        """Whether the numbers are the same, but for their precision in files."""
+        return all(
+            len(mine) == len(theirs) and np.allclose(mine, theirs, rtol=0, atol=_PRECISION)
+            for mine, theirs in ((self.mean, other.mean), (self.std, other.std))
+        )
 
     @classmethod
     def of_tensors(cls, mean: np.ndarray, std: np.ndarray) -> "Normalisation":

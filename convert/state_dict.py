@@ -14,6 +14,7 @@ import numpy as np
 
 from advx_jax.errors import UserError
 from advx_jax.messages import listed, nearest, shown
+from advx_jax.networks.classifier import Wrapper
 
 from .containers import Contents
 from .normalisation import Normalisation
@@ -32,10 +33,13 @@ _DEEPEST = 4
 _MOST_ENTRIES = 1_000_000
 # What PyTorch puts among a network's tensors that takes no part in what it computes.
 _NOT_WEIGHTS = ("n_averaged", "_extra_state")
+_PRECISIONS = ("float16", "bfloat16", "float32", "float64")
 _BATCHES = ".num_batches_tracked"
 _MEAN = re.compile(r"(?P<where>(.*\.)?)(?P<name>mu|_?mean|(img|image|input|pixel)_mean)")
+# Names of layers over again, which RobustBench passes over as well.
+_REPEATED = "model_preact_hl1."
 # The network of this project's own PyTorch code has all its names but one under this part.
-_NO_WRAPPER = "pipe"
+_NO_WRAPPER = "pipe."
 
 
 @dataclass(frozen=True)
@@ -43,15 +47,17 @@ class StateDict:
     """A network's tensors as a PyTorch file holds them.
 
     Attributes:
-        tensors: by the names that the network's own class gives them, in the file's order; float32, and
-            int64 the counters `num_batches_tracked`, which are 0 where the file has none.
+        tensors: by the names that the network's own class gives them, in the file's order; float32, but for
+            those of whole numbers; the counters `num_batches_tracked` are int64, and 0 where the file has none.
         normalisation: of the input, if the file holds it.
+        wrapper: what the file calls that, if it does; what it adds to all other names.
         key: under which they lie in the file, parts joined by dots; empty if they are all that it holds.
         others: keys of other state dicts in the file.
     """
 
     tensors: dict[str, np.ndarray]
     normalisation: Normalisation | None
+    wrapper: Wrapper | None
     key: str
     others: tuple[str, ...]
 
@@ -64,26 +70,24 @@ def read_state_dict(contents: Contents, key: str | None = None) -> StateDict:
         key: where it lies, parts joined by dots; if None, it is looked for.
 
     Raises:
-        UserError: there is none, or none under the key, or nothing tells which of several is meant; or a
-            tensor holds no floating-point numbers.
+        UserError: there is none, or none under the key, or nothing tells which of several is meant.
     """
     found = dict(_state_dicts(contents.value))
     if not found:
         raise UserError(f"expected a state dict of a network's tensors, got {contents_shown(contents.value)}")
     chosen = _chosen(list(found), key)
     tensors = read_tensors(found[chosen], contents)
-    tensors, normalisation = _without_wrappers(tensors)
-    return StateDict(
-        with_counters(tensors), normalisation, ".".join(chosen), tuple(".".join(p) for p in found if p != chosen)
-    )
+    tensors, normalisation, wrapper = _without_wrappers(tensors)
+    others = tuple(".".join(path) for path in found if path != chosen)
+    return StateDict(with_counters(tensors), normalisation, wrapper, ".".join(chosen), others)
 
 
 def read_tensors(entries: Mapping[str, object], contents: Contents) -> dict[str, np.ndarray]:
-    """Read the entries of a state dict: all floating-point numbers as float32, counters as int64.
+    """Read the entries of a state dict: numbers of the common precisions as float32, counters as int64.
 
     Raises:
-        UserError: an entry is no tensor, holds other numbers, or the tensors take more memory together
-            than the file has bytes, as overlapping ones can.
+        UserError: an entry is no tensor, or the tensors take more memory together than the file has bytes,
+            as overlapping ones can.
     """
     left = sum(len(storage) for storage in contents.storages.values())
     views: dict[TensorSpec, np.ndarray] = {}
@@ -114,11 +118,12 @@ def contents_shown(value: object) -> str:
 
 
 def _as_read(name: str, tensor: np.ndarray) -> np.ndarray:
-    if name.endswith(_BATCHES[1:]) and tensor.dtype.kind in "iu":
-        return tensor.astype(np.int64)
-    if tensor.dtype.itemsize == 1 or (tensor.dtype.kind != "f" and tensor.dtype.name != "bfloat16"):
-        described = f"{tensor.dtype.name}{list(tensor.shape)}"
-        raise UserError(f"{shown(name)}: expected floating-point numbers of 16 to 64 bits, got {described}")
+    if name.endswith(_BATCHES[1:]) and (tensor.dtype.kind in "iu" or tensor.dtype.name in _PRECISIONS):
+        # Who halves everything halves these, too, and makes large ones infinite; no network computes with them.
+        finite = np.where(np.isfinite(tensor), tensor, 0)
+        return finite.astype(np.int64)
+    if tensor.dtype.name not in _PRECISIONS:
+        return tensor
     # What is too large becomes infinite, and is refused as such.
     with np.errstate(over="ignore"):
         return tensor.astype(np.float32, copy=False)
@@ -162,26 +167,32 @@ def _chosen(paths: list[tuple[str, ...]], key: str | None) -> tuple[str, ...]:
     return paths[ranks.index(best)]
 
 
-def _without_wrappers(tensors: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], Normalisation | None]:
+def _without_wrappers(
+    tensors: dict[str, np.ndarray],
+) -> tuple[dict[str, np.ndarray], Normalisation | None, Wrapper | None]:
     """Take the names of wrappers away, and the normalisation out."""
+    tensors = {name: tensor for name, tensor in tensors.items() if _REPEATED not in name}
+    outside = _common_parts(list(tensors))
+    tensors = {name.removeprefix(outside): tensor for name, tensor in tensors.items()}
     pair = _normalisation_names(tensors)
-    while (first := _common_part([name for name in tensors if name not in pair])) is not None:
-        inside = {name for name in tensors if name not in pair}
-        tensors = {name[len(first) :] if name in inside else name: tensor for name, tensor in tensors.items()}
+    prefix = _common_parts([name for name in tensors if name not in pair])
+    network = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name not in pair}
     if not pair:
-        return tensors, None
+        return network, None, None
     mean, std = pair
     normalisation = Normalisation.of_tensors(tensors[mean], tensors[std])
-    return {name: tensor for name, tensor in tensors.items() if name not in pair}, normalisation
+    return network, normalisation, Wrapper(mean, std, prefix, tensors[mean].ndim)
 
 
-def _common_part(names: list[str]) -> str | None:
-    """The first part of all names, with its dot, if it is one and the same and a wrapper's."""
-    if not names or "." not in names[0]:
-        return None
-    first = names[0].partition(".")[0]
-    shared = first != _NO_WRAPPER and all(name.startswith(f"{first}.") for name in names)
-    return f"{first}." if shared else None
+def _common_parts(names: list[str]) -> str:
+    """The parts, with their dots, with which all names begin: those of wrappers."""
+    prefix = ""
+    while names and "." in names[0][len(prefix) :]:
+        longer = f"{prefix}{names[0][len(prefix) :].partition('.')[0]}."
+        if longer == _NO_WRAPPER or not all(name.startswith(longer) for name in names):
+            break
+        prefix = longer
+    return prefix
 
 
 def _normalisation_names(tensors: Mapping[str, np.ndarray]) -> tuple[str, ...]:
@@ -192,17 +203,18 @@ def _normalisation_names(tensors: Mapping[str, np.ndarray]) -> tuple[str, ...]:
         if match is None:
             continue
         mean = match["name"]
-        std = f"{match['where']}{'sigma' if mean == 'mu' else mean.replace('mean', 'std')}"
-        if std in tensors and _is_per_channel(tensors[name]) and tensors[name].shape == tensors[std].shape:
-            pairs.append((name, std))
+        for std in ("sigma", "std") if mean == "mu" else (mean.replace("mean", "std"), "sigma"):
+            other = f"{match['where']}{std}"
+            if other in tensors and _is_per_channel(tensors[name]) and tensors[name].shape == tensors[other].shape:
+                pairs.append((name, other))
     return pairs[0] if len(pairs) == 1 else ()
 
 
 def _is_per_channel(tensor: np.ndarray) -> bool:
-    """Whether the shape is (channels), (channels, 1, 1), (1, channels, 1, 1), or none at all."""
+    """Whether the shape is (channels), (channels, 1, 1), (1, channels, 1, 1)."""
     shape = tensor.shape
     return tensor.dtype.kind == "f" and (
-        len(shape) < 2 or shape[1:] == (1, 1) or (len(shape) == 4 and shape[0] == 1 and shape[2:] == (1, 1))
+        len(shape) == 1 or shape[1:] == (1, 1) or (len(shape) == 4 and shape[0] == 1 and shape[2:] == (1, 1))
     )
 
 

@@ -164,7 +164,7 @@ def test_robust_additions_without_a_bowl_width_are_refused(tmp_path):
     [
         (
             {"pipe.0.weight": np.zeros(2, np.float32)},
-            "expected a dict of model_params and training_options, got 1 keys",
+            "expected a state dict of a network's tensors, got 1 keys: 'pipe.0.weight'",
         ),
         ([1], "got a value of type list"),
         (None, "got None"),

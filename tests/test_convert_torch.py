@@ -203,7 +203,5 @@ def test_other_numbers_are_refused_by_name(kind, tmp_path):
     state = as_torch(make_tensors())
     state["pipe.0.weight"] = getattr(state["pipe.0.weight"], kind)()
     torch.save(make_content(state), tmp_path / "saved.pt")
-    with pytest.raises(
-        UserError, match=r"'pipe.0.weight': expected floating-point numbers of 16 to 64 bits, got \w+\["
-    ):
+    with pytest.raises(UserError, match=r"pipe.0.weight: expected float32\[4, 3, 3, 3\], got (int32|bool|complex64)\["):
         read_pt(tmp_path / "saved.pt")

@@ -224,7 +224,7 @@ def test_paths_of_every_kind(tmp_path):
     [
         ("resnet44-robst", "got 'resnet44-robst'; did you mean resnet44-robust?"),
         ("resnet44_all", "did you mean resnet44-all?"),
-        ("vgg", "a .safetensors or .pt file, a training workdir or package.module:name, got 'vgg'"),
+        ("vgg", "a .safetensors or .pt file, a training workdir, robustbench:NAME or package.module:name, got 'vgg'"),
         ("", "got ''"),
         ("missing.safetensors", "cannot read the network missing.safetensors"),
         ("missing.pt", "cannot read the network missing.pt: no such file"),

@@ -4,7 +4,7 @@ from absl import flags
 
 from advx_jax._runtime import keep_compiled_code
 from advx_jax.analysis.soundness import fitted
-from advx_jax.cli import run_flags
+from advx_jax.cli import file_hint_flags, run_flags
 from advx_jax.cli.flag_types import define_size
 from advx_jax.data import sources
 from advx_jax.data.image_set import CIFAR10_SIDE, ImageSet, with_classes_of
@@ -31,6 +31,7 @@ _IMAGE_SIZE = define_size(
     "image_size",
     "HEIGHTxWIDTH to which images are cropped in the middle and resized. Default: what the network takes.",
 )
+flags.adopt_module_key_flags(file_hint_flags)
 flags.adopt_module_key_flags(run_flags)
 
 _CIFAR10_SHAPE = (CIFAR10_SIDE, CIFAR10_SIDE, 3)
@@ -74,7 +75,8 @@ def load_network() -> NamedModel:
         UserError: it cannot be found or read.
     """
     keep_compiled_code()
-    return resolve_model(first_choice().robust if _MODEL.value is None else _MODEL.value)
+    model = first_choice().robust if _MODEL.value is None else _MODEL.value
+    return resolve_model(model, file_hint_flags.file_hints())
 
 
 def wanted_shape(network: NamedModel) -> tuple[int, int] | tuple[int, int, int] | None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -17,6 +17,22 @@ from advx_jax.networks.architecture import Architecture
 Variables = dict[str, Any]
 
 
+class Wrapper(NamedTuple):
+    """What PyTorch calls a network's normalisation, and with that the network inside of it.
+
+    Attributes:
+        mean: name of the tensor of means, for instance "mu" or "normalize.mean".
+        std: name of the tensor of standard deviations.
+        prefix: what stands before all other names, for instance "model.".
+        n_axes: of both: 1 for (channels), 3 for (channels, 1, 1), 4 for (1, channels, 1, 1).
+    """
+
+    mean: str
+    std: str
+    prefix: str
+    n_axes: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Provenance:
     """Where a network's numbers come from.
@@ -28,6 +44,7 @@ class Provenance:
         psi_integrator: r of the controller of the Lipschitz penalty's weight, if it has one.
         source_sha256: of the file that it was converted from, if it was.
         batches_tracked: training passes that its running statistics have seen.
+        wrapper: names in the PyTorch file that it was converted from, if that holds the normalisation.
     """
 
     name: str = "unnamed"
@@ -35,6 +52,7 @@ class Provenance:
     psi_integrator: float | None = None
     source_sha256: str | None = None
     batches_tracked: int = 0
+    wrapper: Wrapper | None = None
 
     def __post_init__(self) -> None:
         """Make the name safe."""

@@ -21,7 +21,7 @@ from advx_jax.errors import UserError
 from advx_jax.files import atomic_write
 from advx_jax.messages import listed, shown
 from advx_jax.networks.architecture import Architecture
-from advx_jax.networks.classifier import Classifier, Provenance, Variables, expected_variables
+from advx_jax.networks.classifier import Classifier, Provenance, Variables, Wrapper, expected_variables
 from advx_jax.networks.digests import digest
 from advx_jax.networks.families import FAMILIES, ResidualArchitecture
 from advx_jax.networks.resnet import ResNetArchitecture
@@ -50,9 +50,7 @@ def save_network(path: Path, classifier: Classifier, provenance: Provenance) -> 
     metadata = {
         "format": FORMAT,
         "architecture": json.dumps(architecture_fields(classifier.architecture)),
-        "provenance": json.dumps(
-            {**dataclasses.asdict(provenance), "options": dict(provenance.options), **_class_names_field(classifier)}
-        ),
+        "provenance": json.dumps({**_provenance_fields(provenance), **_class_names_field(classifier)}),
     }
     content = tensor_bytes(tensors, metadata | {_DIGEST: digest(tensors, metadata)})
     with atomic_write(path) as temporary:
@@ -142,7 +140,7 @@ def _read_metadata(header: Header) -> tuple[Architecture, Provenance, tuple[str,
     if not set(_PARTS) <= metadata.keys() <= {*_PARTS, _DIGEST}:
         raise UserError(f"the metadata hold other keys than a network's: {listed([shown(key) for key in metadata])}")
     try:
-        architecture = _read_architecture(_json_object(metadata["architecture"]))
+        architecture = read_architecture(_json_object(metadata["architecture"]))
         about = _json_object(metadata["provenance"])
         class_names = _read_class_names(about.pop(_CLASS_NAMES, None), architecture.n_classes)
         provenance = _read_provenance(about)
@@ -203,7 +201,12 @@ def architecture_fields(architecture: Architecture) -> dict[str, Any]:
     raise UserError(f"expected a network of a family that files can hold, got {architecture.name}")
 
 
-def _read_architecture(fields: dict[str, Any]) -> Architecture:
+def read_architecture(fields: dict[str, Any]) -> Architecture:
+    """Undo `architecture_fields`.
+
+    Raises:
+        UserError: the fields are not those of an architecture.
+    """
     family: type[Architecture] = ResNetArchitecture
     if "family" in fields:
         name = fields.pop("family")
@@ -227,6 +230,13 @@ def _check_of(hint: Any) -> Callable[[Any], bool]:
     return {int: _is_whole, float: _is_finite, bool: lambda value: isinstance(value, bool)}.get(hint, lambda _: False)
 
 
+def _provenance_fields(provenance: Provenance) -> dict[str, Any]:
+    """As files have them: without a wrapper, they are as from before there were any."""
+    fields = {**dataclasses.asdict(provenance), "options": dict(provenance.options)}
+    wrapper = fields.pop("wrapper")
+    return fields if wrapper is None else {**fields, "wrapper": list(wrapper)}
+
+
 def _read_provenance(fields: dict[str, Any]) -> Provenance:
     _check_names(fields, dataclasses.fields(Provenance))
     options = fields.pop("options", {})
@@ -244,9 +254,20 @@ def _read_provenance(fields: dict[str, Any]) -> Provenance:
                 value is None or (isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None)
             ),
             "batches_tracked": lambda value: _is_whole(value) and 0 <= value < 2**63,
+            "wrapper": _is_wrapper,
         },
     )
+    if "wrapper" in fields:
+        fields["wrapper"] = Wrapper(*fields["wrapper"])
     return Provenance(**fields, options=tuple(sorted(options.items())))
+
+
+def _is_wrapper(value: Any) -> bool:
+    if not isinstance(value, list) or len(value) != len(Wrapper._fields):
+        return False
+    *names, n_axes = value
+    fits = all(isinstance(name, str) and re.fullmatch(r"[\w.-]{0,200}", name) for name in names)
+    return fits and _is_whole(n_axes) and n_axes in (1, 3, 4)
 
 
 def _check_fields(fields: Mapping[str, Any], checks: Mapping[str, Callable[[Any], bool]]) -> None:

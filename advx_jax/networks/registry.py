@@ -16,6 +16,7 @@ from advx_jax.messages import nearest
 from advx_jax.networks.classifier import Classifier, Provenance
 from advx_jax.networks.files import SUFFIX, load_network
 from advx_jax.networks.own_classifier import OwnClassifier
+from advx_jax.networks.robustbench import PREFIX, RobustBenchEntry, robustbench_entry, robustbench_file
 
 WORKDIR_NETWORK = f"network{SUFFIX}"
 """File in a training workdir that holds the trained network."""
@@ -58,6 +59,24 @@ class OwnModel(NamedTuple):
 
     classifier: Classifier | OwnClassifier
     provenance: Provenance
+
+
+class FileHints(NamedTuple):
+    """What a person tells of a PyTorch file that does not tell it itself.
+
+    Attributes:
+        architecture: name of the network's architecture.
+        normalise: how images are normalised.
+        state_dict: key of the state dict in the file.
+    """
+
+    architecture: str | None = None
+    normalise: str | None = None
+    state_dict: str | None = None
+
+
+NO_HINTS = FileHints()
+"""Where nobody tells anything."""
 
 
 class ManifestEntry(NamedTuple):
@@ -106,50 +125,60 @@ def _manifest() -> dict[str, Any]:
     return cast(dict[str, Any], json.loads(content))
 
 
-def resolve_network(model: str) -> ResolvedNetwork:
+def resolve_network(model: str, hints: FileHints = NO_HINTS) -> ResolvedNetwork:
     """Find and read a network.
 
     Args:
         model: in this order: a name in the manifest; the path of a `.safetensors` file; the path of
-            a PyTorch `.pt` or `.pth` file, converted in memory; a training workdir. A name is looked
+            a PyTorch `.pt` or `.pth` file, converted in memory; a training workdir; one of RobustBench's
+            names, `robustbench:cifar10/L2/Rice2020Overfitting`. A name is looked
             for, converted or as published, in `./prebuilt`, the package's own `prebuilt`,
-            `$ADVX_PREBUILT` and the user's cache, and is downloaded into the cache if it is nowhere.
+            `$ADVX_PREBUILT` and the user's cache, and is downloaded into the cache if it is nowhere;
+            RobustBench's files are looked for in `./models` besides, and never downloaded.
+        hints: for a PyTorch file.
 
     Raises:
         UserError: there is no such network, its file is damaged or not the one that the manifest
-            means, or it cannot be downloaded.
+            means, or it cannot be downloaded; or there are hints, but no PyTorch file.
     """
+    path = at_home(model)
+    if hints != NO_HINTS and (model in manifest() or path.suffix not in _PYTORCH_SUFFIXES):
+        given = [f"--{name}" for name, value in hints._asdict().items() if value is not None]
+        raise UserError(f"expected a PyTorch file as --model for {' and '.join(given)}, got {model}")
     entries = manifest()
     if model in entries:
         return find_by_name(entries[model])
-    path = at_home(model)
+    if model.startswith(PREFIX):
+        return _from_robustbench(robustbench_entry(model.removeprefix(PREFIX)))
     try:
         if path.suffix == SUFFIX or path.suffix in _PYTORCH_SUFFIXES:
             _check_shipped(path, entries)
-            return _read(path)
+            return _read(path, hints)
         if model and path.is_dir():
             _check_has_network(path, model)
             return _read(path / WORKDIR_NETWORK)
     except OSError as error:
         raise UserError(f"cannot read the network {model}: {error.strerror}") from error
     raise UserError(
-        f"expected a network by name ({', '.join(entries)}), a {SUFFIX} or .pt file, a training workdir or "
-        f"package.module:name, got {model!r}{nearest(model, entries, _SIMILAR_ENOUGH)}"
+        f"expected a network by name ({', '.join(entries)}), a {SUFFIX} or .pt file, a training workdir, "
+        f"{PREFIX}NAME or package.module:name, got {model!r}{nearest(model, entries, _SIMILAR_ENOUGH)}"
     )
 
 
-def resolve_model(model: str) -> NamedModel:
+def resolve_model(model: str, hints: FileHints = NO_HINTS) -> NamedModel:
     """Find what is to be measured.
 
     Args:
         model: see `resolve_network`; or `package.module:name`, which imports a person's own code
             (`own_code.own_classifier`).
+        hints: for a PyTorch file.
 
     Raises:
         UserError: see there.
     """
-    if model in manifest() or not is_import_name(model) or at_home(model).exists():
-        return resolve_network(model)
+    known = model in manifest() or model.startswith(PREFIX) or at_home(model).exists()
+    if known or hints != NO_HINTS or not is_import_name(model):
+        return resolve_network(model, hints)
     # Other frameworks' modules are known there, which takes a while to import.
     from advx_jax.networks.own_code import own_classifier
 
@@ -196,13 +225,27 @@ def _shipped_folder() -> Path:
     return Path(str(importlib.resources.files("advx_jax.prebuilt")))
 
 
-def _read(path: Path) -> ResolvedNetwork:
+def _read(path: Path, hints: FileHints = NO_HINTS) -> ResolvedNetwork:
     if path.suffix in _PYTORCH_SUFFIXES:
-        # The one place where advx_jax reaches for convert, and only when a PyTorch file is given.
+        # Here and below advx_jax reaches for convert, and only when a PyTorch file is given.
         from advx_jax.convert import read_pt
 
-        return ResolvedNetwork(*read_pt(path), path)
+        return ResolvedNetwork(*read_pt(path, hints.architecture, hints.normalise, state_dict=hints.state_dict), path)
     return ResolvedNetwork(*load_network(path), path)
+
+
+def _from_robustbench(entry: RobustBenchEntry) -> ResolvedNetwork:
+    from advx_jax.convert import read_pt
+
+    path = robustbench_file(entry)
+    classifier, provenance = read_pt(
+        path,
+        entry.architecture,
+        default_normalisation=entry.normalisation,
+        image_shape=(entry.image_side, entry.image_side, 3) if entry.image_side else None,
+    )
+    name = f"{entry.name}-{entry.data}-{entry.threat}"
+    return ResolvedNetwork(classifier, replace(provenance, name=name), path)
 
 
 def _check_shipped(path: Path, entries: Mapping[str, ManifestEntry]) -> None:

@@ -1,0 +1,129 @@
+"""Networks of the known families in PyTorch's files, as state dicts of their own classes (docs/networks.md)."""
+
+import json
+from collections import OrderedDict
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from advx_jax.errors import UserError
+from advx_jax.messages import listed, shown
+from advx_jax.networks.architecture import Architecture
+from advx_jax.networks.classifier import Classifier, Provenance
+from advx_jax.networks.files import architecture_fields, check_numbers, read_architecture
+
+from .containers import Contents
+from .families import recognise
+from .keys import check_tensors, to_flax, to_torch
+from .normalisation import ASKED_FOR, Normalisation
+from .options import shortest
+from .state_dict import StateDict, read_state_dict
+
+_FORMAT = "advx_jax state dict 1"
+_MOST_BATCHES = 2**63 - 1
+
+
+class Told(NamedTuple):
+    """What a person, or a table, tells of a file that does not tell it itself.
+
+    Attributes:
+        architecture: name of the architecture, which decides what tensors do not tell.
+        normalisation: of the images; must not contradict the file.
+        default_normalisation: of the images, where the file has none.
+        state_dict: key of the state dict in the file.
+        image_shape: height, width and channels of the images; None for those that the family is made for.
+    """
+
+    architecture: str | None = None
+    normalisation: str | None = None
+    default_normalisation: str | None = None
+    state_dict: str | None = None
+    image_shape: tuple[int, int, int] | None = None
+
+
+def read_family(contents: Contents, told: Told) -> tuple[Classifier, Provenance, list[str]]:
+    """The network in what a file holds, its provenance without a name, and what a person should know of it.
+
+    Raises:
+        UserError: it has no state dict of a known family, or does not tell what must be known.
+    """
+    found = read_state_dict(contents, told.state_dict)
+    own = _own_marks(contents.value)
+    architecture = _architecture(found, told, own)
+    check_tensors(found.tensors, architecture)
+    check_numbers(found.tensors, "the state dict")
+    normalisation = _normalisation(found.normalisation or own.normalisation, told)
+    counters = [tensor.item() for name, tensor in found.tensors.items() if name.endswith(".num_batches_tracked")]
+    if not all(0 <= counter <= _MOST_BATCHES for counter in counters):
+        raise UserError("expected counts of batches in num_batches_tracked, got negative ones")
+    provenance = Provenance(batches_tracked=max(counters, default=0), wrapper=found.wrapper)
+    notes = []
+    if found.others:
+        others = listed([shown(key) for key in found.others])
+        notes = [f"took the state dict under {shown(found.key)}; --state_dict chooses another: {others}"]
+    return Classifier(to_flax(found.tensors, architecture, normalisation), architecture), provenance, notes
+
+
+def family_content(classifier: Classifier, provenance: Provenance) -> dict[str, Any]:
+    """What a file is to hold for a network whose variables fit its architecture.
+
+    The state dict has the names of the class that the network had in the file that it comes from, so that it
+    loads strictly into that; beside it stand architecture and normalisation, which no state dict tells.
+    """
+    architecture = classifier.architecture
+    tensors = to_torch(classifier.variables, architecture, provenance.batches_tracked)
+    mean, std = (np.asarray(classifier.variables["constants"][half], np.float32) for half in ("mean", "std"))
+    wrapper = provenance.wrapper
+    if wrapper is not None:
+        shape = {1: (-1,), 3: (-1, 1, 1), 4: (1, -1, 1, 1)}[wrapper.n_axes]
+        outside = {wrapper.mean: mean.reshape(shape), wrapper.std: std.reshape(shape)}
+        tensors = outside | {f"{wrapper.prefix}{name}": tensor for name, tensor in tensors.items()}
+    return {
+        "state_dict": OrderedDict(tensors),
+        "normalisation": {"mean": list(shortest(mean)), "std": list(shortest(std))},
+        "architecture": json.dumps(architecture_fields(architecture)),
+        "format": _FORMAT,
+    }
+
+
+class _OwnMarks(NamedTuple):
+    """What `family_content` puts beside a state dict."""
+
+    architecture: Architecture | None = None
+    normalisation: Normalisation | None = None
+
+
+def _own_marks(value: object) -> _OwnMarks:
+    if not isinstance(value, dict) or value.get("format") != _FORMAT:
+        return _OwnMarks()
+    try:
+        fields = json.loads(str(value.get("architecture")))
+        if not isinstance(fields, dict):
+            raise TypeError("no fields by name")
+        architecture = read_architecture(fields)
+        halves = value["normalisation"]
+        normalisation = Normalisation(*(tuple(float(number) for number in halves[half]) for half in ("mean", "std")))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"expected architecture and normalisation of {_FORMAT}, got something else") from error
+    return _OwnMarks(architecture, normalisation)
+
+
+def _architecture(found: StateDict, told: Told, own: _OwnMarks) -> Architecture:
+    if own.architecture is None:
+        return recognise(found.tensors, told.architecture, told.image_shape)
+    if told.architecture is not None and told.architecture.lower() != own.architecture.name.lower():
+        raise UserError(f"expected a network {told.architecture}, got {own.architecture.name}")
+    return own.architecture
+
+
+def _normalisation(of_file: Normalisation | None, told: Told) -> Normalisation:
+    if told.normalisation is None:
+        if of_file is not None:
+            return of_file
+        if told.default_normalisation is None:
+            raise UserError(f"nothing in the file tells how images are normalised: give {ASKED_FOR}")
+        return Normalisation.parse(told.default_normalisation)
+    wanted = Normalisation.parse(told.normalisation)
+    if of_file is not None and not of_file.is_near(wanted):
+        raise UserError(f"the file has a normalisation of its own, {of_file}: expected no other, got {wanted}")
+    return of_file or wanted

@@ -1,0 +1,98 @@
+"""The method's own networks in PyTorch's files: `model_params` and `training_options` (docs/method.md)."""
+
+import math
+from collections import OrderedDict
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from advx_jax.errors import UserError
+from advx_jax.messages import shown
+from advx_jax.networks.classifier import Classifier, Provenance
+from advx_jax.networks.files import check_numbers
+from advx_jax.networks.resnet import ResNetArchitecture
+
+from .containers import Contents
+from .keys import Kind, check_tensors, common_value, to_flax, to_torch
+from .options import TrainingOptions, read_options, shortest
+from .state_dict import contents_shown, read_tensors, with_counters
+
+PARTS = ("model_params", "training_options")
+
+
+def is_published(value: object) -> bool:
+    """Whether a file holds what the method's PyTorch code saves."""
+    return isinstance(value, dict) and PARTS[0] in value
+
+
+def read_published(contents: Contents) -> tuple[Classifier, Provenance]:
+    """The network in what such a file holds, and its provenance without a name.
+
+    Raises:
+        UserError: the file holds something else, or its tensors are not those of the architecture that its
+            options tell.
+    """
+    value = contents.value
+    if not isinstance(value, dict) or value.keys() != set(PARTS):
+        raise UserError(f"expected a dict of {' and '.join(PARTS)}, got {contents_shown(value)}")
+    specs, options = value["model_params"], value["training_options"]
+    if not isinstance(specs, dict):
+        raise UserError(f"expected a dict of tensors as model_params, got {shown(specs)}")
+    tensors = with_counters(read_tensors(specs, contents))
+    options = read_options(options, len(tensors))
+    _check_activation(tensors, options.architecture)
+    check_tensors(tensors, options.architecture)
+    with np.errstate(over="ignore"):
+        input_offset = np.array(options.input_offset, np.float32)
+    if not np.array_equal(tensors["input_offset"], input_offset):
+        raise UserError("expected the same input_offset in the tensors and in training_options, got two")
+
+    arch = options.architecture
+    bowl_width = common_value(tensors, arch, Kind.BOWL_WIDTH)
+    if bowl_width is not None:
+        if not 0 < bowl_width < math.inf:
+            raise UserError(f"expected a positive bowl width, got {bowl_width}")
+        arch = replace(arch, bowl_width=bowl_width)
+    batches_tracked = common_value(tensors, arch, Kind.BATCHES_TRACKED)
+    if not isinstance(batches_tracked, int) or batches_tracked < 0:
+        raise UserError(f"expected a count of batches in num_batches_tracked, got {batches_tracked}")
+    check_numbers({**tensors, "input_offset/std": tensors["input_offset"][1]}, "model_params")
+    provenance = Provenance(
+        options=tuple(sorted(options.flags.items())),
+        psi_integrator=options.psi_integrator,
+        batches_tracked=batches_tracked,
+    )
+    return Classifier(to_flax(tensors, arch), arch), provenance
+
+
+def published_content(classifier: Classifier, arch: ResNetArchitecture, provenance: Provenance) -> dict[str, Any]:
+    """What such a file is to hold for a network whose variables fit its architecture `arch`.
+
+    Raises:
+        UserError: the provenance contradicts the network or holds what such a file cannot.
+    """
+    robust = arch.activation == "half_huber"
+    flags = {"robust_additions": robust, "adversarial_training": False, "l2_min": False} | dict(provenance.options)
+    if flags["robust_additions"] != robust:
+        raise UserError(
+            f"cannot write {provenance.name} for PyTorch: expected robust_additions={robust} "
+            f"for the activation {arch.activation}, got {flags['robust_additions']}"
+        )
+    tensors = to_torch(classifier.variables, arch, provenance.batches_tracked)
+    mean, std = tensors["input_offset"]
+    options = TrainingOptions(arch, (shortest(mean), shortest(std)), flags, provenance.psi_integrator).plain()
+    # The provenance may come out of somebody's file; what is written must be readable again.
+    read_options(options, len(tensors))
+    return dict(zip(PARTS, (OrderedDict(tensors), options), strict=True))
+
+
+def _check_activation(tensors: dict[str, np.ndarray], architecture: ResNetArchitecture) -> None:
+    """Say it in words, where `check_tensors` would list every single bowl width."""
+    bowl_widths = [name for name in tensors if name.endswith(".d")]
+    if bowl_widths and architecture.activation == "relu":
+        raise UserError(
+            f"training_options say robust_additions=False, but there is a bowl width {shown(bowl_widths[0])}"
+        )
+    if not bowl_widths and architecture.activation == "half_huber":
+        raise UserError("training_options say robust_additions=True, but no tensor is a bowl width (pipe.*.d)")
