@@ -218,6 +218,8 @@ PYTHON_BLOCKS = [
     for place, block in enumerate(
         re.findall(r"^```python\n(.*?)^```", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     )
+    # A model, which the commands take from its file.
+    if not block.startswith("# mine.py") or "__main__" in block
 ]
 
 
@@ -233,25 +235,42 @@ def test_code_runs(block, tmp_path):
 FILES_IN_DOCUMENTS = re.compile(r"^# (\w+\.py)\n")
 
 
-def test_commands_with_code_of_ones_own_run(tmp_path):
-    """What `docs/extending.md` writes into files, and the commands that take it from there, beside an image."""
-    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+def run_document(name: str, folder: Path) -> int:
+    """Write the files that a document shows, and run its commands among them; returns how many there are."""
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
     for block in re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
-        if name := FILES_IN_DOCUMENTS.match(block):
-            (tmp_path / name[1]).write_text(block, encoding="utf-8")
-            assert len(block.splitlines()) <= 45, name[1]
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "grey.png").write_bytes(grey_png())
+        if file := FILES_IN_DOCUMENTS.match(block):
+            (folder / file[1]).write_text(block, encoding="utf-8")
+            assert len(block.splitlines()) <= 45, file[1]
+            if file[1] == "digits.py":
+                subprocess.run([sys.executable, "digits.py"], check=True, cwd=folder)
     lines = [
         line
         for block in re.findall(r"^```sh\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
         for line in block.splitlines()
     ]
-    assert len(lines) == 3
     for line in lines:
         command = [sys.executable, "-m", "advx_jax", *shlex.split(line)[1:]]
-        run = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=tmp_path)
+        run = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=folder)
         assert run.returncode == 0, run.stderr
+    return len(lines)
+
+
+def test_commands_with_a_model_of_ones_own_run(tmp_path):
+    assert run_document("own-models.md", tmp_path) == 4
+    accuracy = json.loads((tmp_path / "robustness/mine_net-Linf-0.1-apgd-ce/robustness.json").read_text())
+    assert accuracy["accuracy"] > 0.8
+    assert accuracy["robust_accuracy"] < accuracy["accuracy"]
+    results = json.loads((tmp_path / "output/explanations.json").read_text())
+    assert results["class_names"][3] == "digit 3"
+    assert json.loads((tmp_path / "ara/mine_net-fmn/ara.json").read_text())["settings"]["model"] == "mine_net"
+
+
+def test_commands_with_code_of_ones_own_run(tmp_path):
+    """What `docs/extending.md` writes into files, and the commands that take it from there, beside an image."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "grey.png").write_bytes(grey_png())
+    assert run_document("extending.md", tmp_path) == 3
     results = json.loads(
         (tmp_path / "robustness/resnet20-quick-standard-Linf-0.0313725-fgsm/robustness.json").read_text()
     )
