@@ -19,6 +19,7 @@ def parse(monkeypatch):
     flag_types.define_whole("seed", 0, "A seed.", least=0, most=2**32 - 1)
     flag_types.define_norm("norm", "L2", "A norm.")
     flag_types.define_indices("indices", "Indices.")
+    flag_types.define_shard("shard", "A part.")
 
     def parse(*arguments):
         values.unparse_flags()
@@ -46,6 +47,8 @@ def parse(monkeypatch):
         ("--norm=LINF", "Linf"),
         ("--indices=3", [range(3, 4)]),
         ("--indices=0-9, 15", [range(10), range(15, 16)]),
+        ("--shard=2/4", (1, 4)),
+        ("--shard=02/04", (1, 4)),
     ],
 )
 def test_a_value_is_read(parse, argument, value):
@@ -97,6 +100,7 @@ def test_help_belongs_to_the_module_that_has_the_flag(parse):
         "seed",
         "norm",
         "indices",
+        "shard",
     }
     assert "(a number or fraction (0.03, 8/255))" in values.get_help()
     assert "(default: '0.1')" in values.get_help()

@@ -171,6 +171,13 @@ def test_a_shard_needs_no_locks_and_removes_nothing(network, data, tmp_path, mon
     assert files(output) == files(tmp_path / "alone")
 
 
+def test_shards_of_other_settings_are_not_to_be_overwritten_one_by_one(network, data, tmp_path):
+    ara(network, data, tmp_path, Share(0, 2))
+    other = RobustnessAreas(network, data, N, FMN(steps=7), tmp_path)
+    with pytest.raises(UserError, match="choose another --output, or --overwrite without --shard"):
+        measure(other, False, Share(0, 2))
+
+
 def test_one_shard_has_one_process(network, data, tmp_path):
     measurement = RobustnessAreas(network, data, N, FMN(steps=6), tmp_path)
     with Store(measurement.path, head("ara", 1, measurement.settings), share=Share(0, 2).name):
@@ -207,6 +214,12 @@ def test_shards_that_are_none_are_refused(shard, folder):
             ("--coordinator=localhost:1",),
             "expected all three of --coordinator, --n_processes",
         ),
+        (
+            "evaluate",
+            ("--coordinator=localhost:1", "--n_processes=2", "--process=2"),
+            "expected --process from 0 to 1, got 2",
+        ),
+        ("evaluate", ("--distributed",), "expected a cluster's environment that names the processes"),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(command, arguments, message, folder):

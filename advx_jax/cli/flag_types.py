@@ -16,7 +16,8 @@ flags.disclaim_key_flags()
 
 _LARGEST = 2**31 - 1
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
-_SHARD = re.compile(r"([1-9]\d{0,5})/([1-9]\d{0,5})")
+# Job arrays may count with leading zeros.
+_SHARD = re.compile(r"0*([1-9]\d{0,5})/0*([1-9]\d{0,5})")
 
 
 # No image has more than five digits on a side.

@@ -26,6 +26,8 @@ def several_asked_for() -> bool:
         raise UserError("expected --distributed or --coordinator, --n_processes and --process, got both")
     if any(value is not None for value in given) and any(value is None for value in given):
         raise UserError("expected all three of --coordinator, --n_processes and --process, got some of them")
+    if _PROCESS.value is not None and not 0 <= _PROCESS.value < _N_PROCESSES.value:
+        raise UserError(f"expected --process from 0 to {_N_PROCESSES.value - 1}, got {_PROCESS.value}")
     return _DISTRIBUTED.value or _COORDINATOR.value is not None
 
 
@@ -45,6 +47,11 @@ def join_processes(shutdown_timeout: int = 300) -> None:
             _COORDINATOR.value, _N_PROCESSES.value, _PROCESS.value, shutdown_timeout_seconds=shutdown_timeout
         )
     except (ValueError, RuntimeError) as error:
+        if _DISTRIBUTED.value and "coordinator_address" in str(error):
+            raise UserError(
+                "expected a cluster's environment that names the processes (Slurm, TPU pods, Open MPI) for --distributed, "
+                "got none: give --coordinator, --n_processes and --process"
+            ) from error
         raise UserError(f"cannot join the other processes: {error}") from error
     # JAX takes the signal for a warning, which only training heeds (and then answers itself).
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -316,9 +316,9 @@ class Store(Records):
             for name, value in self._head["settings"].items()
             if before.get(name) != value
         ]
-        raise UserError(
-            f"{path} holds results of other settings ({'; '.join(differing)}): choose another --output, or --overwrite"
-        )
+        # A shard takes no --overwrite, which would remove what the others have.
+        remedy = "choose another --output, or --overwrite" + (" without --shard" if self._share else "")
+        raise UserError(f"{path} holds results of other settings ({'; '.join(differing)}): {remedy}")
 
     def _take_part(self) -> tuple[_Part, int]:
         """A file that nobody appends to, locked; what a killed process left of a line is cut off."""
