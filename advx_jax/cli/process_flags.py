@@ -49,8 +49,8 @@ def join_processes(shutdown_timeout: int = 300) -> None:
     except (ValueError, RuntimeError) as error:
         if _DISTRIBUTED.value and "coordinator_address" in str(error):
             raise UserError(
-                "expected a cluster's environment that names the processes (Slurm, TPU pods, Open MPI) for --distributed, "
-                "got none: give --coordinator, --n_processes and --process"
+                "expected a cluster's environment that names the processes (Slurm, TPU pods, Open MPI), got none: "
+                "give --coordinator, --n_processes and --process"
             ) from error
         raise UserError(f"cannot join the other processes: {error}") from error
     # JAX takes the signal for a warning, which only training heeds (and then answers itself).
