@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import jinja2
 
 # Of small images and few classes; of others as many as make a page that browsers open quickly.
-_IMAGES_PER_PAGE, _PIXELS_PER_PAGE, _FEWEST_PER_PAGE = 100, 8_000_000, 4
+_IMAGES_PER_PAGE, _PIXELS_PER_PAGE, _FEWEST_PER_PAGE = 100, 4_000_000, 4
 # Larger pictures are shown larger; and none is embedded with more pixels than screens of twice as many points show.
 _SMALL_SIDE, _EMBEDDED_SIDE = 96, 448
 _PAGE_NAME = re.compile(r"index-\d+\.html")
