@@ -10,7 +10,7 @@ from advx_jax.errors import UserError
 from advx_jax.messages import listed, shown
 from advx_jax.networks.architecture import Architecture
 from advx_jax.networks.classifier import Classifier, Provenance
-from advx_jax.networks.files import architecture_fields, check_numbers, read_architecture
+from advx_jax.networks.files import architecture_fields, check_numbers, read_architecture, read_class_names
 
 from .containers import Contents
 from .families import recognise
@@ -61,7 +61,8 @@ def read_family(contents: Contents, told: Told) -> tuple[Classifier, Provenance,
     if found.others:
         others = listed([shown(key) for key in found.others])
         notes = [f"took the state dict under {shown(found.key)}; --state_dict chooses another: {others}"]
-    return Classifier(to_flax(found.tensors, architecture, normalisation), architecture), provenance, notes
+    variables = to_flax(found.tensors, architecture, normalisation)
+    return Classifier(variables, architecture, own.class_names), provenance, notes
 
 
 def family_content(classifier: Classifier, provenance: Provenance) -> dict[str, Any]:
@@ -82,6 +83,7 @@ def family_content(classifier: Classifier, provenance: Provenance) -> dict[str, 
         "state_dict": OrderedDict(tensors),
         "normalisation": {"mean": list(shortest(mean)), "std": list(shortest(std))},
         "architecture": json.dumps(architecture_fields(architecture)),
+        "class_names": None if classifier.class_names is None else list(classifier.class_names),
         "format": _FORMAT,
     }
 
@@ -91,6 +93,7 @@ class _OwnMarks(NamedTuple):
 
     architecture: Architecture | None = None
     normalisation: Normalisation | None = None
+    class_names: tuple[str, ...] | None = None
 
 
 def _own_marks(value: object) -> _OwnMarks:
@@ -105,7 +108,7 @@ def _own_marks(value: object) -> _OwnMarks:
         normalisation = Normalisation(*(tuple(float(number) for number in halves[half]) for half in ("mean", "std")))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"expected architecture and normalisation of {_FORMAT}, got something else") from error
-    return _OwnMarks(architecture, normalisation)
+    return _OwnMarks(architecture, normalisation, read_class_names(value.get("class_names"), architecture.n_classes))
 
 
 def _architecture(found: StateDict, told: Told, own: _OwnMarks) -> Architecture:

@@ -36,7 +36,8 @@ def _value(value: Any, storages: list[bytes]) -> bytes:
     if isinstance(value, float):
         return pickle.BINFLOAT + struct.pack(">d", value)
     if isinstance(value, str):
-        encoded = value.encode()
+        # Half a surrogate pair, which no UTF-8 has, may come in somebody's name of a class.
+        encoded = value.encode(errors="replace")
         return pickle.BINUNICODE + struct.pack("<I", len(encoded)) + encoded
     if isinstance(value, list):
         return pickle.EMPTY_LIST + pickle.MARK + _joined(value, storages) + pickle.APPENDS

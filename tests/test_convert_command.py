@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from pt_files import as_legacy, as_zip, flat, make_content, make_network
+from torch_wide_resnet import WideResNet10, randomised
 
 from advx_jax.convert import read_pt, write_pt
 from advx_jax.networks.files import load_network, save_network
@@ -51,6 +53,20 @@ def test_published_file_to_safetensors_and_back(published_pt, tmp_path):
     for path, value in flat(expected.variables).items():
         assert flat(again.variables)[path].tobytes() == value.tobytes(), path
     assert sorted(path.name for path in (tmp_path / "for_torch").iterdir()) == ["resnet44-all.pt", "tiny.pt"]
+
+
+def test_a_state_dict_of_a_family_to_safetensors_and_back(tmp_path):
+    network = randomised(WideResNet10())
+    torch.save({"net": network.state_dict(), "acc": 90.0}, tmp_path / "tiny.pth")
+    done = command("tiny.pth", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: cannot read the network tiny.pth: nothing in the file tells how images are")
+    done = command("tiny.pth", "--normalise=cifar10", "--architecture=WideResNet-10-1", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1].split()[0] == "prebuilt/tiny.safetensors"
+    done = command("--to_pt", "--output_dir=back", "prebuilt/tiny.safetensors", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    WideResNet10().load_state_dict(torch.load(tmp_path / "back" / "tiny.pt", weights_only=True)["state_dict"])
 
 
 def test_a_training_workdir_gives_its_name(tmp_path):

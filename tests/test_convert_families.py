@@ -78,6 +78,7 @@ def test_what_is_written_loads_strictly_and_is_read_without_hints(build, tmp_pat
     hints = {"normalisation": "imagenet"} if build is WideResNet10 else {}
     save_network(tmp_path / "between.safetensors", *read_pt(tmp_path / "saved.pt", **hints))
     classifier, provenance = load_network(tmp_path / "between.safetensors")
+    classifier = classifier.replace(class_names=tuple("abcdefghij"))
     write_pt(tmp_path / "back.pt", classifier, provenance)
 
     state = torch.load(tmp_path / "back.pt", weights_only=True)["state_dict"]
@@ -89,6 +90,7 @@ def test_what_is_written_loads_strictly_and_is_read_without_hints(build, tmp_pat
 
     again, read = read_pt(tmp_path / "back.pt")
     assert again.fingerprint() == classifier.fingerprint()
+    assert again.class_names == classifier.class_names
     assert dataclasses.replace(read, name="", source_sha256="") == dataclasses.replace(
         provenance, name="", source_sha256=""
     )

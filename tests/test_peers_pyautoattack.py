@@ -19,8 +19,9 @@ from pyautoattack.square import SquareAttack
 from reference.images import to_numpy, to_torch
 from reference.peers import BUDGETS, N_IMAGES, Recorded, images_left, images_left_by_peer, in_float64
 from reference.published import load_published
+from robustbench_models import robustbench_file, with_random_numbers
 
-STEPS = 40
+STEPS, STEPS_ON_IMPORTED = 40, 10
 NORMS = {"L2": 0.3, "Linf": 0.03}
 # float64, a smooth network, 40 steps that each may stretch a difference: only the order of sums differs.
 STEP_TOLERANCE = 1e-10
@@ -76,6 +77,45 @@ def test_every_step_of_apgd_equals_the_peers(loss, norm, tiny):
     np.testing.assert_allclose(state.best_loss, best_loss.numpy(), atol=STEP_TOLERANCE)
     # Steps that were never halved would not have shown the schedule.
     assert (np.asarray(state.step_size) < _FIRST_STEP * attack.eps / 4).any()
+
+
+# At which of eight images of a random network some fall, and some stand.
+IMPORTED_BUDGETS = {"L2": 0.02, "Linf": 0.0005}
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_network_that_was_imported_stands_as_with_the_peer(norm, tmp_path):
+    """RobustBench's PreActResNet-18 out of a file, against the same in PyTorch: every image, in float64."""
+    from advx_jax.convert import read_pt
+
+    module = robustbench_file("resnet")
+    twin = with_random_numbers(module.PreActResNet(module.PreActBlock, [2, 2, 2, 2]))
+    torch.save(
+        {"state_dict": {f"module.{name}": value for name, value in twin.state_dict().items()}}, tmp_path / "x.pt"
+    )
+    classifier, _ = read_pt(tmp_path / "x.pt", "PreActResNet-18", "none")
+    images = np.random.default_rng(0).uniform(size=(8, 32, 32, 3))
+    with jax.enable_x64(True):
+        torch.set_default_dtype(torch.float64)
+        try:
+            classifier, twin = jax.tree.map(lambda leaf: jnp.asarray(leaf, "float64"), classifier), twin.double()
+            labels = np.array(jax.jit(classifier)(images).argmax(-1), np.int64)
+            attack = APGD(eps=IMPORTED_BUDGETS[norm], norm=norm, steps=STEPS_ON_IMPORTED)
+            arrays = jnp.asarray(images), jnp.asarray(labels)
+            state = attack.init_at(classifier, *arrays, arrays[0])
+            state = jax.jit(lambda state: attack.advance(classifier, *arrays, state, attack.steps))(state)
+            peer = APGDAttack(twin, n_iter=attack.steps, loss="ce", norm=norm, eps=attack.eps, device="cpu")
+            peer.init_hyperparam(to_torch(images))
+            _, standing, best_loss, _ = peer.attack_single_run(
+                to_torch(images), torch.tensor(labels), x_init=to_torch(images)
+            )
+        finally:
+            torch.set_default_dtype(torch.float32)
+    stand = ~np.asarray(state.best_so_far.success)
+    print(f"\n{norm}: {stand.sum()} of {len(stand)} images stand")
+    np.testing.assert_array_equal(stand, standing.numpy().astype(bool))
+    np.testing.assert_allclose(state.best_loss, best_loss.numpy(), rtol=1e-6)
+    assert 0 < stand.sum() < len(stand)
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -142,7 +142,7 @@ def _read_metadata(header: Header) -> tuple[Architecture, Provenance, tuple[str,
     try:
         architecture = read_architecture(_json_object(metadata["architecture"]))
         about = _json_object(metadata["provenance"])
-        class_names = _read_class_names(about.pop(_CLASS_NAMES, None), architecture.n_classes)
+        class_names = read_class_names(about.pop(_CLASS_NAMES, None), architecture.n_classes)
         provenance = _read_provenance(about)
     except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f"its metadata are damaged: {error}") from error
@@ -157,10 +157,15 @@ def _read_metadata(header: Header) -> tuple[Architecture, Provenance, tuple[str,
 def _class_names_field(classifier: Classifier) -> dict[str, Any]:
     """Nothing where nobody names the classes: equal networks make equal files, those of earlier releases too."""
     names = classifier.class_names
-    return {} if names is None else {_CLASS_NAMES: _read_class_names(list(names), classifier.n_classes)}
+    return {} if names is None else {_CLASS_NAMES: read_class_names(list(names), classifier.n_classes)}
 
 
-def _read_class_names(value: Any, n_classes: int) -> tuple[str, ...] | None:
+def read_class_names(value: Any, n_classes: int) -> tuple[str, ...] | None:
+    """Names of classes as files have them: a list, or None.
+
+    Raises:
+        UserError: it is something else, or there are not as many as classes.
+    """
     if value is None:
         return None
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value) or len(value) != n_classes:
