@@ -34,6 +34,7 @@ _MOST_ENTRIES = 1_000_000
 # What PyTorch puts among a network's tensors that takes no part in what it computes.
 _NOT_WEIGHTS = ("n_averaged", "_extra_state")
 _PRECISIONS = ("float16", "bfloat16", "float32", "float64")
+_MOST_BATCHES = 2**62
 _BATCHES = ".num_batches_tracked"
 _MEAN = re.compile(r"(?P<where>(.*\.)?)(?P<name>mu|_?mean|(img|image|input|pixel)_mean)")
 # Names of layers over again, which RobustBench passes over as well.
@@ -120,8 +121,7 @@ def contents_shown(value: object) -> str:
 def _as_read(name: str, tensor: np.ndarray) -> np.ndarray:
     if name.endswith(_BATCHES[1:]) and (tensor.dtype.kind in "iu" or tensor.dtype.name in _PRECISIONS):
         # Who halves everything halves these, too, and makes large ones infinite; no network computes with them.
-        finite = np.where(np.isfinite(tensor), tensor, 0)
-        return finite.astype(np.int64)
+        return np.where(np.abs(tensor.astype(np.float64)) < _MOST_BATCHES, tensor, 0).astype(np.int64)
     if tensor.dtype.name not in _PRECISIONS:
         return tensor
     # What is too large becomes infinite, and is refused as such.

@@ -1,11 +1,14 @@
 """Networks of known families out of PyTorch's files, in the dialects that people save them in, and back."""
 
 import argparse
+import contextlib
 import dataclasses
 import functools
+import random
 import warnings
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -179,6 +182,50 @@ def test_damaged_state_dicts_are_refused_by_name(change, tmp_path):
         "negative counter": "counts of batches in num_batches_tracked, got negative ones",
     }
     assert said[change] in refusal(read_pt, tmp_path / "damaged.pt")
+
+
+ODD_NAMES = (
+    *(
+        "layer1.0.conv3.weight",
+        "layer.0.block.0.conv_0.weight",
+        "layer_0.0.conv_2d_1.weight",
+        "block4.layer.0.x.weight",
+    ),
+    *("block1.layer.99999999999999999999.conv1.weight", "block1.layer.00.conv1.weight", "block1.layer.٣.bn1.weight"),
+    *("fc.weight", "linear.weight", "logits.weight", "conv1.weight", "mean", "mu", "", "...", "num_batches_tracked"),
+)
+ODD_VALUES = (None, 3, "x", torch.tensor(float("nan")), torch.tensor(-1), torch.tensor(1e38), torch.zeros(0, 3))
+
+
+def changed(state, rng):
+    """A state dict with one entry left out, renamed, or of another value, shape or type."""
+    state, name = dict(state), rng.choice(list(state))
+    match rng.randrange(6):
+        case 0:
+            del state[name]
+        case 1:
+            state[rng.choice(ODD_NAMES)] = rng.choice(list(state.values()))
+        case 2:
+            state[name] = torch.zeros([rng.choice([0, 1, 3, 16, 32, 100]) for _ in range(rng.randrange(6))])
+        case 3:
+            state[rng.choice([name, rng.choice(ODD_NAMES)])] = rng.choice(ODD_VALUES)
+        case 4:
+            state = {f"layer{key[5:]}" if key.startswith("block") else key: value for key, value in state.items()}
+        case _:
+            state[name] = state[name].to(rng.choice([torch.int8, torch.bool, torch.complex64, torch.uint16]))
+    return state
+
+
+def test_state_dicts_of_any_names_and_shapes_are_refused_or_read(tmp_path):
+    good, rng = randomised(WithBuffers()).state_dict(), random.Random(1783)
+    jaxtyping.config.update("jaxtyping_disable", True)  # which takes most of the time
+    try:
+        for _ in range(150):
+            torch.save(changed(good, rng), tmp_path / "odd.pt")
+            with contextlib.suppress(UserError):
+                read_pt(tmp_path / "odd.pt", *rng.choice([(), ("WideResNet-10-1",), ("DMWideResNet-10-1-relu",)]))
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_every_name_of_robustbench_can_be_built():
