@@ -27,6 +27,7 @@ from reference.published import load_published
 from reference.train_step import lipschitz_penalty
 
 from advx_jax.convert import read_pt
+from advx_jax.networks import convolution
 from advx_jax.networks.activations import half_huber_relu
 from advx_jax.networks.convolution import convolve
 from advx_jax.networks.resnet import ResNet, ResNetArchitecture
@@ -324,6 +325,12 @@ def test_convolution_equals_automatic(height, width, stride, float64):
 )
 def test_convolution_of_any_kernel_equals_automatic(size, stride, extents, padding, float64):
     check_against_automatic(convolution_inputs(float64, *size, extents), stride, padding, padding)
+
+
+@sizes_and_strides
+def test_convolution_of_wide_3x3_kernels_equals_automatic(height, width, stride, float64, monkeypatch):
+    monkeypatch.setattr(convolution, "_NARROW", 0)
+    check_against_automatic(convolution_inputs(float64, height, width), stride, None, ((1, 1), (1, 1)))
 
 
 @pytest.mark.parametrize("extent", [1, 2, 7])
