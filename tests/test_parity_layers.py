@@ -329,8 +329,21 @@ def test_convolution_of_any_kernel_equals_automatic(size, stride, extents, paddi
 
 @sizes_and_strides
 def test_convolution_of_wide_3x3_kernels_equals_automatic(height, width, stride, float64, monkeypatch):
-    monkeypatch.setattr(convolution, "_NARROW", 0)
+    monkeypatch.setattr(convolution, "_MOST_PUBLISHED", 0)
     check_against_automatic(convolution_inputs(float64, height, width), stride, None, ((1, 1), (1, 1)))
+
+
+def test_wide_3x3_convolutions_are_as_exact_as_single_precision_allows():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 12, 12, 64)).astype(np.float32)
+    kernel = (rng.normal(size=(3, 3, 64, 64)) / 24).astype(np.float32)
+    assert x[0, :, :, 0].size * kernel.size > convolution._MOST_PUBLISHED
+    with torch.no_grad():
+        tensors = (torch.from_numpy(a).double() for a in (x.transpose(0, 3, 1, 2), kernel.transpose(3, 2, 0, 1)))
+        exact = torch.nn.functional.conv2d(*tensors, padding=1).numpy().transpose(0, 2, 3, 1)
+    found = convolve(jnp.asarray(x), jnp.asarray(kernel))
+    assert np.sqrt(np.mean((found - exact) ** 2)) < 1e-6
+    assert np.abs(found - exact).max() < 1e-5
 
 
 @pytest.mark.parametrize("extent", [1, 2, 7])
