@@ -14,7 +14,7 @@ What is offered here is loaded when it is first used. Rooms, each importing only
     reports/    what a person looks at: picture trees, the HTML gallery, curves, JSON
     training/   state, step, Lipschitz penalty, loop, checkpoints
     runs/       long work: what is missing, a store to go on from, progress
-    analysis/   explanations, distances and areas, robust accuracy, accuracy: functions over arrays
+    analysis/   explanations, attributions, distances and areas, robust accuracy, accuracy: functions over arrays
     attacks/    one contract, an attack a file
     networks/   Half-Huber ReLU, ResNet, the Classifier and its file format
     data/       CIFAR-10 from wherever it is
@@ -27,7 +27,9 @@ from advx_jax import _runtime
 
 if TYPE_CHECKING:
     from advx_jax import attacks
+    from advx_jax.analysis import attribution
     from advx_jax.analysis.accuracy import Predictions, accuracy, predict
+    from advx_jax.analysis.attribution.many_images import attribute_images
     from advx_jax.analysis.robust_accuracy import robust_accuracy
     from advx_jax.analysis.robustness_area import accuracy_robustness_area, boundary_distances
     from advx_jax.api import Images, explain_images, load_images, load_model, save_model
@@ -63,6 +65,8 @@ __all__ = [
     "accuracy",
     "accuracy_robustness_area",
     "attacks",
+    "attribute_images",
+    "attribution",
     "boundary_distances",
     "explain_images",
     "from_equinox",
@@ -81,6 +85,7 @@ __all__ = [
 # Where each name is: importing this package costs nothing but this list.
 _PLACES = {
     "advx_jax.analysis.accuracy": ("Predictions", "accuracy", "predict"),
+    "advx_jax.analysis.attribution.many_images": ("attribute_images",),
     "advx_jax.analysis.robust_accuracy": ("robust_accuracy",),
     "advx_jax.analysis.robustness_area": ("accuracy_robustness_area", "boundary_distances"),
     "advx_jax.api": ("Images", "explain_images", "load_images", "load_model", "save_model"),
@@ -94,14 +99,16 @@ _PLACES = {
     "advx_jax.networks.own_classifier": ("OwnClassifier",),
     "advx_jax.reports.shown_explanation": ("Explanation", "Explanations"),
 }
+# Modules that are offered whole.
+_WHOLE = {"attacks": "advx_jax.attacks", "attribution": "advx_jax.analysis.attribution"}
 _MODULES = {name: module for module, names in _PLACES.items() for name in names}
 
 _runtime.switch_off_fusion()
 
 
 def __getattr__(name: str) -> Any:
-    if name == "attacks":
-        return importlib.import_module("advx_jax.attacks")
+    if name in _WHOLE:
+        return importlib.import_module(_WHOLE[name])
     if name in _MODULES:
         return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

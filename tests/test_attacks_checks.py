@@ -239,7 +239,7 @@ def test_first_look_costs_no_pass_through_the_network():
 BAD_SETTINGS = {
     "momentum of 1": (lambda: Published(momentum=1.0), "expected momentum of at least 0 and below 1, got 1.0"),
     "negative momentum": (lambda: Published(momentum=-0.1), "expected momentum of at least 0 and below 1"),
-    "no steps": (lambda: Published(steps=0), "expected at least 1 attack step, got 0"),
+    "no steps": (lambda: Published(steps=0), "expected at least 1 step, got 0"),
     "half a step": (lambda: _unchecked(Published, steps=2.5), "expected a whole number as steps, got 2.5"),
     "eps of 0": (lambda: PublishedBounded(eps=0.0), "expected eps above 0, got 0.0"),
     "negative eps": (lambda: PGD(eps=-0.1, norm="L2"), "expected eps above 0, got -0.1"),

@@ -385,7 +385,7 @@ def test_square_spends_its_whole_budget():
     ("field", "value", "message"),
     [
         ("norm", "L1", "expected L2 or Linf as the norm, got 'L1'"),
-        ("steps", 0, "expected at least 1 attack step, got 0"),
+        ("steps", 0, "expected at least 1 step, got 0"),
         ("eps", 0.0, "expected eps above 0, got 0.0"),
         ("eps", float("nan"), "expected eps above 0, got nan"),
     ],

@@ -239,5 +239,5 @@ def test_margins_do_not_vanish_where_probabilities_round():
 
 @pytest.mark.parametrize("attack", SEARCHES)
 def test_bad_settings_are_refused(attack):
-    with pytest.raises(UserError, match="at least 1 attack step, got 0"):
+    with pytest.raises(UserError, match="at least 1 step, got 0"):
         ATTACKS[attack].with_settings(steps=0)

@@ -159,7 +159,7 @@ def test_settings_reach_every_part():
     assert {attack.norm for attack in smaller.attacks} == {"Linf"}
     with pytest.raises(UserError, match=r"expected a setting of the attack autoattack .*, got steps"):
         AutoAttack(**ball).with_settings(steps=3)
-    with pytest.raises(UserError, match="expected at least 1 attack step, got 0"):
+    with pytest.raises(UserError, match="expected at least 1 step, got 0"):
         both.with_settings(steps=0)
 
 

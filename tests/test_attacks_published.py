@@ -323,7 +323,7 @@ def test_nan_in_one_image_is_reported_and_stays_there():
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 def test_bad_input_is_refused(attack):
-    with pytest.raises(UserError, match="at least 1 attack step, got 0"):
+    with pytest.raises(UserError, match="at least 1 step, got 0"):
         attack(eps=0.1, steps=0)
 
 

@@ -1,6 +1,10 @@
 """How many items make a chunk: as many as are computed fastest, as fit into memory, and as leave little padding."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
 
 from advx_jax.analysis.memory import Device, lane_budget
 from advx_jax.analysis.workers import lanes, least_rows
@@ -57,6 +61,25 @@ def evenly(per_item: int, row_bytes: int) -> int:
     worth = _CPU_TARGETS if devices[0].platform == "cpu" else _ENOUGH_BYTES // max(1, row_bytes)
     most = max(1, min(worth, lane_budget(devices) // max(1, row_bytes)))
     return -(-per_item // -(-per_item // most))
+
+
+class Group(NamedTuple):
+    """Of an item's images, such as one for each target, those that the model sees at once.
+
+    Attributes:
+        places: among all of them; the last repeated where there are fewer than in other groups.
+        n: how many are no repetition.
+    """
+
+    places: Int[np.ndarray, " group"]
+    n: int
+
+
+def groups(total: int, size: int) -> Iterator[Group]:
+    """All of an item's images in groups of one size, for which work is compiled once."""
+    for begin in range(0, total, size):
+        places = np.arange(begin, begin + size)
+        yield Group(np.minimum(places, total - 1), min(size, total - begin))
 
 
 def _most_rows(devices: Sequence[Device], row_bytes: int, per_item: int) -> int:

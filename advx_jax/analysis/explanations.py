@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from advx_jax.analysis.batches import map_batches
-from advx_jax.analysis.chunks import chunk_rows, evenly
+from advx_jax.analysis.chunks import Group, chunk_rows, evenly, groups
 from advx_jax.analysis.row_cost import row_bytes
 from advx_jax.analysis.segments import result_of, run_in_segments
 from advx_jax.analysis.soundness import prepared
@@ -97,7 +97,7 @@ def explain(
     chunk = explanation_chunk(model, images, attack, n_targets) if chunk is None else chunk
 
     def work(worker: Worker, count: int, x: Array, classes: Array) -> tuple[np.ndarray, ...]:
-        def explain_towards(group: _Group) -> list[np.ndarray]:
+        def explain_towards(group: Group) -> list[np.ndarray]:
             def on_steps(steps: int) -> None:
                 on_progress(count * steps / attack.steps * group.n / n_targets)
 
@@ -107,7 +107,7 @@ def explain(
             by_class = worker.call(_of_each, attack, state, result.finite)
             return [np.moveaxis(np.asarray(field), 0, 1)[:, : group.n] for field in by_class]
 
-        parts = [explain_towards(group) for group in _groups(n_targets, chunk.n_targets)]
+        parts = [explain_towards(group) for group in groups(n_targets, chunk.n_targets)]
         logits, confidences = map(np.asarray, worker.call(_classify, worker.model, x))
         found = (np.concatenate(field, axis=1) for field in zip(*parts, strict=True))
         return logits, confidences, np.asarray(classes), *found
@@ -115,24 +115,6 @@ def explain(
     for places, fields in map_batches(model, (images, targets), work, chunk.rows):
         for row, place in enumerate(places):
             yield int(place), Explanation(*(field[row] for field in fields))
-
-
-class _Group(NamedTuple):
-    """Targets that an image is changed towards at once.
-
-    Attributes:
-        places: among all of its targets; the last of them repeated where there are fewer than in other groups.
-        n: how many are no repetition.
-    """
-
-    places: Int[np.ndarray, " group"]
-    n: int
-
-
-def _groups(n_targets: int, size: int) -> Iterator[_Group]:
-    for begin in range(0, n_targets, size):
-        places = np.arange(begin, begin + size)
-        yield _Group(np.minimum(places, n_targets - 1), min(size, n_targets - begin))
 
 
 def explanation_chunk(model: Model, images: Any, attack: PublishedBounded, n_targets: int) -> ExplanationChunk:

@@ -44,7 +44,12 @@ _NORMS: dict[str, Norm] = {
     "linfinity": "Linf",
     "infinity": "Linf",
 }
-_CHOICES = {"direction": ("cross_entropy", "scale_free"), "climb": ("margin", "log_odds")}
+_CHOICES = {
+    "direction": ("cross_entropy", "scale_free"),
+    "climb": ("margin", "log_odds"),
+    "rule": ("gauss_legendre", "midpoint"),
+    "baseline": ("black", "mean", "blurred", "random"),
+}
 
 
 class Range(NamedTuple):
@@ -63,7 +68,8 @@ _POSITIVE = Range("above 0", lambda v: (v > 0) & (v < math.inf))
 _NOT_NEGATIVE = Range("of at least 0", lambda v: (v >= 0) & (v < math.inf))
 _FRACTION = Range("above 0 and below 1", lambda v: (v > 0) & (v < 1))
 _PART = Range("of at least 0 and below 1", lambda v: (v >= 0) & (v < 1))
-# Settings of all attacks, by name.
+_UNIT = Range("from 0 to 1", lambda v: (v >= 0) & (v <= 1))
+# Settings of all attacks and attributions, by name.
 _NUMBERS = {
     "eps": _POSITIVE,
     "overshoot": _POSITIVE,
@@ -73,9 +79,13 @@ _NUMBERS = {
     "step_length": _POSITIVE,
     "last_step_length": _NOT_NEGATIVE,
     "init_norm": _POSITIVE,
+    "sigma": _POSITIVE,
+    "blur": _POSITIVE,
+    "fill": _UNIT,
 }
 _COUNTS = {
-    "steps": (1, "attack step"),
+    "steps": (1, "step"),
+    "samples": (1, "sample"),
     "restarts": (1, "restart or target"),
     "n_targets": (1, "restart or target"),
     "levels": (2, "grey levels"),

@@ -1,0 +1,48 @@
+"""The paper's adversarial explanation as an attribution (arXiv 1906.02896; docs/method.md, Explanations)."""
+
+from flax import struct
+
+from advx_jax.analysis.attribution.base import Attribution, Attributions
+from advx_jax.attacks.arrays import Images, Keys, Labels
+from advx_jax.attacks.base import Model
+from advx_jax.attacks.published import EXPLANATION, PublishedBounded
+from advx_jax.errors import UserError
+
+
+@struct.dataclass(kw_only=True)
+class AdversarialExplanation(Attribution):
+    """a = δ, the change of RMS ρ that makes the image look more like the target: the difference map.
+
+    Where δ is positive the image should be brighter to be more like the class; x + δ is the explanation itself.
+
+    Attributes:
+        attack: towards a class; ρ is its eps.
+    """
+
+    attack: PublishedBounded = EXPLANATION
+
+    @property
+    def name(self) -> str:
+        """For people, tables and results."""
+        return "adversarial"
+
+    def passes(self, image_shape: tuple[int, ...]) -> int:
+        """A gradient a step of the attack."""
+        del image_shape
+        return self.attack.n_steps * self.attack.passes_per_step
+
+    def check(self, image_shape: tuple[int, ...]) -> None:
+        """Check the attack, which must go towards the target."""
+        super().check(image_shape)
+        self.attack.check()
+        if not self.attack.criterion.towards_label:
+            raise UserError(
+                "expected an attack with the criterion Targeted() for adversarial explanations, "
+                f"got {self.attack.criterion.name}"
+            )
+
+    def attribute(self, model: Model, images: Images, targets: Labels, keys: Keys) -> Attributions:
+        """See `Attribution.attribute`."""
+        attack = self.attack
+        state = attack.init(model, images, targets, keys)
+        return attack.advance(model, images, targets, state, attack.n_steps).perturbation
