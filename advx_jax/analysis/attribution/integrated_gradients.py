@@ -83,7 +83,8 @@ class IntegratedGradients(Attribution):
             place, weight = point
             return total + weight * target_gradients(model, baselines + place * way, targets), None
 
-        points = tuple(jnp.asarray(values, images.dtype) for values in _points(self.rule, self.steps))
+        places, weights = _points(self.rule, self.steps)
+        points = jnp.asarray(places, images.dtype), jnp.asarray(weights, images.dtype)
         total, _ = lax.scan(step, jnp.zeros_like(images), points)
         return way * total
 

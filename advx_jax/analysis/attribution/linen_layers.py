@@ -1,4 +1,4 @@
-"""Outputs of the modules inside a classifier that is written in Flax Linen, whoever wrote it and however it is wrapped."""
+"""Outputs of the modules inside a classifier in Flax Linen, whoever wrote it and however it is wrapped."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -113,9 +113,8 @@ def spatial_layer(model: Model, images: Any, name: str | None) -> Layer:
         blocks = [layer for layer in upper if any(other.startswith(f"{layer.name}/") for other in layers)]
         return (blocks or upper)[-1]
     if name not in layers:
-        raise UserError(
-            f"expected a layer of the network ({_names(spatial)}), got {name!r}{nearest(name, layers, 0.6)}"
-        )
+        hint = nearest(name, layers, 0.6)
+        raise UserError(f"expected a layer of the network ({_names(spatial)}), got {name!r}{hint}")
     if not layers[name].is_spatial:
         raise UserError(
             f"expected a layer with feature maps ({_names(spatial)}), got {name!r}, which gives "
