@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from pt_files import as_legacy, as_zip, flat, make_content, make_network
-from torch_wide_resnet import WideResNet10, randomised
 
 from advx_jax.convert import read_pt, write_pt
 from advx_jax.networks.files import load_network, save_network
@@ -56,6 +54,9 @@ def test_published_file_to_safetensors_and_back(published_pt, tmp_path):
 
 
 def test_a_state_dict_of_a_family_to_safetensors_and_back(tmp_path):
+    torch = pytest.importorskip("torch")
+    from torch_wide_resnet import WideResNet10, randomised
+
     network = randomised(WideResNet10())
     torch.save({"net": network.state_dict(), "acc": 90.0}, tmp_path / "tiny.pth")
     done = command("tiny.pth", cwd=tmp_path)

@@ -11,8 +11,6 @@ import jax
 import jaxtyping
 import numpy as np
 import pytest
-import torch
-from torch_wide_resnet import MEAN, STD, WideResNet10, WithBuffers, logits_of, named, randomised, sequential
 
 from advx_jax.convert import read_pt, write_pt
 from advx_jax.convert.normalisation import Normalisation
@@ -22,6 +20,10 @@ from advx_jax.networks.files import load_network, save_network
 from advx_jax.networks.named import architecture_named
 from advx_jax.networks.registry import FileHints, resolve_model, resolve_network
 from advx_jax.networks.robustbench import robustbench_entries, robustbench_entry
+
+torch = pytest.importorskip("torch")
+
+from torch_wide_resnet import MEAN, STD, WideResNet10, WithBuffers, logits_of, named, randomised, sequential
 
 IMAGES = np.random.default_rng(0).uniform(size=(4, 32, 32, 3)).astype(np.float32)
 RELATIVE = 1e-5
