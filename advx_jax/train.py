@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
 
     workdir = training_flags.workdir(recipe.name)
     action = export_training if _EXPORT.value else report_training
-    print(action(config, training_flags.load_data(recipe.data), workdir))
+    print(action(config, training_flags.load_data(recipe), workdir))
 
 
 if __name__ == "__main__":

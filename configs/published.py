@@ -12,8 +12,10 @@ def published(name: str) -> ConfigDict:
     config = ConfigDict()
     config.name = name
     config.seed = 0
-    # Where CIFAR-10 is, as --data of the other commands; "" looks in the usual places.
+    # The images, as --data of the other commands; "" looks for CIFAR-10 in the usual places.
     config.data = ""
+    # Height and width to which images are brought; 0 for as they are.
+    config.image_size = 0
     config.epochs = 200
     # Examples of all devices together. 512 as the published networks; 128 is the paper's text.
     config.batch_size = 512
@@ -29,9 +31,12 @@ def published(name: str) -> ConfigDict:
     # ResNet-44: three stages of seven blocks.
     config.architecture = ConfigDict(
         {
+            # A network of another family instead, for instance "PreActResNet-18" or "WideResNet-28-10".
+            "name": "",
             "stage_lengths": (7, 7, 7),
             "stage_widths": (16, 32, 64),
-            "n_classes": 10,
+            # 0 for as many as the data have.
+            "n_classes": 0,
             "activation": "relu",
             # d, the width of the Half-Huber ReLU's bowl.
             "bowl_width": 0.5,
@@ -51,6 +56,7 @@ def published(name: str) -> ConfigDict:
             "weight_decay": 1e-4,
         }
     )
+    # Padding before the crop is in pixels of images of 32x32; of others it is in proportion.
     config.augmentation = ConfigDict({"padding": 4, "flip_probability": 0.5})
     # No adversarial training. The numbers are those of the paper's L2 attack.
     config.attack = ConfigDict(

@@ -8,6 +8,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+# ml_collections loads configs in an old way of Python's; all other warnings are errors.
+WARNINGS = ("-W", "error", "-W", "ignore:the load_module() method is deprecated:DeprecationWarning")
+
 
 def quick_environment(cache: Path) -> dict[str, str]:
     """This process's environment, with a CPU, a cache of their own, and code that is compiled fast.
@@ -24,7 +27,7 @@ def start(folder: Path, command: str, *arguments: str, **options) -> subprocess.
     # The test process has JAX's own default here; a person's shell has nothing.
     for name in ("CIFAR10_PATH", "TF_CPP_MIN_LOG_LEVEL"):
         environment.pop(name, None)
-    module = [sys.executable, "-W", "error", "-m", f"advx_jax.{command}"]
+    module = [sys.executable, *WARNINGS, "-m", f"advx_jax.{command}"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([*module, *arguments], cwd=folder, env=environment, **pipes, **options)
 

@@ -9,15 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import quick_environment
+from processes import WARNINGS, quick_environment
 
 from advx_jax.errors import UserError
 from advx_jax.networks.registry import resolve_network
 from advx_jax.reports.training_record import claim_workdir, workdir_held
 from advx_jax.training.stopping import stop_on_signals
 
-# ml_collections loads configs in an old way of Python's; all other warnings are errors.
-WARNINGS = ("-W", "error", "-W", "ignore:the load_module() method is deprecated:DeprecationWarning")
 SMOKE = "--config=configs/smoke.py"
 
 

@@ -69,7 +69,10 @@ def without(config, field):
 
 
 def test_there_is_a_config_for_each_published_network_some_quick_ones_and_one_to_try():
-    assert set(ALL) == {*PUBLISHED, "quick_standard", "quick_robust", "quick_robust_tuned", "smoke"}
+    assert set(ALL) == {
+        *PUBLISHED,
+        *("quick_standard", "quick_robust", "quick_robust_tuned", "smoke", "digits", "own_images"),
+    }
 
 
 @pytest.mark.parametrize("name", ["standard", "robust"])

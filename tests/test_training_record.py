@@ -13,6 +13,7 @@ from advx_jax.errors import UserError
 from advx_jax.reports.training_curves import write_training_curves
 from advx_jax.reports.training_record import MetricsFile, claim_workdir, read_metrics
 from advx_jax.training.checkpoints import CHECKPOINTS
+from advx_jax.training.recipe import completed
 
 FINGERPRINTS = {"training images": "ab" * 32, "first network": None}
 
@@ -43,7 +44,8 @@ def test_the_first_claim_writes_the_resolved_config(tmp_path, config):
     workdir = tmp_path / "runs" / "all"
     claim_workdir(workdir, config, FINGERPRINTS)
     written = json.loads((workdir / "config.json").read_text())
-    assert written["config"] == json.loads(json.dumps(config))
+    assert written["config"] == json.loads(json.dumps(completed(config)))
+    assert written["data"]["class_names"] is None
     assert written["config"]["optimizer"]["learning_rate_drops"] == [170, 195]
     assert written["fingerprints"] == FINGERPRINTS
     assert written["environment"]["device"]["platform"]
@@ -86,7 +88,7 @@ def test_what_is_kept_and_where_the_data_lies_may_differ(tmp_path, config):
     other["keeping"] |= {"log_every": 1, "n_checkpoints": 9, "checkpoint_minutes": 0.5, "ara_images": 32}
     claim_workdir(tmp_path, other, FINGERPRINTS)
     # The last one stands in the file.
-    assert json.loads((tmp_path / "config.json").read_text())["config"] == json.loads(json.dumps(other))
+    assert json.loads((tmp_path / "config.json").read_text())["config"] == json.loads(json.dumps(completed(other)))
 
 
 @pytest.mark.parametrize("name", FINGERPRINTS)

@@ -97,7 +97,7 @@ def test_the_manifest_tells_how_a_run_came_about(call):
     entry = manifest_entry(folder / "run", "configs/smoke.py", "816bc3c", "everything")
     assert entry["file"] == "tiny-smoke.safetensors"
     assert entry["sha256"] == hashlib.sha256((folder / "run" / "network.safetensors").read_bytes()).hexdigest()
-    assert entry["architecture"]["stage_lengths"] == [1, 1]
+    assert list(entry["architecture"]["stage_lengths"]) == [1, 1]
     trained = entry["trained"]
     assert (trained["config"], trained["commit"], trained["epochs"]) == ("configs/smoke.py", "816bc3c", 1)
     assert trained["device"] == "1 × cpu"

@@ -11,9 +11,7 @@ from ml_collections import ConfigDict, config_flags
 
 from advx_jax.cli import process_flags
 from advx_jax.cli.flag_types import read_number
-from advx_jax.data.image_set import ImageSet
-from advx_jax.data.sample import load_sample
-from advx_jax.data.sources import load_images
+from advx_jax.data.sources import load_images, load_splits
 from advx_jax.errors import UserError
 from advx_jax.messages import nearest
 from advx_jax.names import safe_name
@@ -98,20 +96,17 @@ def _workdir(name: str) -> Path:
     return Path(_WORKDIR.value) if _WORKDIR.value else Path("runs") / safe_name(name)
 
 
-def load_data(source: str) -> Data:
-    """Training and test images; the shipped sample is split in two.
+def load_data(recipe: Recipe) -> Data:
+    """Training and test images of a recipe; the shipped sample is split in two.
 
     Raises:
         UserError: they are not there.
     """
-    if source != "sample":
-        return Data(load_images(source, "train"), load_images(source, "test"))
-    sample = load_sample()
-
-    def part(rows: slice) -> ImageSet:
-        return ImageSet(sample.images[rows], sample.labels[rows], sample.class_names, sample.source)
-
-    return Data(part(slice(_SAMPLE_TRAIN)), part(slice(_SAMPLE_TRAIN, None)))
+    size = (recipe.image_size, recipe.image_size) if recipe.image_size else None
+    if recipe.data != "sample":
+        return Data(*load_splits(recipe.data, size))
+    sample = load_images(recipe.data, "test", size)
+    return Data(sample.part(slice(_SAMPLE_TRAIN)), sample.part(slice(_SAMPLE_TRAIN, None)))
 
 
 def _kept_config() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The files of a training run beside its checkpoints: its config, and its metrics as JSON lines."""
 
 import contextlib
+import dataclasses
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,8 @@ from advx_jax.errors import UserError
 from advx_jax.files import atomic_write, locked
 from advx_jax.reports.results_json import environment, read_json, write_json
 from advx_jax.training.checkpoints import CHECKPOINTS
-from advx_jax.training.recipe import differing_fields
+from advx_jax.training.data_facts import CIFAR10_FACTS, DataFacts
+from advx_jax.training.recipe import completed, differing_fields
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
@@ -34,21 +36,24 @@ class KeptConfig(NamedTuple):
     fingerprints: dict[str, Any]
 
 
-def claim_workdir(workdir: Path, config: Mapping[str, Any], fingerprints: Mapping[str, str | None]) -> None:
+def claim_workdir(
+    workdir: Path, config: Mapping[str, Any], fingerprints: Mapping[str, str | None], facts: DataFacts = CIFAR10_FACTS
+) -> None:
     """Write the resolved config to the workdir, or compare it with the one that is there.
 
     Args:
         workdir: of the run.
-        config: nested dictionaries.
+        config: nested dictionaries; written as `completed`.
         fingerprints: of what the run depends on beside the config: training images, first network.
+        facts: of the training images; written for people to read.
 
     Raises:
         UserError: the workdir's run was made with another config; the fields are named.
     """
-    path = workdir / CONFIG_FILE
+    path, config = workdir / CONFIG_FILE, completed(config, facts)
     if path.exists():
         there = read_config(workdir)
-        problems = differing_fields(there.config, config, ignored=_MAY_DIFFER)
+        problems = differing_fields(completed(there.config), config, ignored=_MAY_DIFFER)
         problems += differing_fields(there.fingerprints, fingerprints)
         if problems:
             raise UserError(
@@ -58,6 +63,7 @@ def claim_workdir(workdir: Path, config: Mapping[str, Any], fingerprints: Mappin
     elif (workdir / CHECKPOINTS).exists():
         raise UserError(f"expected a new workdir or one with a {CONFIG_FILE}, got checkpoints without it in {workdir}")
     content = {"format": _FORMAT, "config": config, "fingerprints": fingerprints, "environment": environment()}
+    content["data"] = dataclasses.asdict(facts)
     write_json(path, content)
 
 

@@ -16,6 +16,7 @@ from advx_jax.reports.training_record import CONFIG_FILE, claim_workdir, read_me
 from advx_jax.reports.training_watch import watching
 from advx_jax.runs.ara import RobustnessAreas
 from advx_jax.runs.measurement import measure
+from advx_jax.training.data_facts import facts_of
 from advx_jax.training.loop import Data, check_fit, export_checkpoint, train
 from advx_jax.training.recipe import Recipe, recipe_from_config
 from advx_jax.training.stopping import stop_on_signals
@@ -37,7 +38,7 @@ def report_training(config: Mapping[str, Any], data: Data, workdir: Path) -> str
         if jax.process_index() == 0:
             check_output_folder(workdir)
             context.enter_context(workdir_held(workdir))
-            claim_workdir(workdir, config, _fingerprints(data, start))
+            claim_workdir(workdir, config, _fingerprints(data, start), recipe.facts)
         return _train(recipe, data, workdir, start)
 
 
@@ -73,7 +74,7 @@ def export_training(config: Mapping[str, Any], data: Data, workdir: Path) -> str
     recipe, start = _recipe_and_start(config, data)
     if not (workdir / CONFIG_FILE).exists():
         raise UserError(f"expected the workdir of a training run, got {workdir} without {CONFIG_FILE}")
-    claim_workdir(workdir, config, _fingerprints(data, start))
+    claim_workdir(workdir, config, _fingerprints(data, start), recipe.facts)
     step = export_checkpoint(recipe, len(data.train), workdir, start and start[:2])
     if not step:
         raise UserError(f"expected a checkpoint in {workdir}, got none")
@@ -81,7 +82,7 @@ def export_training(config: Mapping[str, Any], data: Data, workdir: Path) -> str
 
 
 def _recipe_and_start(config: Mapping[str, Any], data: Data) -> tuple[Recipe, ResolvedNetwork | None]:
-    recipe = recipe_from_config(config)
+    recipe = recipe_from_config(config, facts_of(data.train))
     check_fit(recipe, data)
     return recipe, resolve_network(recipe.init_from) if recipe.init_from else None
 

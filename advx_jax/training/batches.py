@@ -100,10 +100,7 @@ def hold_out(data: ImageSet, n_images: int, seed: int) -> tuple[ImageSet, ImageS
     shuffled = np.random.default_rng([seed, _HELD_OUT]).permutation(len(data))
     kept, out = np.sort(shuffled[n_images:]), np.sort(shuffled[:n_images])
 
-    def part(indices: np.ndarray) -> ImageSet:
-        return ImageSet(data.images[indices], data.labels[indices], data.class_names, data.source)
-
-    return part(kept), part(out)
+    return data.part(kept), data.part(out)
 
 
 @functools.lru_cache(maxsize=1)

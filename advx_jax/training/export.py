@@ -33,4 +33,5 @@ def export_network(path: Path, recipe: Recipe, state: TrainState, passes_before:
         batches_tracked=passes_before + int(state.step) * passes_per_step,
     )
     trained = classifier_of(state, recipe)
-    save_network(path, Classifier(jax.tree.map(np.asarray, trained.variables), trained.architecture), provenance)
+    on_host = Classifier(jax.tree.map(np.asarray, trained.variables), trained.architecture, trained.class_names)
+    save_network(path, on_host, provenance)

@@ -9,6 +9,7 @@ import numpy as np
 
 from advx_jax.data.image_set import ImageSet
 from advx_jax.errors import UserError
+from advx_jax.messages import size_in_words
 from advx_jax.networks.classifier import Classifier, Provenance
 from advx_jax.networks.registry import WORKDIR_NETWORK
 from advx_jax.training.batches import Plan, hold_out, make_plan
@@ -86,6 +87,14 @@ def check_fit(recipe: Recipe, data: Data) -> None:
         raise UserError(
             f"config.architecture.n_classes: expected at least {largest + 1} for these data, got {n_classes}"
         )
+    if data.train.class_names_given and n_classes != len(data.train.class_names):
+        raise UserError(
+            f"config.architecture.n_classes: expected {len(data.train.class_names)}, or 0 for as many as the data "
+            f"have, got {n_classes}"
+        )
+    shapes = data.train.images.shape[1:], data.test.images.shape[1:]
+    if shapes[0] != shapes[1]:
+        raise UserError(f"expected images to test with of {size_in_words(shapes[0])}, got {size_in_words(shapes[1])}")
 
 
 def train(

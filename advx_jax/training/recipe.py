@@ -9,10 +9,54 @@ from typing import Any, Literal
 
 from advx_jax.errors import UserError
 from advx_jax.messages import nearest, shown
+from advx_jax.networks.architecture import Architecture
+from advx_jax.networks.named import architecture_named
 from advx_jax.networks.resnet import ResNetArchitecture
+from advx_jax.training.data_facts import CIFAR10_FACTS, DataFacts
 
-# Fields of an architecture that no config gives.
-_FROM_DATA = ("image_shape",)
+# No field of a config.
+_FROM_DATA = ("facts",)
+
+
+@dataclasses.dataclass(frozen=True)
+class ArchitectureFields:
+    """What a config says of the network.
+
+    Attributes:
+        stage_lengths: see `ResNetArchitecture`, as the others.
+        stage_widths: see there.
+        n_classes: K; 0 for as many as the data have.
+        activation: see there.
+        bowl_width: see there.
+        name: of a network of another family, see `architecture_named`, for which the rest says nothing; "" for ours.
+    """
+
+    stage_lengths: tuple[int, ...]
+    stage_widths: tuple[int, ...]
+    n_classes: int
+    activation: Literal["relu", "half_huber"]
+    bowl_width: float
+    name: str = ""
+
+    def of_images(self, facts: DataFacts) -> Architecture:
+        """The network for images.
+
+        Raises:
+            UserError: there is no such network.
+        """
+        n_classes = self.n_classes or facts.n_classes
+        if not self.name:
+            return ResNetArchitecture(
+                self.stage_lengths, self.stage_widths, n_classes, self.activation, self.bowl_width, facts.image_shape
+            )
+        if self.activation != "relu":
+            raise UserError(
+                f"config.architecture.activation: expected relu beside the name {self.name}, got {self.activation}"
+            )
+        try:
+            return architecture_named(self.name, n_classes=n_classes, image_shape=facts.image_shape)
+        except UserError as error:
+            raise UserError(f"config.architecture.name: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +125,8 @@ class Augmentation:
     """Random flips and crops.
 
     Attributes:
-        padding: pixels of edge replication on each side before the crop.
+        padding: pixels of edge replication on each side before the crop; in a config, of images of 32 pixels, and of
+            others in proportion.
         flip_probability: of a left-right flip.
     """
 
@@ -113,7 +158,7 @@ class Recipe:
     Attributes:
         name: of the network that comes out.
         seed: of all random draws.
-        data: where CIFAR-10 is: as `--data` of the other commands.
+        data: the images, as `--data` of the other commands has them.
         epochs: passes over the training images.
         batch_size: of all devices together.
         held_out: training images kept out of training, by which the best network is chosen.
@@ -127,6 +172,8 @@ class Recipe:
         compute_dtype: of the convolutions; parameters, statistics and losses are float32 anyway.
         init_from: network to start from, as `--model`; "" for a fresh one.
         keeping: see `Keeping`.
+        image_size: height and width to which images are brought; 0 for as they are.
+        facts: what was found out about the images, which no config says.
     """
 
     name: str
@@ -135,7 +182,7 @@ class Recipe:
     epochs: int
     batch_size: int
     held_out: int
-    architecture: ResNetArchitecture
+    architecture: Architecture
     optimizer: Optimizer
     penalty: Penalty | None
     attack: TrainingAttack
@@ -144,13 +191,15 @@ class Recipe:
     compute_dtype: Literal["float32", "bfloat16"]
     init_from: str
     keeping: Keeping
+    image_size: int = 0
+    facts: DataFacts = CIFAR10_FACTS
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant."""
         if not self.name.isprintable():
             raise UserError(f"config.name: expected printable text in one line, got {shown(self.name)}")
         _at_least(1, epochs=self.epochs, batch_size=self.batch_size)
-        _at_least(0, seed=self.seed, held_out=self.held_out)
+        _at_least(0, seed=self.seed, held_out=self.held_out, image_size=self.image_size)
         _at_least(0, **{"augmentation.padding": self.augmentation.padding})
         _at_least(0, **{"keeping.ara_images": self.keeping.ara_images})
         _at_least(1, **{f"keeping.{name}": getattr(self.keeping, name) for name in ("log_every", "n_checkpoints")})
@@ -192,13 +241,37 @@ class Recipe:
         return self.optimizer.learning_rate_per_128 * self.batch_size / 128
 
 
-def recipe_from_config(config: Mapping[str, Any]) -> Recipe:
+def recipe_from_config(config: Mapping[str, Any], facts: DataFacts = CIFAR10_FACTS) -> Recipe:
     """Turn a config (nested dictionaries, as JSON has them too) into a recipe.
+
+    Args:
+        config: may lack fields that have a default here, which are newer than the others.
+        facts: of the images to train on.
 
     Raises:
         UserError: a field is missing, unknown (the nearest known one is named) or of the wrong type.
     """
-    return typing.cast(Recipe, _build(Recipe, config, "config"))
+    parts = dict(config)
+    if "architecture" in parts:
+        fields: ArchitectureFields = _build(ArchitectureFields, parts["architecture"], "config.architecture")
+        parts["architecture"] = fields.of_images(facts)
+    recipe = typing.cast(Recipe, _build(Recipe, parts, "config"))
+    padding = round(recipe.augmentation.padding * min(facts.image_shape[:2]) / CIFAR10_FACTS.image_shape[0])
+    augmentation = dataclasses.replace(recipe.augmentation, padding=padding)
+    return dataclasses.replace(recipe, augmentation=augmentation, facts=facts)
+
+
+def completed(config: Mapping[str, Any], facts: DataFacts = CIFAR10_FACTS) -> dict[str, Any]:
+    """A config with the fields that are newer than it, and with the number of classes where it leaves that to the data.
+
+    Args:
+        config: as `recipe_from_config` takes it.
+        facts: of the images to train on.
+    """
+    complete = {"image_size": 0, **config}
+    if isinstance(fields := config.get("architecture"), Mapping):
+        complete["architecture"] = {"name": "", **fields, "n_classes": fields.get("n_classes") or facts.n_classes}
+    return complete
 
 
 def differing_fields(expected: Mapping[str, Any], got: Mapping[str, Any], ignored: tuple[str, ...] = ()) -> list[str]:
@@ -228,6 +301,8 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         (kind,) = [option for option in typing.get_args(kind) if option is not type(None)]
         return None if value is None else _build(kind, value, where)
+    if kind is Architecture:
+        return value
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         if not isinstance(value, Mapping):
             raise UserError(f"{where}: expected fields, got {value!r}")
@@ -235,10 +310,11 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         for name in value:
             if name not in hints:
                 raise UserError(f"{where}.{name}: no such field{nearest(name, hints)}")
-        missing = [name for name in hints if name not in value]
+        newer = {field.name for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING}
+        missing = [name for name in hints if name not in value and name not in newer]
         if missing:
             raise UserError(f"{where}: expected the fields {', '.join(missing)} too, got {', '.join(value)}")
-        return kind(**{name: _build(hints[name], value[name], f"{where}.{name}") for name in hints})
+        return kind(**{name: _build(hints[name], value[name], f"{where}.{name}") for name in hints if name in value})
     if origin is Literal:
         if value not in typing.get_args(kind):
             raise UserError(f"{where}: expected one of {', '.join(typing.get_args(kind))}, got {value!r}")

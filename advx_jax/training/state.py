@@ -67,6 +67,8 @@ def initial_state(
         # Draws only, and not compiled: some releases of JAX take over a minute to compile them.
         images = jax.ShapeDtypeStruct((1, *recipe.architecture.image_shape), jnp.float32)
         variables: Any = recipe.architecture.module().lazy_init(jax.random.key(recipe.seed), images)
+        constants = {"mean": recipe.facts.mean, "std": recipe.facts.std}
+        variables |= {"constants": {name: jnp.asarray(value, jnp.float32) for name, value in constants.items()}}
         integrator = 0.0
     else:
         classifier, provenance = start
@@ -94,4 +96,4 @@ def initial_state(
 def classifier_of(state: TrainState, recipe: Recipe) -> Classifier:
     """The network in its present state."""
     variables = {"params": state.params, "batch_stats": state.batch_stats, "constants": state.constants}
-    return Classifier(variables, recipe.architecture)
+    return Classifier(variables, recipe.architecture, recipe.facts.class_names)

@@ -3,6 +3,7 @@
 Only convolutions and the head count, as is usual; a multiplication and its addition are two.
 """
 
+from advx_jax.errors import UserError
 from advx_jax.networks.resnet import ResNetArchitecture
 from advx_jax.training.recipe import Recipe
 
@@ -19,8 +20,11 @@ def flops_per_image(recipe: Recipe) -> int:
     steps = recipe.attack.steps
     attack = {"none": 0, "l2": 2 * steps, "l2_min": 2 * steps + 1}[recipe.attack.kind]
     descent = 3 if recipe.penalty is None else 6
+    architecture = recipe.architecture
+    if not isinstance(architecture, ResNetArchitecture):
+        raise UserError(f"expected a recipe of the method's own family of networks, got {architecture.name}")
     # Training needs no gradient by the pixels, except as the input gradient itself.
-    return (attack + descent) * forward_flops(recipe.architecture) - _stem(recipe.architecture)
+    return (attack + descent) * forward_flops(architecture) - _stem(architecture)
 
 
 def forward_flops(architecture: ResNetArchitecture) -> int:
