@@ -24,7 +24,7 @@ from advx_jax.networks.class_names import class_names_of
 from advx_jax.networks.classifier import Classifier, Provenance
 from advx_jax.networks.files import save_network
 from advx_jax.networks.own_classifier import OwnClassifier
-from advx_jax.networks.registry import OwnModel, resolve_network
+from advx_jax.networks.registry import FileHints, OwnModel, resolve_network
 from advx_jax.progress import call_progress, quiet_unless
 from advx_jax.reports.shown_explanation import Explanation, Explanations
 from advx_jax.runs.explain import ImagesToExplain, NamedImage, write_explanations
@@ -71,17 +71,23 @@ def load_images(source: str | None = None, split: Split = "test") -> Images:
     return Images(unit_images(data.images), data.labels.astype(np.int32), data.class_names, data.source)
 
 
-def load_model(model: str) -> Classifier:
+def load_model(
+    model: str, *, architecture: str | None = None, normalise: str | None = None, state_dict: str | None = None
+) -> Classifier:
     """Load a network: a function from images to logits.
 
     Args:
-        model: a name (`resnet20-quick-robust`, `resnet44-all`, …), a `.safetensors` or PyTorch `.pt` file, or a
-            training workdir. Files are never executed.
+        model: a name (`resnet20-quick-robust`, `resnet44-all`, …), a `.safetensors` or PyTorch `.pt` file, a
+            training workdir, or `robustbench:NAME`. Files are never executed.
+        architecture: of a PyTorch file that does not tell it: its name, for instance "PreActResNet-18-v2".
+        normalise: of a PyTorch file that does not tell it: how images are normalised, "none", "cifar10",
+            "cifar100", "imagenet", or means/standard deviations as "0.49,0.48,0.45/0.25,0.24,0.26".
+        state_dict: of a PyTorch file: key of the state dict in it; looked for if None.
 
     Raises:
-        UserError: there is no such network, or its file is damaged.
+        UserError: there is no such network, its file is damaged, or does not tell what must be known.
     """
-    return resolve_network(model).classifier
+    return resolve_network(model, FileHints(architecture, normalise, state_dict)).classifier
 
 
 def save_model(path: str | Path, model: Classifier, name: str = "unnamed") -> None:

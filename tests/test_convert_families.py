@@ -12,6 +12,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
+import advx_jax as ax
 from advx_jax.convert import read_pt, write_pt
 from advx_jax.convert.normalisation import Normalisation
 from advx_jax.errors import UserError
@@ -138,6 +139,7 @@ def test_normalisation_that_is_told_is_the_networks(normalise, tmp_path):
     classifier, _ = read_pt(tmp_path / "plain.pt", normalisation=normalise)
     told = Normalisation.parse(normalise)
     mean, std = (np.float32(half) for half in (told.mean, told.std))
+    assert ax.load_model(str(tmp_path / "plain.pt"), normalise=normalise).fingerprint() == classifier.fingerprint()
     assert_near(logits(classifier, IMAGES), logits_of(network, (IMAGES - mean) / std))
 
 
