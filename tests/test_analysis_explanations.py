@@ -82,6 +82,7 @@ def test_published_explanations_of_all(golden, published_pt):
         assert result.reached.all()
 
 
+@pytest.mark.slow
 def test_published_explanations_of_standard_fall_short_and_say_so(golden, published_pt):
     """The zigzagging paths of the standard network end between RMS 0.027 and 0.066 instead of 0.1."""
     classifier, images, _, expected = _published("standard", golden, published_pt)
@@ -98,6 +99,7 @@ def test_published_explanations_of_standard_fall_short_and_say_so(golden, publis
         assert (result.rms < 0.07).all()
 
 
+@pytest.mark.slow
 def test_scale_free_direction_pushes_the_real_class_as_far_as_the_others(golden, published_pt):
     """On saturated images the published gradient has lost the real class's term, or is damped away."""
     from advx_jax.convert import read_pt

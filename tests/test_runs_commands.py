@@ -79,7 +79,7 @@ def killed_and_continued(folder, command, output, kills, undisturbed, seed, sign
     assert results(folder / output) == expected
 
 
-@pytest.mark.parametrize(("command", "kills"), [("explain", 2), ("ara", 2), ("robustness", 2), ("evaluate", 1)])
+@pytest.mark.parametrize(("command", "kills"), [("explain", 1), ("ara", 1), ("robustness", 1), ("evaluate", 1)])
 def test_killed_and_continued_gives_the_files_of_an_undisturbed_run(command, kills, folder, undisturbed):
     killed_and_continued(folder, command, f"killed-{command}", kills, undisturbed, seed=command)
 

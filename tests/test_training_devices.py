@@ -69,7 +69,8 @@ def test_devices_change_nothing_in_20_steps_of_every_recipe(n_devices, folder, o
     assert_same(train(folder, n_devices, "float64"), on_one_device, FLOAT64_TOLERANCE)
 
 
-@pytest.mark.parametrize("setup", ["everything", pytest.param("float64", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("setup", ["everything", "float64"])
 def test_two_processes_of_two_devices_change_nothing(setup, folder, on_one_device):
     found = train_in_two_processes(folder, setup)
     # The recipe with everything stands for the others by default.
@@ -94,6 +95,7 @@ def test_each_device_for_itself_is_harmless_where_a_device_has_only_padding(fold
             assert value == 0
 
 
+@pytest.mark.slow
 def test_each_device_for_itself_on_one_device_is_the_same_as_together(folder, on_one_device):
     found = train(folder, 1, "per_device")
     for name in ("standard", "all"):

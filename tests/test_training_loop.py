@@ -155,6 +155,7 @@ def test_a_stop_is_heard_and_what_was_done_is_kept(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
+@pytest.mark.slow
 def test_memory_stays_flat(tmp_path):
     run(quick("robust"), tmp_path / "before")
     notes = run(dataclasses.replace(quick("robust"), epochs=20), tmp_path / "long")

@@ -89,6 +89,7 @@ def test_two_processes_give_the_same_network(alone, environment, tmp_path):
     assert "epoch 1" not in said[1]
 
 
+@pytest.mark.slow
 def test_both_stop_at_the_same_step_whichever_is_asked_and_one_alone_goes_on(alone, environment, tmp_path):
     workdir = tmp_path / "stopped"
     processes = start_two(workdir, environment)

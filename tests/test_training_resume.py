@@ -124,9 +124,9 @@ def interrupt(workdir, environment, n_epochs, number):
 
 
 def test_killed_terminated_and_interrupted_to_the_bit(tmp_path, environment):
-    n_epochs, workdir = 8, tmp_path / "broken"
+    n_epochs, workdir = 6, tmp_path / "broken"
     expected = whole(tmp_path, environment, n_epochs)
-    assert kill_at_random(workdir, environment, 2, n_epochs, random.Random(1)) == 2
+    assert kill_at_random(workdir, environment, 1, n_epochs, random.Random(1)) == 1
 
     assert interrupt(workdir, environment, n_epochs, signal.SIGTERM) == 0, log_of(workdir)
     assert "asked to stop: a checkpoint is in" in log_of(workdir)

@@ -207,7 +207,11 @@ def small_step(recipe, batch):
     return before, *on_one_device(whole, before, examples, batch.draws)
 
 
-@pytest.mark.parametrize("name", PUBLISHED_RECIPES)
+# What all recipes do, one of them does.
+@pytest.mark.parametrize(
+    "name",
+    [name if name == "all" else pytest.param(name, marks=pytest.mark.slow) for name in PUBLISHED_RECIPES],
+)
 def test_padding_changes_nothing_whatever_it_holds(name):
     with jax.enable_x64(True):
         recipe = tiny_recipe(name)
