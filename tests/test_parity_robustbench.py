@@ -4,7 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
+
+torch = pytest.importorskip("torch")
+
+
 from robustbench_models import TorchvisionResNet, numpy_state, robustbench_file, with_random_numbers
 
 from advx_jax.convert.families import recognise
