@@ -7,17 +7,20 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-import pytest
 import torch
 from torch import nn
 
 
 @functools.cache
 def robustbench_file(name: str) -> ModuleType:
-    """Execute one architecture file of the installed package, whose `__init__` needs more than is installed."""
+    """Execute one architecture file of the installed package, whose `__init__` needs more than is installed.
+
+    Raises:
+        ModuleNotFoundError: the package is not installed.
+    """
     spec = importlib.util.find_spec("robustbench")
     if spec is None or spec.origin is None:
-        pytest.skip("robustbench is not installed: pip install --no-deps robustbench==1.1.1")
+        raise ModuleNotFoundError("robustbench is not installed: pip install --no-deps robustbench==1.1.1")
     path = Path(spec.origin).parent / "model_zoo" / "architectures" / f"{name}.py"
     file_spec = importlib.util.spec_from_file_location(f"robustbench_{name}", path)
     module = importlib.util.module_from_spec(file_spec)
