@@ -91,12 +91,14 @@ def test_some_targets_are_explained_as_among_all_and_in_groups_of_any_size():
 
 @pytest.mark.parametrize(
     ("per_item", "row_bytes", "expected"),
-    # Of 1,000 classes on a CPU: 50 groups of 20. Where 7 fit: 3 groups of 7 for 20, and 143 for 1,000.
-    [(10, 1, 10), (20, 1, 20), (21, 1, 11), (1000, 1, 20), (20, 2**30, 7), (1000, 2**30, 7), (6, 2**40, 1)],
+    # Of 1,000 classes on a CPU: 50 groups of 20. Where 7 images fit, 3 targets of the two that a chunk has at least.
+    [(10, 1, 10), (20, 1, 20), (21, 1, 11), (1000, 1, 20), (20, 2**30, 3), (1000, 2**30, 3), (6, 2**40, 1)],
 )
 def test_targets_at_once(per_item, row_bytes, expected, monkeypatch):
     monkeypatch.setattr(chunks, "lane_budget", lambda devices: 7 * 2**30 + 1)
     assert evenly(per_item, row_bytes) == expected
+    if row_bytes <= 2**30:
+        assert chunks.chunk_rows(5, row_bytes, expected) >= 1
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -59,7 +59,8 @@ def evenly(per_item: int, row_bytes: int) -> int:
     """
     devices = lanes()
     worth = _CPU_TARGETS if devices[0].platform == "cpu" else _ENOUGH_BYTES // max(1, row_bytes)
-    most = max(1, min(worth, lane_budget(devices) // max(1, row_bytes)))
+    # A chunk has more than one item where that is its least.
+    most = max(1, min(worth, lane_budget(devices) // (max(1, row_bytes) * least_rows())))
     return -(-per_item // -(-per_item // most))
 
 

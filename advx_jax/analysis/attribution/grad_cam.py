@@ -10,7 +10,6 @@ from advx_jax.analysis.attribution.linen_layers import changed, spatial_layer
 from advx_jax.attacks.arrays import Images, Keys, Labels
 from advx_jax.attacks.ascent import at_least_float32
 from advx_jax.attacks.base import Model
-from advx_jax.errors import UserError
 
 
 @struct.dataclass(kw_only=True)
@@ -50,25 +49,15 @@ class GradCAM(Attribution):
         del keys
         layer = spatial_layer(model, images, self.layer)
 
-        def total(added: Array) -> tuple[Array, Array]:
-            features: list[Array] = []
+        def total(places: tuple[Array, Array]) -> Array:
+            def tap(name: str, number: int, output: Array) -> Array:
+                return _tapped(output, *places) if (name, number) == (layer.name, layer.calls) else output
 
-            def add(name: str, number: int, output: Array) -> Array:
-                if (name, number) != (layer.name, layer.calls):
-                    return output
-                features.append(output)
-                return output + added
+            logits = at_least_float32(changed(model, images, tap))
+            return jnp.take_along_axis(logits, targets[:, None], axis=-1).sum()
 
-            logits = at_least_float32(changed(model, images, add))
-            return jnp.take_along_axis(logits, targets[:, None], axis=-1).sum(), features[0]
-
-        try:
-            gradients, features = jax.grad(total, has_aux=True)(jnp.zeros(layer.shape, layer.dtype))
-        except jax.errors.UnexpectedTracerError as error:
-            raise UserError(
-                f"expected a layer outside of nn.remat, nn.scan and other loops, got {layer.name!r}: "
-                "name the module around it"
-            ) from error
+        empty = jnp.zeros(layer.shape, layer.dtype)
+        features, gradients = jax.grad(total)((empty, empty))
         weights = at_least_float32(gradients).mean((1, 2), keepdims=True)
         found = (weights * features).sum(-1)
         if self.positive_only:
@@ -76,3 +65,25 @@ class GradCAM(Attribution):
         if self.upsample:
             found = jax.image.resize(found, images.shape[:3], "bilinear")
         return found
+
+
+@jax.custom_vjp
+def _tapped(output: Array, features: Array, gradients: Array) -> Array:
+    """The output of a layer, such that differentiating by the other two gives that output and its gradient.
+
+    They come out in this way from within `nn.remat` and loops, which nothing else may leave.
+    """
+    del features, gradients
+    return output
+
+
+def _tapped_forward(output: Array, features: Array, gradients: Array) -> tuple[Array, Array]:
+    del features, gradients
+    return output, output
+
+
+def _tapped_backward(output: Array, gradient: Array) -> tuple[Array, Array, Array]:
+    return gradient, output, gradient
+
+
+_tapped.defvjp(_tapped_forward, _tapped_backward)

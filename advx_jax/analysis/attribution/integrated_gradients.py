@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
 from advx_jax.analysis.attribution.base import (
@@ -18,6 +19,7 @@ from advx_jax.analysis.attribution.base import (
 from advx_jax.analysis.attribution.baselines import Baseline, baseline_images
 from advx_jax.attacks.arrays import Images, Keys, Labels, Values
 from advx_jax.attacks.base import Model, Number, example_keys
+from advx_jax.attacks.checks import ImagesLike, LabelsLike
 from advx_jax.errors import UserError
 
 Rule = Literal["gauss_legendre", "midpoint"]
@@ -31,13 +33,14 @@ class IntegratedGradients(Attribution):
 
     Attributes:
         steps: points at which the gradient is taken, one after the other: memory does not depend on them.
-        rule: how they are placed and weighted: "gauss_legendre" or "midpoint".
+        rule: how they are placed and weighted: "midpoint", or "gauss_legendre", which gains nothing on paths with
+            kinks, such as those through ReLUs.
         baseline: "black", "mean" (the image's own mean colour), "blurred" or "random" (noise, one draw for each image).
         blur: standard deviation in pixels with which "blurred" blurs.
     """
 
     steps: int = struct.field(pytree_node=False, default=64)
-    rule: Rule = struct.field(pytree_node=False, default="gauss_legendre")
+    rule: Rule = struct.field(pytree_node=False, default="midpoint")
     baseline: Baseline = struct.field(pytree_node=False, default="black")
     blur: Number = 4.0
 
@@ -65,14 +68,15 @@ class IntegratedGradients(Attribution):
                 f"got images of shape {image_shape} each"
             )
 
-    def baselines(self, images: Images, key: Key[Array, "..."] | None = None) -> Images:
+    def baselines(self, images: ImagesLike, key: Key[Array, "..."] | None = None) -> Images:
         """The baseline of each image.
 
         Args:
             images: x.
             key: as for the attribution that they belong to.
         """
-        return baseline_images(self.baseline, images, example_keys(key, jnp.arange(len(images))), self.blur)
+        x = jnp.asarray(images)
+        return baseline_images(self.baseline, x, example_keys(key, jnp.arange(len(x))), self.blur)
 
     def attribute(self, model: Model, images: Images, targets: Labels, keys: Keys) -> Attributions:
         """See `Attribution.attribute`."""
@@ -90,7 +94,7 @@ class IntegratedGradients(Attribution):
 
 
 def completeness_gap(
-    model: Model, images: Images, targets: Labels, attributions: Attributions, baselines: Images
+    model: Model, images: ImagesLike, targets: LabelsLike, attributions: ArrayLike, baselines: ImagesLike
 ) -> Values:
     """How far attributions are from adding up to the change of the logit: |Σa - Δ|/|Δ|, Δ = z_t(x) - z_t(b).
 
@@ -104,8 +108,9 @@ def completeness_gap(
     Returns:
         Of each image; 0 is complete. Where the logit does not change at all, infinite or NaN.
     """
-    change = target_logits(model, images, targets) - target_logits(model, baselines, targets)
-    total = attributions.sum(tuple(range(1, attributions.ndim)))
+    of_image, of_baseline = (target_logits(model, jnp.asarray(x), jnp.asarray(targets)) for x in (images, baselines))
+    change = of_image - of_baseline
+    total = jnp.asarray(attributions).sum(tuple(range(1, jnp.ndim(attributions))))
     return jnp.abs(total - change) / jnp.abs(change)
 
 
