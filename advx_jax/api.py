@@ -56,18 +56,31 @@ class Images(NamedTuple):
         return f"Images({n} images of {size_in_words(size)}, {classes}; {one_line(self.source)})"
 
 
-def load_images(source: str | None = None, split: Split = "test") -> Images:
+def load_images(
+    source: str | None = None,
+    split: Split = "test",
+    n_images: int | None = None,
+    image_shape: tuple[int, int] | tuple[int, int, int] | None = None,
+) -> Images:
     """Load labelled images.
 
     Args:
-        source: `sample`, the 256 test images of CIFAR-10 that ship with the package; `tfds`; a folder with CIFAR-10;
-            or None for the first of these that is there, the full set before the sample.
+        source: `sample`, the 256 test images of CIFAR-10 that ship with the package; `tfds`; a folder with CIFAR-10; or
+            a set of one's own: a folder of class folders, an `.npz` file, and what else `--data` takes
+            (docs/own-images.md). None is the first CIFAR-10 that is there, the full set before the sample.
         split: "test" or "train".
+        n_images: how many, from the first; all if None.
+        image_shape: (height, width) or (height, width, channels) to which the images are brought; as they are if None.
 
     Raises:
-        UserError: the source is not there, is damaged, or has no such split.
+        UserError: the source is not there, is damaged, or has no such split; its images have several sizes and there is
+            no `image_shape`; or it has fewer images.
     """
-    data = sources.load_images(source, split)
+    data = sources.load_images(source, split, image_shape)
+    if n_images is not None:
+        if not 0 < n_images <= len(data):
+            raise UserError(f"expected n_images from 1 to {len(data)}, got {n_images}")
+        data = data.part(slice(n_images))
     return Images(unit_images(data.images), data.labels.astype(np.int32), data.class_names, data.source)
 
 

@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     config.batch_size = 64
     # ResNet-20.
     config.architecture.stage_lengths = (3, 3, 3)
-    config.optimizer.update(warm_up_epochs=1.0, decay="cosine", learning_rate_drops=())
+    config.optimizer.update(warm_up_epochs=0.5, decay="cosine", learning_rate_drops=())
     # Digits, letters and signs are others in a mirror: --config.augmentation.flip_probability=0.
     config.attack.update(kind="l2", eps=0.01, steps=3, attacked_probability=0.5)
     return config

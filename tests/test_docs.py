@@ -242,8 +242,8 @@ def run_document(name: str, folder: Path) -> int:
         if file := FILES_IN_DOCUMENTS.match(block):
             (folder / file[1]).write_text(block, encoding="utf-8")
             assert len(block.splitlines()) <= 45, file[1]
-            if file[1] == "digits.py":
-                subprocess.run([sys.executable, "digits.py"], check=True, cwd=folder)
+            if file[1] in ("digits.py", "photos.py"):
+                subprocess.run([sys.executable, file[1]], check=True, cwd=folder)
     lines = [
         line
         for block in re.findall(r"^```sh\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
@@ -264,6 +264,14 @@ def test_commands_with_a_model_of_ones_own_run(tmp_path):
     results = json.loads((tmp_path / "output/explanations.json").read_text())
     assert results["class_names"][3] == "digit 3"
     assert json.loads((tmp_path / "ara/mine_net-fmn/ara.json").read_text())["settings"]["model"] == "mine_net"
+
+
+def test_commands_with_images_of_ones_own_run(tmp_path):
+    assert run_document("own-images.md", tmp_path) == 5
+    results = json.loads((tmp_path / "output/explanations.json").read_text())
+    assert [entry["folder"] for entry in results["images"]] == ["0-cat", "10-dog", "20-ship"]
+    results = json.loads((tmp_path / "by-mine/explanations.json").read_text())
+    assert results["class_names"] == ["cat", "dog", "ship"]
 
 
 def test_commands_with_code_of_ones_own_run(tmp_path):
