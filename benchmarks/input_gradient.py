@@ -8,6 +8,8 @@ lanes for networks of other families with random numbers, beside RobustBench's o
 (`pip install --no-deps robustbench==1.1.1`), with fewer steps.
 """
 
+import unittest
+
 import jax
 import numpy as np
 
@@ -17,6 +19,7 @@ from advx_jax.analysis.workers import Worker, spread
 from advx_jax.attacks import PublishedBounded
 from advx_jax.attacks.base import State
 from advx_jax.convert.keys import to_flax
+from advx_jax.errors import UserError
 from advx_jax.networks.classifier import Classifier
 from advx_jax.networks.named import architecture_named
 from benchmarks.side_by_side import ModelPair, Row, compare, model_pair, report
@@ -44,11 +47,14 @@ def _random_pair(name: str) -> ModelPair:
     import torch
     from robustbench_models import numpy_state, robustbench_file, with_random_numbers
 
-    if name.startswith("PreActResNet"):
-        module = robustbench_file("resnet")
-        twin = module.PreActResNet(module.PreActBlock, [2, 2, 2, 2])
-    else:
-        twin = robustbench_file("wide_resnet").WideResNet(depth=28, widen_factor=10)
+    try:
+        if name.startswith("PreActResNet"):
+            module = robustbench_file("resnet")
+            twin = module.PreActResNet(module.PreActBlock, [2, 2, 2, 2])
+        else:
+            twin = robustbench_file("wide_resnet").WideResNet(depth=28, widen_factor=10)
+    except unittest.SkipTest as error:
+        raise UserError(str(error)) from error
     twin = with_random_numbers(twin).requires_grad_(False)
     architecture = architecture_named(name)
     classifier = Classifier(to_flax(numpy_state(twin), architecture), architecture)
