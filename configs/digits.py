@@ -3,7 +3,7 @@
 python -m advx_jax.train --config=configs/digits.py
 
 Running time: a minute on 2 CPU cores.
-Expected: test accuracy above 0.95.
+Expected: test accuracy above 0.99.
 """
 
 from ml_collections import ConfigDict

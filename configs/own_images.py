@@ -5,7 +5,7 @@ python -m advx_jax.train --config=configs/own_images.py --config.data=photos
 The folder holds one folder for each class, called like it, or `train` and `test` above those; without them, every
 fifth image is kept for testing. `--config.data` takes everything that `--data` of the other commands takes.
 
-Running time: 4,000 images of 64x64 take 14 minutes an epoch on 2 CPU cores; not measured on a GPU.
+Running time: 9 images a second on 2 CPU cores that had much other work too; not measured on a GPU.
 Expected: depends on the images.
 """
 
