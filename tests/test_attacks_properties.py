@@ -32,6 +32,7 @@ from advx_jax.attacks import (
     AutoAttack,
     FirstSuccess,
     FixedEpsilon,
+    FrankWolfe,
     NoBetterThanRandom,
     Published,
     PublishedBounded,
@@ -44,6 +45,7 @@ from advx_jax.attacks import (
 from advx_jax.errors import UserError
 
 SHAPE, N, K, HIDDEN = (6, 6, 3), 8, 5, 16
+POWERS = {"L1.5": 1.5, "L2": 2}
 # Far enough for some images, not for all.
 EPS = {"L2": 0.5, "Linf": 0.06}
 WRONG = 5
@@ -133,6 +135,10 @@ TABLE = {
     "targeted square": Square(eps=2.0, norm="L2", steps=20, criterion=Targeted()),
     "targeted ddn": DDN(steps=15, criterion=Targeted()),
     "targeted fmn": FMN(steps=15, criterion=Targeted()),
+    "frank-wolfe L2": FrankWolfe(eps=EPS["L2"], norm="L2", steps=8),
+    "frank-wolfe Linf": FrankWolfe(eps=EPS["Linf"], norm="Linf", steps=8),
+    "frank-wolfe out of the box": FrankWolfe(eps=3.0, norm="L1.5", steps=8, stay_in_range=False),
+    "targeted frank-wolfe": FrankWolfe(eps=2.0, steps=8, criterion=Targeted()),
     "targeted published": Published(eps=4.0, steps=25, criterion=Targeted()),
 }
 # Its 5000 queries are many for the columns that run it again and again.
@@ -163,8 +169,9 @@ def found_by(name):
 
 
 def sizes(norm, change):
-    flat = np.asarray(change, np.float64).reshape(len(change), -1)
-    return np.abs(flat).max(1) if norm == "Linf" else np.sqrt((flat**2).sum(1))
+    flat = np.abs(np.asarray(change, np.float64).reshape(len(change), -1))
+    power = POWERS.get(norm)
+    return flat.max(1) if power is None else (flat**power).sum(1) ** (1 / power)
 
 
 def check_result(attack, result):
@@ -179,8 +186,8 @@ def check_result(attack, result):
     for told, measured in ((result.norm, sizes(norm or "L2", change)), (result.rms, sizes("L2", change) / 108**0.5)):
         np.testing.assert_allclose(told[success], measured[success], rtol=ROUNDING, atol=1e-7)
         assert np.isinf(told[~success]).all()
-    if isinstance(leaves_of(attack)[0], FixedEpsilon | Wrong):
-        rounding = PIXEL_ROUNDING * (len(change[0].ravel()) ** 0.5 if norm == "L2" else 1)
+    if isinstance(leaves_of(attack)[0], FixedEpsilon | FrankWolfe | Wrong):
+        rounding = PIXEL_ROUNDING * sizes(norm, np.ones((1, *SHAPE)))
         assert (sizes(norm, change) <= float(eps) * (1 + 4 * PIXEL_ROUNDING) + 2 * rounding).all()
     if stays:
         assert -1e-6 <= result.adversarial.min() <= result.adversarial.max() <= 1 + 1e-6

@@ -17,8 +17,10 @@ from advx_jax.analysis.soundness import prepared
 from advx_jax.analysis.workers import Worker
 from advx_jax.attacks.base import Model
 from advx_jax.attacks.checks import ImagesLike
+from advx_jax.attacks.explaining import ExplanationAttack
+from advx_jax.attacks.frank_wolfe import FrankWolfeState
 from advx_jax.attacks.norms import rms
-from advx_jax.attacks.published import EXPLANATION, PublishedBounded, PublishedState
+from advx_jax.attacks.published import EXPLANATION, PublishedState
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,7 +33,8 @@ class Explanation:
         targets: the classes; what follows is in their order.
         perturbations: δ towards each target; image + δ is the explanation, not clipped.
         rms: RMS of each δ on the images' scale.
-        first_ok: first step at which RMS(δ) had reached ρ; the number of steps if it never did.
+        first_ok: first step at which δ had reached its bound, RMS(δ) = ρ for the paper's; the number of steps if
+            it never did.
         reached: whether it did.
         finite: no value was infinite or NaN on the way.
     """
@@ -66,7 +69,7 @@ def second_class(logits: Float[np.ndarray, " classes"], label: int) -> int:
 def explain(
     model: Model,
     images: ImagesLike,
-    attack: PublishedBounded = EXPLANATION,
+    attack: ExplanationAttack = EXPLANATION,
     on_progress: Callable[[float], None] = lambda _: None,
     chunk: ExplanationChunk | None = None,
     targets: Int[np.ndarray, "n targets"] | None = None,
@@ -117,7 +120,7 @@ def explain(
             yield int(place), Explanation(*(field[row] for field in fields))
 
 
-def explanation_chunk(model: Model, images: Any, attack: PublishedBounded, n_targets: int) -> ExplanationChunk:
+def explanation_chunk(model: Model, images: Any, attack: ExplanationAttack, n_targets: int) -> ExplanationChunk:
     """How many images make a chunk, and towards how many classes each is changed at once.
 
     Args:
@@ -135,7 +138,7 @@ def explanation_chunk(model: Model, images: Any, attack: PublishedBounded, n_tar
 
 
 @jax.jit
-def _of_each(attack: PublishedBounded, state: PublishedState, finite: Array) -> tuple[Array, ...]:
+def _of_each(attack: ExplanationAttack, state: PublishedState | FrankWolfeState, finite: Array) -> tuple[Array, ...]:
     """Of each target and image: δ, its RMS, when it had reached ρ, whether it did, and whether all was finite."""
     first_stop = state.first_stop
     return state.perturbation, jax.vmap(rms)(state.perturbation), first_stop, first_stop < attack.steps, finite

@@ -7,9 +7,11 @@ from advx_jax.attacks.best import BEST
 from advx_jax.attacks.criteria import Criterion, Misclassified, NoBetterThanRandom, Targeted
 from advx_jax.attacks.ddn import DDN
 from advx_jax.attacks.ensemble import Ensemble, FirstSuccess, Restarted, SmallestSuccess
+from advx_jax.attacks.explaining import EXPLANATIONS, ExplanationAttack
 from advx_jax.attacks.fab import FAB, FABT
 from advx_jax.attacks.fixed_epsilon import FixedEpsilon, RandomStart
 from advx_jax.attacks.fmn import FMN
+from advx_jax.attacks.frank_wolfe import FrankWolfe
 from advx_jax.attacks.minimum_norm import MinimumNorm
 from advx_jax.attacks.pgd import PGD
 from advx_jax.attacks.published import EXPLANATION, Published, PublishedBounded
@@ -21,6 +23,7 @@ __all__ = [
     "BEST",
     "DDN",
     "EXPLANATION",
+    "EXPLANATIONS",
     "FAB",
     "FABT",
     "FMN",
@@ -30,8 +33,10 @@ __all__ = [
     "AutoAttack",
     "Criterion",
     "Ensemble",
+    "ExplanationAttack",
     "FirstSuccess",
     "FixedEpsilon",
+    "FrankWolfe",
     "MinimumNorm",
     "Misclassified",
     "NoBetterThanRandom",

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from advx_jax.attacks.projections import Norm
 from advx_jax.errors import UserError
 
 ImagesLike = Any
@@ -36,14 +35,18 @@ _TRAINING_MODE = {
     "InvalidRngError": "pass deterministic=True to its Dropout (often train=False)",
 }
 
-_NORMS: dict[str, Norm] = {
+_NORMS = {
     "l2": "L2",
     "2": "L2",
     "linf": "Linf",
     "inf": "Linf",
     "linfinity": "Linf",
     "infinity": "Linf",
+    "l1.5": "L1.5",
+    "1.5": "L1.5",
 }
+# Of those that are known, what attacks take that do not say otherwise by `norms`.
+_USUAL_NORMS = ("L2", "Linf")
 _CHOICES = {
     "direction": ("cross_entropy", "scale_free"),
     "climb": ("margin", "log_odds"),
@@ -218,16 +221,20 @@ def number_of_classes(model: Any, images: Array | np.ndarray) -> int:
     return int(logits.shape[1])
 
 
-def norm_named(norm: Any) -> Norm:
+def norm_named(norm: Any, taken: tuple[str, ...] = _USUAL_NORMS) -> str:
     """The norm meant by a name in any spelling ("L2", "l2", "Linf", "inf"), or by 2 or infinity.
+
+    Args:
+        norm: its name.
+        taken: those that there are to choose from.
 
     Raises:
         UserError: it is none of them.
     """
     name = f"{norm:g}" if isinstance(norm, int | float | np.number) else norm
     known = _NORMS.get(name.lower().replace("_", "").replace("-", "")) if isinstance(name, str) else None
-    if known is None:
-        raise UserError(f"expected L2 or Linf as the norm, got {norm!r}")
+    if known not in taken:
+        raise UserError(f"expected {', '.join(taken[:-1])} or {taken[-1]} as the norm, got {norm!r}")
     return known
 
 
@@ -249,7 +256,7 @@ def check_settings(settings: Any, in_use: bool = True) -> None:
         elif name in _COUNTS and value is not None:
             object.__setattr__(settings, name, counted(name, value))
         elif name == "norm":
-            object.__setattr__(settings, name, norm_named(value))
+            object.__setattr__(settings, name, norm_named(value, getattr(settings, "norms", _USUAL_NORMS)))
         elif name in _CHOICES and value not in _CHOICES[name]:
             raise UserError(f"expected {' or '.join(_CHOICES[name])} as {name}, got {value!r}")
     eps = getattr(settings, "eps", None)

@@ -29,7 +29,7 @@ _BASIC, _BOTTLENECK = (3, 3), (1, 3, 1)
 _EXPANSION = 4
 
 # Larger networks than anybody trains; what a file claims beyond costs memory and time to build.
-_MOST_BLOCKS_IN_A_STAGE, _WIDEST, _MOST_CLASSES = 100, 1024, 2**20
+_MOST_BLOCKS_IN_A_STAGE, _WIDEST, _MOST_CLASSES = 300, 1024, 2**20
 _SMALLEST_SIDE, _LARGEST_SIDE, _MOST_CHANNELS = 8, 4096, 64
 
 

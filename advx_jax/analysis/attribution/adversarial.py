@@ -5,21 +5,22 @@ from flax import struct
 from advx_jax.analysis.attribution.base import Attribution, Attributions
 from advx_jax.attacks.arrays import Images, Keys, Labels
 from advx_jax.attacks.base import Model
-from advx_jax.attacks.published import EXPLANATION, PublishedBounded
+from advx_jax.attacks.explaining import ExplanationAttack
+from advx_jax.attacks.published import EXPLANATION
 from advx_jax.errors import UserError
 
 
 @struct.dataclass(kw_only=True)
 class AdversarialExplanation(Attribution):
-    """a = δ, the change of RMS ρ that makes the image look more like the target: the difference map.
+    """a = δ, the change of size ρ that makes the image look more like the target: the difference map.
 
     Where δ is positive the image should be brighter to be more like the class; x + δ is the explanation itself.
 
     Attributes:
-        attack: towards a class; ρ is its eps.
+        attack: towards a class; ρ is its eps. In another norm than the paper's, one of `attacks.EXPLANATIONS`.
     """
 
-    attack: PublishedBounded = EXPLANATION
+    attack: ExplanationAttack = EXPLANATION
 
     @property
     def name(self) -> str:

@@ -1,0 +1,15 @@
+"""Attacks that make adversarial explanations, by the norm that their changes are bounded in."""
+
+from advx_jax.attacks.criteria import Targeted
+from advx_jax.attacks.frank_wolfe import FrankWolfe
+from advx_jax.attacks.published import EXPLANATION, PublishedBounded
+
+ExplanationAttack = PublishedBounded | FrankWolfe
+"""Attacks whose state keeps δ, whether or not the target is reached, and when δ had reached its bound."""
+
+EXPLANATIONS: dict[str, ExplanationAttack] = {
+    "L2": EXPLANATION,
+    "Linf": FrankWolfe(eps=8 / 255, norm="Linf", criterion=Targeted()),
+    "L1.5": FrankWolfe(eps=12.0, norm="L1.5", criterion=Targeted()),
+}
+"""Towards a class given as target: as published; by at most 8 of 255 grey levels; by a sparse change."""
