@@ -2,8 +2,10 @@
 
 import functools
 import json
+import re
 import sys
 import types
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -112,7 +114,7 @@ def test_input_x_gradient_of_a_linear_model_adds_up_to_the_logit():
 
 
 @pytest.mark.parametrize("baseline", BASELINES)
-@pytest.mark.parametrize(("rule", "steps"), [("gauss_legendre", 1), ("midpoint", 3)])
+@pytest.mark.parametrize(("rule", "steps"), [("gauss_legendre", 1), ("midpoint", 3), ("squares", 3)])
 def test_integrated_gradients_of_a_linear_model_are_complete_from_one_step_on(baseline, rule, steps):
     key = jax.random.key(7)
     method = IntegratedGradients(steps=steps, rule=rule, baseline=baseline)
@@ -358,7 +360,7 @@ def test_grad_cam_of_blocks_that_are_computed_twice_to_save_memory():
 def _unchecked(**settings):
     """Make a method as it is made where nobody checks types of arguments."""
     method = object.__new__(IntegratedGradients)
-    for name, value in {"steps": 64, "rule": "midpoint", "baseline": "black", "blur": 4.0, **settings}.items():
+    for name, value in {"steps": 64, "rule": "squares", "baseline": "black", "blur": 4.0, **settings}.items():
         object.__setattr__(method, name, value)
     method.__post_init__()
 
@@ -404,7 +406,7 @@ def over_images(targets):
     [
         (lambda net: find_method("smothgrad"), r"expected an attribution \(gradient, .*; did you mean smoothgrad\?"),
         (lambda net: IntegratedGradients(steps=0), "expected at least 1 step, got 0"),
-        (lambda net: _unchecked(rule="simpson"), "expected gauss_legendre or midpoint as rule, got 'simpson'"),
+        (lambda net: _unchecked(rule="simpson"), "squares or midpoint or gauss_legendre as rule, got 'simpson'"),
         (lambda net: _unchecked(baseline="white"), "black or mean or blurred or random as baseline, got 'white'"),
         (lambda net: SmoothGrad(sigma=-1.0), "expected sigma above 0, got -1.0"),
         (lambda net: SmoothGrad(samples=0), "expected at least 1 sample, got 0"),
@@ -439,3 +441,10 @@ def test_what_cannot_be_is_refused_in_one_line(call, message, net):
     with pytest.raises(UserError, match=message) as raised:
         call(net)
     assert "\n" not in str(raised.value)
+
+
+def test_costs_in_the_documents_are_those_of_the_code():
+    text = (Path(__file__).parents[1] / "docs" / "attributions.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| `(\w+)` \| `(\w+)` \|.*\| (\d+) \| arXiv [\d.]+ \|$", text, flags=re.MULTILINE)
+    known = [(name, type(method).__name__, str(method.passes((32, 32, 3)))) for name, method in METHODS.items()]
+    assert told == known

@@ -18,6 +18,7 @@ from advx_jax.analysis.attribution import (
     attribute_images,
     completeness_gap,
     sample_noise,
+    target_logits,
 )
 from advx_jax.attacks import example_keys
 
@@ -36,9 +37,10 @@ except ImportError as error:
     pytest.skip(f"needs captum (pip install -e '.[peers]'): {error}", allow_module_level=True)
 
 STEPS, SAMPLES, SIGMA, WINDOW, STRIDE = 12, 5, 0.1, (3, 4), (2, 3)
-# Relative to the largest value. In float64 on a smooth network only the order of sums differs; in float32 on deep ones
-# rounding does.
-EXACTLY, NEARLY = 1e-9, 1e-4
+# Relative to the largest value. In float64 only the order of sums differs, but Captum keeps the lengths of integration
+# steps, and how many windows cover a position, in float32; in float32 on deep networks rounding does.
+EXACTLY, NEARLY = 1e-12, 1e-4
+FLOAT32_WITHIN = dict.fromkeys(("integrated gradients", "integrated gradients, midpoint", "occlusion"), 2e-7)
 
 
 def last_stage(twin):
@@ -112,7 +114,7 @@ def difference(name, classifier, twin, images, targets):
 def test_a_small_network_in_float64(name):
     with in_float64() as (classifier, twin, images, labels):
         far = difference(name, classifier, twin, images, (labels + 1) % 10)
-    assert far < EXACTLY
+    assert far < FLOAT32_WITHIN.get(name, EXACTLY)
 
 
 @pytest.fixture(scope="module", params=PUBLISHED_NAMES)
@@ -157,8 +159,11 @@ def test_integrated_gradients_of_published_networks_are_complete(published, ara_
     images, labels = map(jnp.asarray, ara_subset)
     method = IntegratedGradients(steps=64)
     found = attribute_images(classifier, images, labels, method)
-    gaps = jax.jit(completeness_gap)(classifier, images, labels, found, method.baselines(images))
-    print(f"\n{network}: gap {np.median(gaps):.2g}, at most {gaps.max():.2g}")
-    assert np.median(gaps) < 0.01
-    # Derivatives along the path jump where units are ReLUs.
+    baselines = method.baselines(images)
+    gaps = jax.jit(completeness_gap)(classifier, images, labels, found, baselines)
+    changes = jnp.abs(target_logits(classifier, images, labels) - target_logits(classifier, baselines, labels))
+    together = (gaps * changes).sum() / changes.sum()
+    print(f"\n{network}: gap {together:.2g}, median {np.median(gaps):.2g}, at most {gaps.max():.2g}")
+    # Where the logit hardly changes, a single image's gap is large by itself; derivatives jump where units are ReLUs.
+    assert max(together, np.median(gaps)) < 0.01
     assert classifier.architecture.activation == "relu" or gaps.max() < 0.01

@@ -50,7 +50,7 @@ _USUAL_NORMS = ("L2", "Linf")
 _CHOICES = {
     "direction": ("cross_entropy", "scale_free"),
     "climb": ("margin", "log_odds"),
-    "rule": ("gauss_legendre", "midpoint"),
+    "rule": ("squares", "midpoint", "gauss_legendre"),
     "baseline": ("black", "mean", "blurred", "random"),
 }
 
