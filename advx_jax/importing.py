@@ -37,7 +37,7 @@ def import_by_name(text: str, flag: str, what: str) -> Any:
         sys.path.append(folder)
     try:
         loaded = importlib.import_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
             f"expected {module} of --{flag}={text} to be a module that can be imported, got {reason}"

@@ -41,6 +41,8 @@ class Normalisation:
             raise UserError(
                 f"expected as many finite means as positive standard deviations to normalise images with, got {self}"
             )
+        if max(map(abs, self.mean)) > 1:
+            raise UserError(f"expected means and standard deviations of images in [0,1], got {self}: divide all by 255")
 
     def __str__(self) -> str:
         """As --normalise takes it, with a few digits."""

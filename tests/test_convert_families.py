@@ -118,6 +118,7 @@ def test_what_the_file_does_not_tell_is_asked_for_and_must_not_contradict_it(tmp
         "how images are normalised: give --normalise=none|cifar10|cifar100|imagenet|0.49,0.48,0.45/0.25,0.24,0.26"
     )
     assert "expected --normalise=none|cifar10" in refusal(read_pt, plain, normalisation="cifar11")
+    assert "divide all by 255" in refusal(read_pt, plain, normalisation="125.3,123,113.9/63,62.1,66.7")
     assert "one for 2" in refusal(read_pt, plain, normalisation="0.5,0.5/1,1")
     assert "as many finite means" in refusal(read_pt, plain, normalisation="0.5,0.5/1")
     assert "as many finite means" in refusal(read_pt, plain, normalisation="0.5/0")

@@ -65,6 +65,17 @@ def test_a_number_for_each_example_that_depends_on_no_other(name):
 
 
 @each_metric
+def test_attributions_that_are_no_numbers_have_no_score(name):
+    metric = small(name)
+    if metric.takes_method:
+        pytest.skip("takes the method")
+    slopes = np.array(CASE.slopes)
+    slopes[1, 0, 0, 0] = np.nan
+    found = np.asarray(metric(MODEL, CASE.images, CASE.targets, slopes, KEYS))
+    np.testing.assert_array_equal(np.isnan(found), np.arange(N) == 1)
+
+
+@each_metric
 def test_the_same_key_gives_the_same(name):
     metric = small(name)
     arguments = MODEL, CASE.images, CASE.targets, explained_by(metric, CASE.slopes)

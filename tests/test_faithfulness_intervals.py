@@ -58,6 +58,14 @@ def test_counterfactuals_are_judged_by_their_change_and_its_effect():
     np.testing.assert_allclose(found.gained, probabilities[1] - probabilities[0], atol=1e-5)
 
 
+def test_an_explanation_that_is_no_number_reaches_nothing():
+    broken = np.where(np.arange(N)[:, None, None, None] == 1, np.nan, CASE.images).astype(np.float32)
+    # Class 0, which argmax names where all are NaN.
+    found = counterfactual_quality(CASE.model, CASE.images, broken, np.zeros(N, np.int32))
+    expected = CASE.logits(CASE.images).argmax(1) == 0
+    np.testing.assert_array_equal(found.valid, expected & (np.arange(N) != 1))
+
+
 def test_explanations_have_to_be_of_the_images():
     with pytest.raises(UserError, match=r"^expected explanations of the images' shape \(4, 6, 5, 3\), got"):
         counterfactual_quality(CASE.model, CASE.images, CASE.images[..., 0], CASE.targets)

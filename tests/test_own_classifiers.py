@@ -29,6 +29,7 @@ with warnings.catch_warnings():
 SHAPE, K, N = (12, 10, 1), 3, 6
 IMAGES = np.random.default_rng(0).uniform(size=(N, *SHAPE)).astype(np.float32)
 LABELS = np.arange(N) % K
+ONE = np.ones((1, K), np.float32)
 
 
 class Linen(nn.Module):
@@ -154,6 +155,57 @@ def test_fingerprints_see_code_and_constants():
     assert prints[0] == known(ax.from_function(logits(weights.copy(), 1))).fingerprint()
 
 
+def with_gradient(scale):
+    @jax.custom_vjp
+    def identity(x):
+        return x
+
+    identity.defvjp(lambda x: (x, None), lambda _, cotangent: (scale * cotangent,))
+    weights = jnp.ones((120, K)) * jnp.arange(K)
+    return lambda x: identity(x.reshape(len(x), -1)) @ weights
+
+
+def with_tangent(scale):
+    @jax.custom_jvp
+    def identity(x):
+        return x
+
+    identity.defjvp(lambda primals, tangents: (primals[0], scale * tangents[0]))
+    weights = jnp.ones((120, K)) * jnp.arange(K)
+    return lambda x: identity(x.reshape(len(x), -1)) @ weights
+
+
+@pytest.mark.parametrize("make", [with_gradient, with_tangent])
+def test_fingerprints_see_rules_for_gradients(make):
+    prints = [known(ax.from_function(make(scale))).fingerprint() for scale in (1.0, -1.0, 1.0)]
+    assert prints[0] == prints[2] != prints[1]
+
+
+def test_a_model_without_a_gradient_has_a_fingerprint():
+    def counted(x):
+        return jax.lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, s[1] * 1.5), (0, x))[1].sum((1, 2)) @ ONE
+
+    assert len(known(ax.from_function(counted)).fingerprint()) == 64
+
+
+def test_a_model_that_calls_back_into_python_is_refused():
+    def outside(x):
+        shape = jax.ShapeDtypeStruct((len(x), K), jnp.float32)
+        return jax.jit(lambda x: jax.pure_callback(lambda x: np.zeros((len(x), K), np.float32), shape, x))(x)
+
+    with pytest.raises(UserError, match=r"got one that calls back into Python \(pure_callback\)") as caught:
+        known(ax.from_function(outside)).fingerprint()
+    assert "\n" not in str(caught.value)
+
+
+def test_names_and_shapes_that_are_none():
+    for names in ("cat", ("a", "a", "b")):
+        with pytest.raises(UserError, match="expected class_names as different texts, one for each class, got"):
+            ax.from_function(lambda x: x, class_names=names)
+    with pytest.raises(UserError, match=r"got \(3, 16, 16\), with channels first"):
+        ax.from_function(lambda x: x, image_shape=(3, 16, 16))
+
+
 def test_a_fingerprint_is_the_same_in_another_process(tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
     code = (
@@ -204,6 +256,10 @@ def test_normalized():
     np.testing.assert_allclose(model(jnp.full((1, 2, 2, 2), 0.5)), [[0, 2]])
     with pytest.raises(UserError, match="expected a mean and a positive std for each channel"):
         ax.normalized(model, (0.5,), (0.0,))
+    with pytest.raises(UserError, match="divide both by 255"):
+        ax.normalized(model, (125.3, 123.0), (63.0, 62.1))
+    with pytest.raises(UserError, match="expected images of 2 channels, as mean and std have, got 3"):
+        model(jnp.zeros((1, 2, 2, 3)))
 
 
 MINE = """

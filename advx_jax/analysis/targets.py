@@ -92,6 +92,6 @@ def _class_number(name: str, class_names: Sequence[str]) -> int:
     if name.isdecimal() and int(name) < len(class_names):
         return int(name)
     raise UserError(
-        f"expected all, top5, or names of classes ({', '.join(class_names[:3])}, …) as targets, got {name!r}"
+        f"expected all, top5, or names or numbers of classes ({', '.join(class_names[:3])}, …) as targets, got {name!r}"
         f"{nearest(name, class_names, 0.6)}"
     )

@@ -258,6 +258,11 @@ def as_attack(attack: Any) -> Attack:
     """
     if not isinstance(attack, Attack):
         raise UserError(f"expected an attack such as advx_jax.attacks.PGD(eps=0.5, norm='L2'), got {attack!r}")
+    if jax.tree_util.all_leaves([attack]):
+        name = type(attack).__name__
+        raise UserError(
+            f"expected an attack that is a pytree, got {name}: put @flax.struct.dataclass above class {name}"
+        )
     return attack
 
 

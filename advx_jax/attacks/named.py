@@ -7,7 +7,7 @@ from typing import Any
 
 from advx_jax.attacks.apgd import APGD, APGDT
 from advx_jax.attacks.autoattack import AutoAttack
-from advx_jax.attacks.base import Attack
+from advx_jax.attacks.base import Attack, as_attack
 from advx_jax.attacks.best import BEST
 from advx_jax.attacks.ddn import DDN
 from advx_jax.attacks.ensemble import FirstSuccess, Restarted
@@ -146,4 +146,4 @@ def _made(name: str, maker: Any, settings: dict[str, Any]) -> Any:
 def _checked(name: str, found: Any) -> Attack:
     if not isinstance(found, Attack):
         raise UserError(f"expected {name} to be an advx_jax.attacks.Attack, got {type(found).__name__}")
-    return found
+    return as_attack(found)

@@ -20,6 +20,7 @@ from advx_jax.errors import UserError
 from advx_jax.messages import listed, shown
 from advx_jax.networks.own_classifier import ImageShape, JoinedCall, OwnClassifier, as_pytree, is_array
 
+_CHANNELS = (1, 3, 4)
 # As networks call the arguments that put them into evaluation mode.
 _EVALUATION_MODE = {
     "train": False,
@@ -44,13 +45,18 @@ def from_function(
         class_names: in the order of the logits.
         image_shape: height, width and channels that it takes; found from the images if None.
         kind: what to call it in `repr`.
+
+    Raises:
+        UserError: it cannot be called, or names or shape are none.
     """
     if isinstance(function, OwnClassifier):
         function = function.model
+    if not callable(function):
+        raise UserError(f"expected a function from images to logits, got {type(function).__name__}")
     return OwnClassifier(
         as_pytree(function),
         None if image_shape is None else checked_shape(image_shape),
-        class_names=None if class_names is None else tuple(map(str, class_names)),
+        class_names=None if class_names is None else checked_class_names(class_names),
         kind=type(function).__name__ if kind is None else kind,
     )
 
@@ -182,14 +188,28 @@ def normalized(model: Callable[[Array], Array], mean: Sequence[float], std: Sequ
         std: of each channel.
 
     Raises:
-        UserError: they are not equally many, or a standard deviation is not positive.
+        UserError: they are not equally many, a standard deviation is not positive, or they are of pixels up to 255.
     """
     means, stds = (np.asarray(values, np.float32) for values in (mean, std))
     if means.ndim != 1 or means.shape != stds.shape or not (stds > 0).all():
         raise UserError(f"expected a mean and a positive std for each channel, got {mean} and {std}")
+    if np.abs(means).max(initial=0) > 1:
+        raise UserError(f"expected mean and std of images in [0,1], got {mean} and {std}: divide both by 255")
     inner = model if isinstance(model, OwnClassifier) else from_function(model)
     call = jax.tree_util.Partial(_apply_normalized, inner.model, jnp.asarray(means), jnp.asarray(stds))
     return from_function(call, inner.class_names, inner.image_shape, inner.kind)
+
+
+def checked_class_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of classes, in the order of the logits.
+
+    Raises:
+        UserError: they are one text, or two are the same.
+    """
+    found = () if isinstance(names, str) else tuple(map(str, names))
+    if isinstance(names, str) or len(set(found)) < len(found):
+        raise UserError(f"expected class_names as different texts, one for each class, got {shown(names)}")
+    return found
 
 
 def checked_shape(shape: Any) -> ImageShape:
@@ -201,6 +221,8 @@ def checked_shape(shape: Any) -> ImageShape:
     sizes = tuple(shape) if isinstance(shape, tuple | list) else ()
     if len(sizes) != 3 or not all(type(size) is int and size > 0 for size in sizes):
         raise UserError(f"expected image_shape as (height, width, channels), got {shape!r}")
+    if sizes[0] in _CHANNELS and min(sizes[1:]) > max(_CHANNELS):
+        raise UserError(f"expected image_shape as (height, width, channels), got {shape!r}, with channels first")
     return sizes[0], sizes[1], sizes[2]
 
 
@@ -244,4 +266,6 @@ def _apply_haiku(
 
 
 def _apply_normalized(model: Callable[[Array], Array], mean: Array, std: Array, images: Array) -> Array:
+    if len(mean) not in (1, images.shape[-1]):
+        raise UserError(f"expected images of {len(mean)} channels, as mean and std have, got {images.shape[-1]}")
     return model((images - mean) / std)

@@ -127,19 +127,28 @@ class OwnClassifier:
         return dataclasses.replace(self, image_shape=shape, classes=classes)
 
     def fingerprint(self) -> str:
-        """Sha256 of all arrays and of the traced program: equal for equal classifiers, in any process.
+        """Sha256 of all arrays and of the traced program, its gradient with it: equal for equal classifiers, anywhere.
 
-        A release of JAX may write programs in another way, and then it is another one.
+        The gradient, because attacks follow it, and somebody's own rules for it stand in no forward program. A release
+        of JAX may write programs in another way, and then it is another one.
 
         Raises:
-            UserError: it is not known yet what images it takes.
+            UserError: it is not known yet what images it takes; or it calls back into Python, of which nobody sees what
+                is computed there.
         """
         if self.image_shape is None:
             raise UserError(f"expected {self!r} to know its images, got none yet")
         images = jax.ShapeDtypeStruct((_TRACED_ROWS, *self.image_shape), jnp.float32)
-        traced = jax.make_jaxpr(lambda model, x: model(x))(self.model, images)
-        digest = hashlib.sha256(_ADDRESS.sub("", str(traced)).encode())
-        for array in (*jax.tree.leaves(self.model), *_constants(traced)):
+        forward = jax.make_jaxpr(lambda model, x: model(x))(self.model, images)
+        if calls := sorted({name for name in _primitives(forward.jaxpr) if "callback" in name}):
+            raise UserError(
+                f"expected a model that is computed by JAX, got one that calls back into Python ({', '.join(calls)}): "
+                "results of such models cannot be told apart"
+            )
+        programs = [forward, *_backward(self.model, images)]
+        digest = hashlib.sha256("".join(_ADDRESS.sub("", str(program)) for program in programs).encode())
+        constants = (constant for program in programs for constant in _constants(program))
+        for array in (*jax.tree.leaves(self.model), *constants):
             value = np.asarray(jax.random.key_data(array) if _is_key(array) else array)
             digest.update(f"{value.dtype}{value.shape}".encode() + np.ascontiguousarray(value).tobytes())
         return digest.hexdigest()
@@ -149,14 +158,40 @@ def _is_key(array: Any) -> bool:
     return isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
 
 
+def _backward(model: Callable[[Array], Array], images: jax.ShapeDtypeStruct) -> list[core.ClosedJaxpr]:
+    """The program of a weighted sum of logits' gradient; none where there is no gradient, which some attacks spare."""
+
+    def gradient(model: Callable[[Array], Array], x: Array) -> Array:
+        logits, pull = jax.vjp(model, x)
+        # Not of ones: those may vanish in a program where others do not.
+        (found,) = pull(jnp.cos(jnp.arange(logits.size, dtype=logits.dtype)).reshape(logits.shape))
+        return found
+
+    try:
+        return [jax.make_jaxpr(gradient)(model, images)]
+    except Exception:
+        return []
+
+
+def _primitives(program: core.Jaxpr) -> Iterator[str]:
+    """Names of all operations of a program, those of programs within as well."""
+    for step in program.eqns:
+        yield step.primitive.name
+        for inner in _inner(step):
+            yield from _primitives(inner.jaxpr if isinstance(inner, core.ClosedJaxpr) else inner)
+
+
+def _inner(step: core.JaxprEqn) -> Iterator[core.Jaxpr | core.ClosedJaxpr]:
+    for parameter in step.params.values():
+        for inner in parameter if isinstance(parameter, tuple | list) else [parameter]:
+            if isinstance(inner, core.ClosedJaxpr | core.Jaxpr):
+                yield inner
+
+
 def _constants(program: core.ClosedJaxpr) -> Iterator[Any]:
     """Arrays that are no arguments of a program but stand in it, or in programs within; its text lacks their values."""
     yield from program.consts
     for step in program.jaxpr.eqns:
         yield from (value.val for value in step.invars if isinstance(value, core.Literal) and np.ndim(value.val))
-        for parameter in step.params.values():
-            for inner in parameter if isinstance(parameter, tuple | list) else [parameter]:
-                if isinstance(inner, core.ClosedJaxpr):
-                    yield from _constants(inner)
-                elif isinstance(inner, core.Jaxpr):
-                    yield from _constants(core.ClosedJaxpr(inner, ()))
+        for inner in _inner(step):
+            yield from _constants(inner if isinstance(inner, core.ClosedJaxpr) else core.ClosedJaxpr(inner, ()))

@@ -83,4 +83,4 @@ def _classifier(name: str, made: Any) -> Classifier | OwnClassifier:
 def _said(attribute: str, *objects: Any) -> Any:
     """Of a model or else of what made it, as far as it is no method of theirs."""
     values = (getattr(one, attribute, None) for one in objects)
-    return next((value for value in values if isinstance(value, tuple | list)), None)
+    return next((value for value in values if isinstance(value, tuple | list | str)), None)

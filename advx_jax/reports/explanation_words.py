@@ -48,8 +48,13 @@ def shortfall(results: Mapping[str, Any], folders: set[str]) -> str:
         return ""
     total = sum(len(entry["rms"]) for entry in entries)
     finite = [rms for rms in short if math.isfinite(rms)]
-    ends = f"at {min(finite):.4f} to {max(finite):.4f}" if finite else "at no finite size"
-    if finite and min(finite) > settings["eps"]:
+    if not finite:
+        return (
+            f"{len(short)} of {total} explanations by {settings['model']} have no finite size: its logits or gradients "
+            "are infinite or NaN for these images"
+        )
+    ends = f"at {min(finite):.4f} to {max(finite):.4f}"
+    if min(finite) > settings["eps"]:
         return (
             f"{len(short)} of {total} explanations by {settings['model']} end beyond RMS {length(settings['eps'])}, "
             f"{ends} (marked in the gallery): the path had too few --steps to come back"

@@ -193,4 +193,9 @@ def _check_attributions(array: Any, shape: tuple[int, ...]) -> None:
 
 @functools.partial(jax.jit, static_argnames=("metric",))
 def _measured(metric: Metric, model: Model, images: Array, targets: Array, explained: Any, keys: Array) -> Array:
-    return metric.measure(model, images, targets, explained, keys)
+    measured = metric.measure(model, images, targets, explained, keys)
+    if metric.takes_method:
+        return measured
+    # What is compared has an order all the same, and areas and sums that look like others.
+    finite = jnp.isfinite(explained).all(tuple(range(1, explained.ndim)))
+    return jnp.where(finite, measured, jnp.nan)

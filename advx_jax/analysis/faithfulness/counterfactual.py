@@ -73,9 +73,11 @@ def counterfactual_quality(
 def _quality(model: Model, images: Images, explanations: Images, targets: Labels) -> CounterfactualQuality:
     change = explanations - images
     axes = tuple(range(1, change.ndim))
+    logits = model(explanations)
     confidence: Array = class_output("probability", model, explanations, targets)
     return CounterfactualQuality(
-        valid=model(explanations).argmax(-1) == targets,
+        # NaN has no largest logit, though argmax names one.
+        valid=(logits.argmax(-1) == targets) & ~jnp.isnan(logits).any(-1),
         confidence=confidence,
         gained=confidence - class_output("probability", model, images, targets),
         l1=jnp.abs(change).sum(axes),
