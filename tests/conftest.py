@@ -1,13 +1,15 @@
 """Fixtures that several test modules share."""
 
+import gc
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 # As the commands have it, which find JAX imported and take this process for somebody else's; what is started from here
 # is to find what a person's shell has.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-import jax  # noqa: F401
+import jax
 
 del os.environ["TF_CPP_MIN_LOG_LEVEL"]
 
@@ -23,6 +25,14 @@ install_import_hook("advx_jax", "beartype.beartype")
 # Shells start what they put into the background with Ctrl-C ignored, and commands started from here would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_code_is_released() -> Iterator[None]:
+    """Compiled programs hold mappings of memory; Linux gives a process 65,530, and where none is left, XLA crashes."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
