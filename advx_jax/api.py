@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int32
@@ -11,7 +11,7 @@ from advx_jax.analysis import explanations
 from advx_jax.analysis.accuracy import predict
 from advx_jax.analysis.explanations import explain
 from advx_jax.analysis.soundness import fitted
-from advx_jax.analysis.targets import ALL_CLASSES, Targets, targets_named
+from advx_jax.analysis.targets import chosen_targets, targets_named
 from advx_jax.attacks.base import Model
 from advx_jax.attacks.checks import ImagesLike, LabelsLike, checked_images, checked_labels, number_of_classes
 from advx_jax.attacks.published import EXPLANATION, PublishedBounded
@@ -172,7 +172,7 @@ def explain_images(
             )
     # With an output, those whose pictures were there already.
     left = [place for place in range(len(x)) if place not in found]
-    towards = _targets(model, x[left], None if y is None else y[left], chosen)
+    towards = chosen_targets(model, x[left], None if y is None else y[left], chosen)
     with call_progress(len(left), "explain", progress) as update:
         for place, explanation in explain(model, x[left], attack, update, targets=towards):
             found[left[place]] = explanation
@@ -180,14 +180,6 @@ def explain_images(
         Explanation(**vars(found[place]), image=x[place], class_names=names, label=None if y is None else int(y[place]))
         for place in range(len(x))
     )
-
-
-def _targets(model: Model, images: Any, labels: Any, chosen: Targets) -> Int32[np.ndarray, "n targets"] | None:
-    """Of each image; None for all classes. Its likeliest class stands in for the real one where nobody tells it."""
-    if chosen == ALL_CLASSES or len(images) == 0:
-        return None
-    predictions = predict(model, images, progress=False)
-    return chosen.of(predictions.logits, predictions.classes.clip(0) if labels is None else labels)
 
 
 def _classifier(model: Model) -> Classifier | OwnClassifier:

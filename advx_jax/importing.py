@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,47 @@ def is_import_name(text: str) -> bool:
     """Whether it can only mean `package.module:name`, and neither a path nor a name of something that is known."""
     module, colon, attribute = text.partition(":")
     return bool(colon) and attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+def find_by_name(name: str, known: Mapping[str, Any], flag: str, what: str) -> Any:
+    """What has a name here, or what a person names.
+
+    Args:
+        name: one of `known`, in any case; or `package.module:name`.
+        known: by their names.
+        flag: that it was given by, for messages.
+        what: it should be, with its article, for messages: "an attack".
+
+    Raises:
+        UserError: see `import_by_name`; or there is none of that name.
+    """
+    if name.lower() in known:
+        return known[name.lower()]
+    if ":" not in name:
+        hint = nearest(name.lower(), known, _SIMILAR_ENOUGH)
+        raise UserError(f"expected {what} ({', '.join(known)}) or package.module:name, got {name!r}{hint}")
+    return import_by_name(name, flag, what)
+
+
+def made(name: str, maker: Any, what: str, **settings: Any) -> Any:
+    """What a class or function makes with settings; what cannot be called is that already.
+
+    Args:
+        name: that it was found by, for messages.
+        maker: what was found.
+        what: it should make, with its article.
+        settings: to call it with.
+
+    Raises:
+        UserError: it takes others.
+    """
+    if not callable(maker):
+        return maker
+    try:
+        return maker(**settings)
+    except TypeError as error:
+        given = ", ".join(settings) or "no arguments"
+        raise UserError(f"cannot make {what} of {name} with {given}: {error}") from error
 
 
 def import_by_name(text: str, flag: str, what: str) -> Any:

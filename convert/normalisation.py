@@ -7,12 +7,13 @@ import numpy as np
 
 from advx_jax.errors import UserError
 from advx_jax.messages import shown
+from advx_jax.networks.families import CIFAR10_MEAN, CIFAR10_STD, CIFAR100_MEAN, CIFAR100_STD
 
 # CIFAR's as RobustBench and DeepMind's networks have them.
 _NAMED = {
     "none": ((0.0,), (1.0,)),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
-    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "cifar10": (CIFAR10_MEAN, CIFAR10_STD),
+    "cifar100": (CIFAR100_MEAN, CIFAR100_STD),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 ASKED_FOR = f"--normalise={'|'.join(_NAMED)}|0.49,0.48,0.45/0.25,0.24,0.26"

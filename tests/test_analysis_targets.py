@@ -12,7 +12,7 @@ import advx_jax as ax
 from advx_jax.analysis import chunks
 from advx_jax.analysis.chunks import evenly
 from advx_jax.analysis.explanations import ExplanationChunk, explain
-from advx_jax.analysis.targets import ALL_CLASSES, Targets, targets_named
+from advx_jax.analysis.targets import ALL_CLASSES, Targets, chosen_targets, targets_named
 from advx_jax.attacks import EXPLANATION
 from advx_jax.errors import UserError
 
@@ -70,16 +70,16 @@ def test_what_are_no_targets_is_refused(text, message):
 
 def test_the_likeliest_and_the_real_one():
     logits = np.array([[0.0, 3, 1, 2], [0, np.nan, 1, 2], [5, 4, 3, 2]])
-    found = Targets(top=2).of(logits, np.array([0, 3, 1]))
+    found = Targets(top=2).likeliest(logits, np.array([0, 3, 1]))
     assert found.tolist() == [[1, 3, 0], [3, 2, 0], [0, 1, 2]]
-    assert Targets(classes=(3, 1)).of(logits, np.zeros(3, int)).tolist() == [[3, 1]] * 3
-    assert ALL_CLASSES.of(logits, np.zeros(3, int)).tolist() == [[0, 1, 2, 3]] * 3
     assert [t.count(4) for t in (Targets(top=2), Targets(classes=(3, 1)), ALL_CLASSES)] == [3, 2, 4]
 
 
 def test_some_targets_are_explained_as_among_all_and_in_groups_of_any_size():
     whole = dict(explain(model, IMAGES, QUICK))
-    targets = Targets(top=6).of(np.stack([whole[i].logits for i in range(N)]), LABELS)
+    targets = chosen_targets(model, IMAGES, LABELS, Targets(top=6))
+    assert chosen_targets(model, IMAGES, LABELS, ALL_CLASSES) is None
+    assert chosen_targets(model, IMAGES, None, Targets(classes=(3, 1))).tolist() == [[3, 1]] * N
     for at_once in (7, 3, 2):
         done = []
         some = dict(explain(model, IMAGES, QUICK, done.append, ExplanationChunk(2, at_once), targets))
@@ -143,4 +143,3 @@ def test_pictures_and_gallery_of_some_targets(channels, tmp_path):
     others = [name for name in NAMES if NAMES.index(name) not in (4, entry["second"])][:2]
     ax.explain_images(flat, images[:1], LABELS[:1], **keywords | {"targets": ",".join(others), "overwrite": True})
     assert len(list(folder.iterdir())) == 2 + 1
-    assert len(found[0]._repr_html_()) > 0

@@ -11,7 +11,7 @@ import pytest
 from advx_jax.analysis import workers
 from advx_jax.analysis.segments import segment_lengths
 from advx_jax.analysis.workers import Interrupted, lanes, pad, spread
-from advx_jax.networks.own_classifier import as_pytree
+from advx_jax.networks.pytrees import as_pytree
 
 
 def logits_fn(images):

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,7 +12,8 @@ import numpy as np
 from jax.extend import core
 
 from advx_jax.attacks.base import Attack, Model, example_keys
-from advx_jax.networks.own_classifier import as_pytree
+from advx_jax.networks.programs import programs_in
+from advx_jax.networks.pytrees import as_pytree
 
 # What is fixed counts as if it belonged to the images; among so many it hardly matters.
 _TRACED_ROWS = 16
@@ -108,7 +109,7 @@ def _peak(program: core.Jaxpr) -> int:
         for value in step.outvars:
             made += _size(value.aval)
             ending[last.get(value, place)] += _size(value.aval)
-        inside = max(map(_peak, _programs_in(step)), default=0)
+        inside = max((_peak(program.jaxpr) for program in programs_in(step)), default=0)
         most = max(most, alive + (made + inside if step.primitive.name in _LOOPS else max(made, inside)))
         alive += made - ending[place]
     return most
@@ -116,16 +117,6 @@ def _peak(program: core.Jaxpr) -> int:
 
 def _is_variable(value: Any) -> bool:
     return not isinstance(value, core.Literal)
-
-
-def _programs_in(step: core.JaxprEqn) -> Iterator[core.Jaxpr]:
-    """The bodies of a loop, the branches of a choice, the code of a function."""
-    for parameter in step.params.values():
-        for program in parameter if isinstance(parameter, tuple | list) else [parameter]:
-            if isinstance(program, core.ClosedJaxpr):
-                yield program.jaxpr
-            elif isinstance(program, core.Jaxpr):
-                yield program
 
 
 def _size(value: Any) -> int:

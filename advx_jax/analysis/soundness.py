@@ -17,7 +17,8 @@ from advx_jax.data.image_set import ImageSet
 from advx_jax.errors import UserError
 from advx_jax.messages import one_line, size_in_words
 from advx_jax.networks.classifier import Classifier
-from advx_jax.networks.own_classifier import OwnClassifier, as_pytree
+from advx_jax.networks.own_classifier import OwnClassifier
+from advx_jax.networks.pytrees import as_pytree
 from advx_jax.networks.registry import NamedModel, OwnModel
 
 # Images in the probe's company.

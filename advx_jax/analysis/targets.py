@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from advx_jax.analysis.accuracy import predict
+from advx_jax.attacks.base import Model
 from advx_jax.errors import UserError
 from advx_jax.messages import nearest
 
@@ -36,25 +38,44 @@ class Targets(NamedTuple):
         """How many targets each image has."""
         return self.top + 1 if self.top else len(self.classes) or n_classes
 
-    def of(self, logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, "n targets"]:
-        """The targets of each image, the likeliest first unless they were chosen.
+    def likeliest(
+        self, logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]
+    ) -> Int[np.ndarray, "n targets"]:
+        """The targets of each image where there is a top, the likeliest first.
 
         Args:
             logits: of the images as they are.
-            labels: real classes; among the targets if there is a top.
+            labels: real classes, which are among the targets.
         """
-        n, n_classes = logits.shape
-        if self.classes or not self.top:
-            return np.tile(np.array(self.classes or range(n_classes), np.int32), (n, 1))
+        numbers = np.nan_to_num(logits, nan=-np.inf)
         # The real one is made the likeliest, and then all are put in order again.
-        with_label = np.where(np.arange(n_classes) == labels[:, None], np.inf, np.nan_to_num(logits, nan=-np.inf))
+        with_label = np.where(np.arange(logits.shape[1]) == labels[:, None], np.inf, numbers)
         chosen = np.argsort(-with_label, axis=1, kind="stable")[:, : self.top + 1]
-        order = np.argsort(-np.take_along_axis(np.nan_to_num(logits, nan=-np.inf), chosen, 1), axis=1, kind="stable")
+        order = np.argsort(-np.take_along_axis(numbers, chosen, 1), axis=1, kind="stable")
         return np.take_along_axis(chosen, order, axis=1).astype(np.int32)
 
 
 ALL_CLASSES = Targets()
 """Explain towards every class."""
+
+
+def chosen_targets(
+    model: Model, images: Float[np.ndarray, "n *shape"], labels: Int[np.ndarray, " n"] | None, targets: Targets
+) -> Int[np.ndarray, "n targets"] | None:
+    """The targets of each image, as `explain` takes them; None for all classes.
+
+    Args:
+        model: images to logits; asked where its likeliest classes matter.
+        images: on the [0,1] scale.
+        labels: real classes; its likeliest class stands in for an image's where None.
+        targets: the choice.
+    """
+    if targets == ALL_CLASSES or len(images) == 0:
+        return None
+    if not targets.top:
+        return np.tile(np.array(targets.classes, np.int32), (len(images), 1))
+    predictions = predict(model, images, progress=False)
+    return targets.likeliest(predictions.logits, predictions.classes.clip(0) if labels is None else labels)
 
 
 def targets_named(text: str | None, class_names: Sequence[str]) -> Targets:

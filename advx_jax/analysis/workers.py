@@ -20,7 +20,7 @@ import numpy as np
 from advx_jax.analysis.lane_check import lanes_agree, what_is_wrong
 from advx_jax.attacks.base import Model
 from advx_jax.errors import UserError
-from advx_jax.networks.own_classifier import as_pytree
+from advx_jax.networks.pytrees import as_pytree
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

@@ -17,10 +17,11 @@ from jax import lax
 from jaxtyping import Array, Bool, Key
 
 from advx_jax.attacks.arrays import Counts, Images, Keys, Labels, Logits, Mask, Values
-from advx_jax.attacks.checks import ImagesLike, LabelsLike, check_settings, checked
+from advx_jax.attacks.checks import ImagesLike, LabelsLike, check_settings, checked, with_settings
 from advx_jax.attacks.criteria import Criterion, Misclassified
 from advx_jax.errors import UserError
 from advx_jax.messages import size_in_words
+from advx_jax.networks.pytrees import as_pytree
 
 _Same = TypeVar("_Same", bound="Attack")
 
@@ -128,11 +129,7 @@ class Attack:
         Raises:
             UserError: it has no such setting, or a value is none that it can work with.
         """
-        known = [field.name for field in dataclasses.fields(self)]
-        for name in settings:
-            if name not in known:
-                raise UserError(f"expected a setting of the attack {self.name} ({', '.join(known)}), got {name}")
-        return dataclasses.replace(self, **settings)
+        return with_settings(self, "attack", settings)
 
     def settings(self) -> dict[str, Any]:
         """Everything that a result depends on, apart from model, image, key and criterion, as JSON can hold it."""
@@ -206,9 +203,7 @@ class Attack:
         what = "target" if self.criterion.towards_label else "label"
         x, y, n_classes = checked(model, images, labels, what)
         self.check(n_classes)
-        if jax.tree_util.all_leaves([model]):
-            model = jax.tree_util.Partial(model)
-        return _run(self, model, x, y, example_keys(key, jnp.arange(len(x))))
+        return _run(self, as_pytree(model), x, y, example_keys(key, jnp.arange(len(x))))
 
 
 class Part(NamedTuple):

@@ -7,8 +7,8 @@ are not, so that every attack runs under `jit`, `vmap` and `scan`.
 import dataclasses
 import math
 import operator
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from advx_jax.errors import UserError
+
+_Settings = TypeVar("_Settings", bound=Any)
 
 ImagesLike = Any
 """Images (batch, height, width, channels) in [0,1], as a JAX or NumPy array or as lists of numbers."""
@@ -268,6 +270,25 @@ def _check_linf(eps: Any) -> None:
     """No two images differ by more than 1 in a value: who says more thinks of pixels up to 255."""
     if _has_values(eps) and float(eps) > 1:
         raise UserError(f"expected eps of at most 1 in Linf, since images lie in [0,1], got {eps}: is {eps}/255 meant?")
+
+
+def with_settings(settings: _Settings, kind: str, given: Mapping[str, Any]) -> _Settings:
+    """The same settings but for those that are given.
+
+    Args:
+        settings: a dataclass of settings, with a `name`.
+        kind: what it is, for messages: "attack".
+        given: by the names of fields.
+
+    Raises:
+        UserError: there is no such setting, or a value is none that it can work with.
+    """
+    known = [field.name for field in dataclasses.fields(settings)]
+    for name in given:
+        if name not in known:
+            has = ", ".join(known) or "it has none"
+            raise UserError(f"expected a setting of the {kind} {settings.name} ({has}), got {name}")
+    return dataclasses.replace(settings, **given)
 
 
 def check_number(name: str, value: Any) -> None:

@@ -17,8 +17,7 @@ from advx_jax.attacks.pgd import PGD
 from advx_jax.attacks.published import Published
 from advx_jax.attacks.square import Square
 from advx_jax.errors import UserError
-from advx_jax.importing import import_by_name
-from advx_jax.messages import nearest
+from advx_jax.importing import find_by_name, made
 
 FixedEpsilonMaker = Callable[..., Attack]
 """Takes eps, norm and stay_in_range by name."""
@@ -47,12 +46,7 @@ def find_attack(name: str, known: Mapping[str, Any]) -> Any:
     Raises:
         UserError: there is no such attack, or no such module.
     """
-    if name.lower() in known:
-        return known[name.lower()]
-    if ":" not in name:
-        hint = nearest(name.lower(), known, 0.6)
-        raise UserError(f"expected an attack ({', '.join(known)}) or package.module:name, got {name!r}{hint}")
-    return import_by_name(name, "attack", "an attack")
+    return find_by_name(name, known, "attack", "an attack")
 
 
 def minimum_norm_attack(name: str) -> Attack:
@@ -62,7 +56,7 @@ def minimum_norm_attack(name: str) -> Attack:
         UserError: there is none, or it is no attack.
     """
     found = find_attack(name, MINIMUM_NORM)
-    return _checked(name, found if isinstance(found, Attack) else _made(name, found, {}))
+    return _checked(name, found if isinstance(found, Attack) else made(name, found, "an attack"))
 
 
 def fixed_epsilon_attack(name: str, **given: Any) -> Attack:
@@ -82,7 +76,7 @@ def fixed_epsilon_attack(name: str, **given: Any) -> Attack:
     settings = {**_defaults(found), **given}
     if "eps" not in settings and _needs(found, "eps"):
         raise UserError("expected --eps, for instance --norm=L2 --eps=0.5 or --norm=Linf --eps=8/255, got none")
-    return _checked(name, _made(name, found, settings))
+    return _checked(name, made(name, found, "an attack", **settings))
 
 
 def fixed_epsilon_members(
@@ -130,17 +124,6 @@ def _needs(maker: Any, name: str) -> bool:
     except (TypeError, ValueError):
         return False
     return argument is not None and argument.default is inspect.Parameter.empty
-
-
-def _made(name: str, maker: Any, settings: dict[str, Any]) -> Any:
-    if not callable(maker):
-        return maker
-    try:
-        return maker(**settings)
-    except TypeError as error:
-        raise UserError(
-            f"cannot make the attack {name} with {', '.join(settings) or 'no arguments'}: {error}"
-        ) from error
 
 
 def _checked(name: str, found: Any) -> Attack:

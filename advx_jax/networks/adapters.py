@@ -18,7 +18,8 @@ from jaxtyping import Array
 
 from advx_jax.errors import UserError
 from advx_jax.messages import listed, shown
-from advx_jax.networks.own_classifier import ImageShape, JoinedCall, OwnClassifier, as_pytree, is_array
+from advx_jax.networks.own_classifier import ImageShape, OwnClassifier
+from advx_jax.networks.pytrees import JoinedCall, as_pytree, is_array
 
 _CHANNELS = (1, 3, 4)
 # As networks call the arguments that put them into evaluation mode.

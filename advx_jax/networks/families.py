@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Collection
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from flax import linen as nn
 from jax.typing import DTypeLike
@@ -77,10 +77,19 @@ class ResidualArchitecture(Architecture, abc.ABC):
         """See `Architecture.module`."""
         return ResidualNetwork(self.plan(), axis_name, dtype)
 
-    def _normalisation(self, mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[tuple[float, ...], ...]:
-        """The given one for colour images; for others none is common."""
+    def _plan(
+        self,
+        stem: int,
+        stages: tuple[StagePlan, ...],
+        block: BlockPlan,
+        colours: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+        **others: Any,
+    ) -> Plan:
+        """A plan for its classes and channels; `colours` normalise colour images, and for others nothing is common."""
         channels = self.image_shape[2]
-        return (mean, std) if channels == len(mean) else ((0.0,) * channels, (1.0,) * channels)
+        plain = (0.0,) * channels, (1.0,) * channels
+        mean, std = colours if colours and len(colours[0]) == channels else plain
+        return Plan(stem, stages, block, self.n_classes, mean=mean, std=std, **others)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,18 +123,8 @@ class WideResNetArchitecture(ResidualArchitecture):
     def plan(self) -> Plan:
         """What the network is made of."""
         stages = _wide_stages(self.depth, self.width)
-        mean, std = self._normalisation((0.0,) * 3, (1.0,) * 3)
-        idle = dataclasses.replace(stages[0], name="sub_block1")
-        return Plan(
-            stem=16,
-            stages=stages,
-            block=BlockPlan(),
-            n_classes=self.n_classes,
-            head_bias=self.bias_last,
-            mean=mean,
-            std=std,
-            idle=(idle,) if self.sub_block1 else (),
-        )
+        idle = (dataclasses.replace(stages[0], name="sub_block1"),) if self.sub_block1 else ()
+        return self._plan(16, stages, BlockPlan(), head_bias=self.bias_last, idle=idle)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,17 +164,9 @@ class DMWideResNetArchitecture(ResidualArchitecture):
 
     def plan(self) -> Plan:
         """What the network is made of."""
-        mean, std = self._normalisation(*_deepmind_normalisation(self.n_classes))
-        return Plan(
-            stem=16,
-            stages=_wide_stages(self.depth, self.width),
-            block=BlockPlan(pads_behind=True),
-            n_classes=self.n_classes,
-            activation=self.activation,
-            padding=self.padding,
-            mean=mean,
-            std=std,
-        )
+        stages, block = _wide_stages(self.depth, self.width), BlockPlan(pads_behind=True)
+        colours = _deepmind_normalisation(self.n_classes)
+        return self._plan(16, stages, block, colours, activation=self.activation, padding=self.padding)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -212,17 +203,8 @@ class PreActResNetArchitecture(ResidualArchitecture):
 
     def plan(self) -> Plan:
         """What the network is made of."""
-        extents = _BOTTLENECK if STAGES[self.depth][1] else _BASIC
-        mean, std = self._normalisation((0.0,) * 3, (1.0,) * 3)
-        return Plan(
-            stem=64,
-            stages=_deep_stages(self.depth),
-            block=BlockPlan(extents, shortcut_of=self.shortcut_of),
-            n_classes=self.n_classes,
-            head_norm=self.bn_before_fc,
-            mean=mean,
-            std=std,
-        )
+        block = BlockPlan(_extents(self.depth), shortcut_of=self.shortcut_of)
+        return self._plan(64, _deep_stages(self.depth), block, head_norm=self.bn_before_fc)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -254,17 +236,9 @@ class DMPreActResNetArchitecture(ResidualArchitecture):
 
     def plan(self) -> Plan:
         """What the network is made of."""
-        mean, std = self._normalisation(*_deepmind_normalisation(self.n_classes))
-        return Plan(
-            stem=64,
-            stages=_deep_stages(self.depth),
-            block=BlockPlan(shortcut_extent=3, shortcut_of="input", pads_behind=True),
-            n_classes=self.n_classes,
-            activation=self.activation,
-            padding=self.padding,
-            mean=mean,
-            std=std,
-        )
+        block = BlockPlan(shortcut_extent=3, shortcut_of="input", pads_behind=True)
+        stages, colours = _deep_stages(self.depth), _deepmind_normalisation(self.n_classes)
+        return self._plan(64, stages, block, colours, activation=self.activation, padding=self.padding)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -291,17 +265,7 @@ class CifarResNetArchitecture(ResidualArchitecture):
 
     def plan(self) -> Plan:
         """What the network is made of."""
-        extents = _BOTTLENECK if STAGES[self.depth][1] else _BASIC
-        mean, std = self._normalisation((0.0,) * 3, (1.0,) * 3)
-        return Plan(
-            stem=64,
-            stages=_deep_stages(self.depth),
-            block=BlockPlan(extents, pre_activation=False, shortcut_of="input"),
-            n_classes=self.n_classes,
-            head_norm=False,
-            mean=mean,
-            std=std,
-        )
+        return self._plan(64, _deep_stages(self.depth), _post_activation(self.depth), head_norm=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -333,18 +297,8 @@ class ImageNetResNetArchitecture(ResidualArchitecture):
 
     def plan(self) -> Plan:
         """What the network is made of."""
-        extents = _BOTTLENECK if STAGES[self.depth][1] else _BASIC
-        mean, std = self._normalisation((0.0,) * 3, (1.0,) * 3)
-        return Plan(
-            stem=64,
-            stages=_deep_stages(self.depth, self.width),
-            block=BlockPlan(extents, pre_activation=False, shortcut_of="input"),
-            n_classes=self.n_classes,
-            large_images=True,
-            head_norm=False,
-            mean=mean,
-            std=std,
-        )
+        stages, block = _deep_stages(self.depth, self.width), _post_activation(self.depth)
+        return self._plan(64, stages, block, large_images=True, head_norm=False)
 
 
 FAMILIES: dict[str, type[ResidualArchitecture]] = {
@@ -390,6 +344,14 @@ def _padding_in_name(padding: int) -> str:
 
 def _deepmind_normalisation(n_classes: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return (CIFAR100_MEAN, CIFAR100_STD) if n_classes == 100 else (CIFAR10_MEAN, CIFAR10_STD)
+
+
+def _extents(depth: int) -> tuple[int, ...]:
+    return _BOTTLENECK if STAGES[depth][1] else _BASIC
+
+
+def _post_activation(depth: int) -> BlockPlan:
+    return BlockPlan(_extents(depth), pre_activation=False, shortcut_of="input")
 
 
 def _wide_stages(depth: int, width: int) -> tuple[StagePlan, ...]:

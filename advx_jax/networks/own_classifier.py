@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from advx_jax.errors import UserError
 from advx_jax.messages import size_in_words
+from advx_jax.networks.programs import programs_in
 
 # Where in memory a function lies is in the text of programs that call it; it says nothing about what they compute.
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -23,54 +24,6 @@ _TRACED_ROWS = 2
 
 ImageShape = tuple[int, int, int]
 """Height, width and channels."""
-
-
-def as_pytree(model: Callable[..., Any]) -> Callable[..., Any]:
-    """Make any function from images to logits an argument that `jit` accepts.
-
-    A `Classifier`, a `jax.tree_util.Partial` or another callable pytree of numbers is one already: its arrays become
-    arguments of the compiled code. What has functions or flags among its leaves, as Equinox's modules do, keeps those
-    as parts of the code. A plain function is kept as it is, with its arrays as constants.
-    """
-    leaves, structure = jax.tree.flatten(model)
-    if jax.tree_util.treedef_is_leaf(structure):
-        return jax.tree_util.Partial(model)
-    if all(is_array(leaf) or (isinstance(leaf, int | float | complex) and type(leaf) is not bool) for leaf in leaves):
-        return model
-    arrays = [leaf if is_array(leaf) else None for leaf in leaves]
-    others = tuple(None if is_array(leaf) else leaf for leaf in leaves)
-    return jax.tree_util.Partial(JoinedCall(structure, others), arrays)
-
-
-def is_array(leaf: Any) -> bool:
-    """Whether it can be an argument of compiled code: an array, or what stands for one inside such code."""
-    return isinstance(leaf, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct)
-
-
-@dataclasses.dataclass(frozen=True)
-class JoinedCall:
-    """Calls a pytree whose arrays come apart from the rest of its leaves.
-
-    Attributes:
-        structure: of the pytree.
-        others: its leaves, None in place of arrays.
-    """
-
-    structure: Any
-    others: tuple[Any, ...]
-
-    def __hash__(self) -> int:
-        # Leaves need not be hashable.
-        return hash(self.structure)
-
-    def join(self, arrays: Sequence[Any]) -> Any:
-        """The pytree with these arrays; None in place of other leaves."""
-        leaves = [other if array is None else array for array, other in zip(arrays, self.others, strict=True)]
-        return jax.tree.unflatten(self.structure, leaves)
-
-    def __call__(self, arrays: Sequence[Any], images: Array) -> Any:
-        """Logits."""
-        return self.join(arrays)(images)
 
 
 @struct.dataclass(eq=False)
@@ -147,7 +100,7 @@ class OwnClassifier:
             )
         programs = [forward, *_backward(self.model, images)]
         digest = hashlib.sha256("".join(_ADDRESS.sub("", str(program)) for program in programs).encode())
-        constants = (constant for program in programs for constant in _constants(program))
+        constants = (constant for program in programs for constant in _constants(program.jaxpr, program.consts))
         for array in (*jax.tree.leaves(self.model), *constants):
             value = np.asarray(jax.random.key_data(array) if _is_key(array) else array)
             digest.update(f"{value.dtype}{value.shape}".encode() + np.ascontiguousarray(value).tobytes())
@@ -177,21 +130,14 @@ def _primitives(program: core.Jaxpr) -> Iterator[str]:
     """Names of all operations of a program, those of programs within as well."""
     for step in program.eqns:
         yield step.primitive.name
-        for inner in _inner(step):
-            yield from _primitives(inner.jaxpr if isinstance(inner, core.ClosedJaxpr) else inner)
+        for inner in programs_in(step):
+            yield from _primitives(inner.jaxpr)
 
 
-def _inner(step: core.JaxprEqn) -> Iterator[core.Jaxpr | core.ClosedJaxpr]:
-    for parameter in step.params.values():
-        for inner in parameter if isinstance(parameter, tuple | list) else [parameter]:
-            if isinstance(inner, core.ClosedJaxpr | core.Jaxpr):
-                yield inner
-
-
-def _constants(program: core.ClosedJaxpr) -> Iterator[Any]:
+def _constants(program: core.Jaxpr, constants: Sequence[Any]) -> Iterator[Any]:
     """Arrays that are no arguments of a program but stand in it, or in programs within; its text lacks their values."""
-    yield from program.consts
-    for step in program.jaxpr.eqns:
+    yield from constants
+    for step in program.eqns:
         yield from (value.val for value in step.invars if isinstance(value, core.Literal) and np.ndim(value.val))
-        for inner in _inner(step):
-            yield from _constants(inner if isinstance(inner, core.ClosedJaxpr) else core.ClosedJaxpr(inner, ()))
+        for inner in programs_in(step):
+            yield from _constants(*inner)

@@ -74,13 +74,13 @@ class Plan:
         stages: in the order in which an image passes them.
         block: how their blocks are built.
         n_classes: K.
+        mean: of each channel, with which a new network normalises images.
+        std: of each channel, likewise.
         large_images: whether the stem is a 7x7 convolution of stride 2 and a max pooling, or a 3x3 convolution.
         activation: its name.
         head_norm: whether BatchNorm and activation stand before the last pooling.
         head_bias: whether the linear layer has a bias.
         padding: zeros put around the images, before they are normalised.
-        mean: of each channel, with which a new network normalises images.
-        std: of each channel, likewise.
         idle: stages whose numbers a network has though no image ever passes them.
     """
 
@@ -88,13 +88,13 @@ class Plan:
     stages: tuple[StagePlan, ...]
     block: BlockPlan
     n_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     large_images: bool = False
     activation: Activation = "relu"
     head_norm: bool = True
     head_bias: bool = True
     padding: int = 0
-    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
-    std: tuple[float, ...] = (1.0, 1.0, 1.0)
     idle: tuple[StagePlan, ...] = ()
 
 

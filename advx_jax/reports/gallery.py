@@ -99,6 +99,7 @@ def write_gallery(output: Path, results: Mapping[str, Any], beside: Beside | Non
         model, other_model = results["settings"]["model"], beside and beside.results["settings"]["model"]
         others = {record["folder"]: record for record in beside.results["images"]} if beside else {}
         both = [others[record["folder"]] for record in records if record["folder"] in others]
+        size = _size(output, records[0], class_names) if records else (1, 1)
         shared = {
             "generator": _GENERATOR,
             "title": f"Adversarial explanations: {model}" + (f" beside {other_model}" if beside else ""),
@@ -108,12 +109,12 @@ def write_gallery(output: Path, results: Mapping[str, Any], beside: Beside | Non
             "eps": f"{eps:g}",
             "towards": _towards(records, len(class_names)),
             # Pixels of small images are to be seen as such.
-            "large": (large := bool(records) and max(_size(output, records[0], class_names)) > _SMALL_SIDE),
+            "large": (large := max(size) > _SMALL_SIDE),
             "rendering": "auto" if large else "pixelated",
             "facts": _facts({**results["settings"], "data": results.get("data")}),
             "environment": _environment(results["environment"]),
             "overview": _overview(records),
-            "pages": (pages := _pages(len(records), _per_page(output, records, class_names))),
+            "pages": (pages := _pages(len(records), _per_page(records, size))),
         }
         template = _template()
         for page in pages:
@@ -162,10 +163,8 @@ def _size(output: Path, record: Mapping[str, Any], class_names: Sequence[str]) -
         raise _no_picture(path, error) from error
 
 
-def _per_page(output: Path, records: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> int:
-    if not records:
-        return _IMAGES_PER_PAGE
-    pixels = 2 * len(records[0]["rms"]) * math.prod(_size(output, records[0], class_names))
+def _per_page(records: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> int:
+    pixels = 2 * max((len(record["rms"]) for record in records), default=1) * math.prod(size)
     return max(_FEWEST_PER_PAGE, min(_IMAGES_PER_PAGE, _PIXELS_PER_PAGE // pixels))
 
 

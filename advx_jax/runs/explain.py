@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 
 from advx_jax.analysis.accuracy import predict
 from advx_jax.analysis.explanations import Explanation, explain, explanation_chunk, second_class
 from advx_jax.analysis.soundness import check_classes
-from advx_jax.analysis.targets import ALL_CLASSES, Targets
+from advx_jax.analysis.targets import ALL_CLASSES, Targets, chosen_targets
 from advx_jax.attacks import PublishedBounded
 from advx_jax.data.binary_batches import check_labels
 from advx_jax.data.image_set import ImageSet, numbered_classes, unit_images
@@ -186,7 +186,8 @@ class ExplanationPictures(Measurement[dict[str, Any]]):
         def compute(folders: list[str]) -> Iterator[dict[str, Record]]:
             todo = [self._named[folder] for folder in folders]
             pixels = unit_images(np.stack([image.pixels for image in todo]))
-            targets = self._targets_of(pixels, np.array([image.label for image in todo]))
+            labels = np.array([image.label for image in todo])
+            targets = chosen_targets(classifier, pixels, labels, self._targets)
             for place, explanation in explain(classifier, pixels, self._attack, done, chunk, targets):
                 record = _record(todo[place], names, pixels[place], explanation)
                 # Before its record, which must never be of pictures that are not there.
@@ -195,12 +196,6 @@ class ExplanationPictures(Measurement[dict[str, Any]]):
                 yield {folders[place]: plain(summary(record) | {"input_sha256": todo[place].sha256()})}
 
         yield Pass(images, lambda key: self.is_done(key, records), compute, chunk.rows)
-
-    def _targets_of(self, images: Float[np.ndarray, "n *shape"], labels: Int[np.ndarray, " n"]) -> np.ndarray:
-        n_classes = len(self._wanted.class_names)
-        # Only the likeliest ones need to be asked for.
-        likely = predict(self._network.classifier, images).logits if self._targets.top else None
-        return self._targets.of(np.zeros((len(images), n_classes)) if likely is None else likely, labels)
 
     def summarise(self, records: Mapping[str, Record], seconds: Mapping[str, float]) -> dict[str, Any]:
         """Write gallery and JSON of all that is there; returns what the JSON holds."""

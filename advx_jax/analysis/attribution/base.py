@@ -18,9 +18,9 @@ from jaxtyping import Array, Float, Key
 from advx_jax.attacks.arrays import Images, Keys, Labels, Values
 from advx_jax.attacks.ascent import at_least_float32
 from advx_jax.attacks.base import Attack, Model, example_keys, plain_number
-from advx_jax.attacks.checks import ImagesLike, LabelsLike, check_settings, checked
+from advx_jax.attacks.checks import ImagesLike, LabelsLike, check_settings, checked, with_settings
 from advx_jax.errors import UserError
-from advx_jax.networks.own_classifier import as_pytree
+from advx_jax.networks.pytrees import as_pytree
 
 _Same = TypeVar("_Same", bound="Attribution")
 
@@ -73,12 +73,7 @@ class Attribution:
         Raises:
             UserError: it has no such setting, or a value is none that it can work with.
         """
-        known = [field.name for field in dataclasses.fields(self)]
-        for name in settings:
-            if name not in known:
-                has = ", ".join(known) or "it has none"
-                raise UserError(f"expected a setting of the attribution {self.name} ({has}), got {name}")
-        return dataclasses.replace(self, **settings)
+        return with_settings(self, "attribution", settings)
 
     def settings(self) -> dict[str, Any]:
         """Everything that a result depends on, apart from model, image, target and key, as JSON can hold it."""

@@ -111,8 +111,12 @@ def completeness_gap(
     """
     of_image, of_baseline = (target_logits(model, jnp.asarray(x), jnp.asarray(targets)) for x in (images, baselines))
     change = of_image - of_baseline
-    total = jnp.asarray(attributions).sum(tuple(range(1, jnp.ndim(attributions))))
-    return jnp.abs(total - change) / jnp.abs(change)
+    return distance_from_sum(jnp.asarray(attributions), change) / jnp.abs(change)
+
+
+def distance_from_sum(attributions: Attributions, change: Values) -> Values:
+    """|Σa - Δ| of each image, for the change Δ of the score that its attributions should add up to."""
+    return jnp.abs(attributions.sum(tuple(range(1, attributions.ndim))) - change)
 
 
 def _points(rule: Rule, steps: int) -> tuple[Float[np.ndarray, " steps"], Float[np.ndarray, " steps"]]:

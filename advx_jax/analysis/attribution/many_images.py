@@ -16,7 +16,7 @@ from advx_jax.analysis.workers import Worker
 from advx_jax.attacks.base import Model, example_keys
 from advx_jax.attacks.checks import ImagesLike, LabelsLike, checked_labels
 from advx_jax.errors import UserError
-from advx_jax.networks.own_classifier import as_pytree
+from advx_jax.networks.pytrees import as_pytree
 from advx_jax.progress import call_progress
 
 

@@ -1,7 +1,5 @@
 """Attribution methods by the names that commands and results know them by, and other people's by their code's place."""
 
-from typing import Any
-
 from advx_jax.analysis.attribution.adversarial import AdversarialExplanation
 from advx_jax.analysis.attribution.base import Attribution
 from advx_jax.analysis.attribution.expected_gradients import ExpectedGradients
@@ -13,8 +11,7 @@ from advx_jax.analysis.attribution.occlusion import Occlusion
 from advx_jax.analysis.attribution.smoothgrad import SmoothGrad
 from advx_jax.analysis.attribution.vargrad import VarGrad
 from advx_jax.errors import UserError
-from advx_jax.importing import import_by_name
-from advx_jax.messages import nearest
+from advx_jax.importing import find_by_name, made
 
 METHODS: dict[str, Attribution] = {
     method.name: method
@@ -42,23 +39,8 @@ def find_method(name: str) -> Attribution:
     Raises:
         UserError: there is none, or it is no attribution.
     """
-    known = METHODS.get(name.lower().replace("-", "_"))
-    if known is not None:
-        return known
-    if ":" not in name:
-        hint = nearest(name.lower(), METHODS, 0.6)
-        raise UserError(f"expected an attribution ({', '.join(METHODS)}) or package.module:name, got {name!r}{hint}")
-    found = import_by_name(name, "methods", "an attribution")
-    made = found if isinstance(found, Attribution) else _made(name, found)
-    if not isinstance(made, Attribution):
-        raise UserError(f"expected {name} to be an advx_jax.attribution.Attribution, got {type(made).__name__}")
-    return made
-
-
-def _made(name: str, maker: Any) -> Any:
-    if not callable(maker):
-        return maker
-    try:
-        return maker()
-    except TypeError as error:
-        raise UserError(f"cannot make the attribution {name} without arguments: {error}") from error
+    found = find_by_name(name if ":" in name else name.replace("-", "_"), METHODS, "methods", "an attribution")
+    method = found if isinstance(found, Attribution) else made(name, found, "an attribution")
+    if not isinstance(method, Attribution):
+        raise UserError(f"expected {name} to be an advx_jax.attribution.Attribution, got {type(method).__name__}")
+    return method

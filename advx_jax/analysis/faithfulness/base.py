@@ -14,9 +14,9 @@ from jaxtyping import Array, Float, Key
 from advx_jax.analysis.faithfulness.settings import check_settings
 from advx_jax.attacks.arrays import Images, Keys, Labels, Values
 from advx_jax.attacks.base import Model, example_keys
-from advx_jax.attacks.checks import ImagesLike, LabelsLike, checked
+from advx_jax.attacks.checks import ImagesLike, LabelsLike, checked, with_settings
 from advx_jax.errors import UserError
-from advx_jax.networks.own_classifier import as_pytree
+from advx_jax.networks.pytrees import as_pytree
 
 _Same = TypeVar("_Same", bound="Metric")
 
@@ -90,11 +90,7 @@ class Metric(abc.ABC):
         Raises:
             UserError: it has no such setting, or a value is none that it can work with.
         """
-        known = [field.name for field in dataclasses.fields(self)]
-        for name in settings:
-            if name not in known:
-                raise UserError(f"expected a setting of the metric {self.name} ({', '.join(known)}), got {name}")
-        return dataclasses.replace(self, **settings)
+        return with_settings(self, "metric", settings)
 
     def settings(self) -> dict[str, Any]:
         """Everything that a result depends on, apart from model, images, targets and key, as JSON can hold it."""

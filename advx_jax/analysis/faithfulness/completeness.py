@@ -7,6 +7,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from advx_jax.analysis.attribution.integrated_gradients import distance_from_sum
 from advx_jax.analysis.faithfulness.base import Attributions, Cost, Metric
 from advx_jax.analysis.faithfulness.baselines import Baseline, baseline_images
 from advx_jax.analysis.faithfulness.outputs import Output, class_output
@@ -40,5 +41,5 @@ class Completeness(Metric):
         del keys
         points = (images, baseline_images(self.baseline, images))
         image, baseline = (class_output(self.output, model, point, targets) for point in points)
-        gap = jnp.abs(explained.sum(tuple(range(1, explained.ndim))) - (image - baseline))
+        gap = distance_from_sum(explained, image - baseline)
         return gap / jnp.abs(image - baseline) if self.relative else gap

@@ -17,7 +17,7 @@ from advx_jax.attacks.checks import ImagesLike, LabelsLike, checked
 from advx_jax.attacks.norms import rms
 from advx_jax.attacks.projections import l2_norm, linf_norm
 from advx_jax.errors import UserError
-from advx_jax.networks.own_classifier import as_pytree
+from advx_jax.networks.pytrees import as_pytree
 
 # Values that are no further apart are the same in a picture of 8 bits.
 _VISIBLE = 0.5 / 255

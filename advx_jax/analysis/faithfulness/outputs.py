@@ -5,6 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from advx_jax.analysis.attribution.base import target_logits
 from advx_jax.attacks.arrays import Images, Labels, Values
 from advx_jax.attacks.ascent import at_least_float32
 from advx_jax.attacks.base import Model
@@ -15,6 +16,7 @@ Output = Literal["logit", "probability"]
 
 def class_output(output: Output, model: Model, images: Images, targets: Labels) -> Values:
     """The target's logit or probability of each image."""
-    logits = at_least_float32(model(images))
-    values = jax.nn.softmax(logits) if output == "probability" else logits
-    return jnp.take_along_axis(values, targets[:, None], axis=-1)[:, 0]
+    if output == "logit":
+        return target_logits(model, images, targets)
+    probabilities = jax.nn.softmax(at_least_float32(model(images)))
+    return jnp.take_along_axis(probabilities, targets[:, None], axis=-1)[:, 0]

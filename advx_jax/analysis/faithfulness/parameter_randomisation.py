@@ -18,7 +18,7 @@ from advx_jax.attacks.arrays import Images, Keys, Labels, Values
 from advx_jax.attacks.base import Model
 from advx_jax.errors import UserError
 from advx_jax.networks.classifier import Classifier
-from advx_jax.networks.own_classifier import as_pytree
+from advx_jax.networks.pytrees import as_pytree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,23 @@
+"""Programs as JAX traces them, and those within them."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from jax.extend import core
+
+
+class Program(NamedTuple):
+    """A program, and the arrays that stand in it."""
+
+    jaxpr: core.Jaxpr
+    constants: Sequence[Any]
+
+
+def programs_in(step: core.JaxprEqn) -> Iterator[Program]:
+    """The bodies of a loop, the branches of a choice, the code of a function."""
+    for parameter in step.params.values():
+        for program in parameter if isinstance(parameter, tuple | list) else [parameter]:
+            if isinstance(program, core.ClosedJaxpr):
+                yield Program(program.jaxpr, program.consts)
+            elif isinstance(program, core.Jaxpr):
+                yield Program(program, ())
