@@ -148,14 +148,14 @@ def recognise(
         UserError: it is of no known family; what decides is missing, and is named; or the architecture
             given is another one, or has to be given.
     """
-    family, told = _told(tensors)
+    family, inferred = _inferred(tensors)
     names = _NAMES[family]
     n_classes, channels = _shape(tensors, f"{names.head}.weight", 2)[0], _shape(tensors, f"{names.stem}.weight", 4)[1]
     default: Any = family.__dataclass_fields__["image_shape"].default
     if image_shape is not None and image_shape[2] != channels:
         raise UserError(f"expected images of {channels} channels, got {image_shape[2]}")
-    told |= {"n_classes": n_classes, "image_shape": (*(image_shape or default)[:2], channels)}
-    candidates = [family(**told, **choice) for choice in _choices(family, told)]
+    inferred |= {"n_classes": n_classes, "image_shape": (*(image_shape or default)[:2], channels)}
+    candidates = [family(**inferred, **choice) for choice in _choices(family, inferred)]
     if architecture is None:
         if len(candidates) == 1:
             return candidates[0]
@@ -163,14 +163,14 @@ def recognise(
         raise UserError(f"names and shapes of the tensors fit several architectures: give {flags}")
     wanted = architecture_named(architecture)
     if isinstance(wanted, family):
-        found = dataclasses.replace(wanted, **told)
+        found = dataclasses.replace(wanted, **inferred)
         if found.name == wanted.name:
             return found
     offered = " or ".join(candidate.name for candidate in candidates)
     raise UserError(f"expected the tensors of {wanted.name}, got those of {offered}")
 
 
-def _told(tensors: Mapping[str, np.ndarray]) -> tuple[type[ResidualArchitecture], dict[str, Any]]:
+def _inferred(tensors: Mapping[str, np.ndarray]) -> tuple[type[ResidualArchitecture], dict[str, Any]]:
     """Family of a network, and what else names and shapes tell of it."""
     if _block_counts(tensors, r"block([123])\.layer\.(\d+)\."):
         return WideResNetArchitecture, {
@@ -194,15 +194,15 @@ def _told(tensors: Mapping[str, np.ndarray]) -> tuple[type[ResidualArchitecture]
         return ImageNetResNetArchitecture, {"depth": depth, "width": inner // 64 if bottleneck else 1}
     if any(name.startswith("bn1.") for name in tensors):
         return CifarResNetArchitecture, {"depth": depth}
-    told: dict[str, Any] = {"depth": depth, "bn_before_fc": any(name.startswith("bn.") for name in tensors)}
-    return PreActResNetArchitecture, told | ({"shortcut_of": "activated"} if bottleneck else {})
+    inferred: dict[str, Any] = {"depth": depth, "bn_before_fc": any(name.startswith("bn.") for name in tensors)}
+    return PreActResNetArchitecture, inferred | ({"shortcut_of": "activated"} if bottleneck else {})
 
 
-def _choices(family: type[ResidualArchitecture], told: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _choices(family: type[ResidualArchitecture], inferred: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What tensors do not tell, in every way that it may be; the more common way first."""
     if family in (DMWideResNetArchitecture, DMPreActResNetArchitecture):
         return [{"activation": name} for name in ("swish", "relu")]
-    if family is PreActResNetArchitecture and "shortcut_of" not in told:
+    if family is PreActResNetArchitecture and "shortcut_of" not in inferred:
         return [{"shortcut_of": taken} for taken in ("input", "activated")]
     return [{}]
 

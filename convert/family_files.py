@@ -23,7 +23,7 @@ _FORMAT = "advx_jax state dict 1"
 _MOST_BATCHES = 2**63 - 1
 
 
-class Told(NamedTuple):
+class Hints(NamedTuple):
     """What a person, or a table, tells of a file that does not tell it itself.
 
     Attributes:
@@ -41,18 +41,18 @@ class Told(NamedTuple):
     image_shape: tuple[int, int, int] | None = None
 
 
-def read_family(contents: Contents, told: Told) -> tuple[Classifier, Provenance, list[str]]:
+def read_family(contents: Contents, hints: Hints) -> tuple[Classifier, Provenance, list[str]]:
     """The network in what a file holds, its provenance without a name, and what a person should know of it.
 
     Raises:
         UserError: it has no state dict of a known family, or does not tell what must be known.
     """
-    found = read_state_dict(contents, told.state_dict)
+    found = read_state_dict(contents, hints.state_dict)
     own = _own_marks(contents.value)
-    architecture = _architecture(found, told, own)
+    architecture = _architecture(found, hints, own)
     check_tensors(found.tensors, architecture)
     check_numbers(found.tensors, "the state dict")
-    normalisation = _normalisation(found.normalisation or own.normalisation, told)
+    normalisation = _normalisation(found.normalisation or own.normalisation, hints)
     counters = [tensor.item() for name, tensor in found.tensors.items() if name.endswith(".num_batches_tracked")]
     if not all(0 <= counter <= _MOST_BATCHES for counter in counters):
         raise UserError("expected counts of batches in num_batches_tracked, got negative ones")
@@ -111,22 +111,22 @@ def _own_marks(value: object) -> _OwnMarks:
     return _OwnMarks(architecture, normalisation, read_class_names(value.get("class_names"), architecture.n_classes))
 
 
-def _architecture(found: StateDict, told: Told, own: _OwnMarks) -> Architecture:
+def _architecture(found: StateDict, hints: Hints, own: _OwnMarks) -> Architecture:
     if own.architecture is None:
-        return recognise(found.tensors, told.architecture, told.image_shape)
-    if told.architecture is not None and told.architecture.lower() != own.architecture.name.lower():
-        raise UserError(f"expected a network {told.architecture}, got {own.architecture.name}")
+        return recognise(found.tensors, hints.architecture, hints.image_shape)
+    if hints.architecture is not None and hints.architecture.lower() != own.architecture.name.lower():
+        raise UserError(f"expected a network {hints.architecture}, got {own.architecture.name}")
     return own.architecture
 
 
-def _normalisation(of_file: Normalisation | None, told: Told) -> Normalisation:
-    if told.normalisation is None:
+def _normalisation(of_file: Normalisation | None, hints: Hints) -> Normalisation:
+    if hints.normalisation is None:
         if of_file is not None:
             return of_file
-        if told.default_normalisation is None:
+        if hints.default_normalisation is None:
             raise UserError(f"nothing in the file tells how images are normalised: give {ASKED_FOR}")
-        return Normalisation.parse(told.default_normalisation)
-    wanted = Normalisation.parse(told.normalisation)
+        return Normalisation.parse(hints.default_normalisation)
+    wanted = Normalisation.parse(hints.normalisation)
     if of_file is not None and not of_file.is_near(wanted):
         raise UserError(f"the file has a normalisation of its own, {of_file}: expected no other, got {wanted}")
     return of_file or wanted

@@ -14,7 +14,7 @@ from advx_jax.networks.files import check_variables
 from advx_jax.networks.resnet import ResNetArchitecture
 
 from .containers import read_container
-from .family_files import Told, family_content, read_family
+from .family_files import Hints, family_content, read_family
 from .pickle_writer import pickle_with_tensors
 from .published import is_published, published_content, read_published
 
@@ -53,17 +53,17 @@ def read_pt(
         UserError: the file is missing, damaged, holds anything beyond tensors and plain values, or no network
             that is known here; or it does not tell what must be known.
     """
-    told = Told(architecture, normalisation, default_normalisation, state_dict, image_shape)
+    hints = Hints(architecture, normalisation, default_normalisation, state_dict, image_shape)
     notes: list[str] = []
     try:
         data = _read_bytes(path)
         contents = read_container(data)
         if is_published(contents.value):
-            if told != Told():
+            if hints != Hints():
                 raise UserError("it tells everything itself: expected no --architecture, --normalise, --state_dict")
             classifier, provenance = read_published(contents)
         else:
-            classifier, provenance, notes = read_family(contents, told)
+            classifier, provenance, notes = read_family(contents, hints)
     except UserError as error:
         raise UserError(f"cannot read the network {path}: {error}") from error
     for note in notes:

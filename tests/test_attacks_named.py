@@ -125,7 +125,11 @@ def test_a_minimum_norm_attack_of_ones_own():
     [
         ("apgd-ce", {}, "expected --eps, for instance --norm=L2 --eps=0.5 or --norm=Linf --eps=8/255, got none"),
         ("own_attacks:make", {}, "expected --eps, for instance"),
-        ("own_attacks:make", {"eps": 0.5, "norm": "Linf"}, "cannot make an attack of own_attacks:make with eps, norm: "),
+        (
+            "own_attacks:make",
+            {"eps": 0.5, "norm": "Linf"},
+            "cannot make an attack of own_attacks:make with eps, ",
+        ),
         ("own_attacks:SMALL", {"eps": 0.5}, r"expected a setting of the attack fmn \(criterion, .*\), got eps"),
         ("own_attacks:NUMBER", {"eps": 0.5}, "expected own_attacks:NUMBER to be an advx_jax.attacks.Attack, got int"),
         ("own_attacks:nothing", {}, "expected own_attacks to have an attack 'nothing', got none of that name"),

@@ -255,5 +255,5 @@ def test_a_damaged_file_that_ships_is_refused_also_by_its_path(tmp_path, monkeyp
     path.write_bytes(damaged)
     # Elsewhere, a file of that name may be anybody's own.
     resolve_network(str(path))
-    monkeypatch.setattr(registry, "_shipped_folder", lambda: path.parent)
+    monkeypatch.setattr(registry, "shipped_folder", lambda: path.parent)
     assert "is not resnet20-quick-robust: expected sha256" in refusal(resolve_network, str(path))

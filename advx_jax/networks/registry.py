@@ -3,7 +3,6 @@
 import hashlib
 import importlib.resources
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from advx_jax.importing import is_import_name
 from advx_jax.messages import nearest
 from advx_jax.networks.classifier import Classifier, Provenance
 from advx_jax.networks.files import SUFFIX, load_network
+from advx_jax.networks.folders import network_folders, shipped_folder
 from advx_jax.networks.own_classifier import OwnClassifier
 from advx_jax.networks.robustbench import PREFIX, RobustBenchEntry, robustbench_entry, robustbench_file
 
@@ -201,7 +201,7 @@ def find_by_name(entry: ManifestEntry) -> ResolvedNetwork:
         UserError: see `resolve_network`.
     """
     names = dict.fromkeys((f"{entry.name}{SUFFIX}", entry.file))
-    found = (folder / name for folder in _folders() for name in names if (folder / name).is_file())
+    found = (folder / name for folder in network_folders() for name in names if (folder / name).is_file())
     path = next(found, None) or _download(entry)
     if path.name == entry.file:
         # Before the file is taken apart, so that a wrong file is called wrong and not damaged.
@@ -211,18 +211,6 @@ def find_by_name(entry: ManifestEntry) -> ResolvedNetwork:
         network = _read(path)
         _check_sha256(entry, path, network.provenance.source_sha256)
     return network._replace(provenance=replace(network.provenance, name=entry.name))
-
-
-def _folders() -> list[Path]:
-    """Where files of named networks may lie."""
-    folders = [Path("prebuilt"), _shipped_folder()]
-    if os.environ.get("ADVX_PREBUILT"):
-        folders.append(at_home(os.environ["ADVX_PREBUILT"]))
-    return [*folders, cache_dir()]
-
-
-def _shipped_folder() -> Path:
-    return Path(str(importlib.resources.files("advx_jax.prebuilt")))
 
 
 def _read(path: Path, hints: FileHints = NO_HINTS) -> ResolvedNetwork:
@@ -255,7 +243,7 @@ def _check_shipped(path: Path, entries: Mapping[str, ManifestEntry]) -> None:
         UserError: it is damaged.
     """
     entry = next((entry for entry in entries.values() if entry.file == path.name), None)
-    if entry and path.is_file() and path.resolve().parent == _shipped_folder().resolve():
+    if entry and path.is_file() and path.resolve().parent == shipped_folder().resolve():
         _check_sha256(entry, path, hashlib.sha256(path.read_bytes()).hexdigest())
 
 

@@ -99,7 +99,7 @@ class Plan:
 
 
 @dataclasses.dataclass(frozen=True)
-class Way:
+class Context:
     """How a pass through a network goes; see `Architecture.module` for `axis_name` and `dtype`."""
 
     train: bool
@@ -135,7 +135,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch height width inputs"], way: Way
+        self, x: Float[Array, "batch height width inputs"], context: Context
     ) -> Float[Array, "batch out_height out_width outputs"]:
         """Apply the block to feature maps."""
         plan = self.plan
@@ -144,24 +144,24 @@ class Block(nn.Module):
         strided = plan.extents.index(3) + 1
 
         def convolve(x: Array, name: str, features: int, extent: int, stride: int) -> Array:
-            return way.convolution(x, name, features, extent, stride, plan.padding(extent, stride))
+            return context.convolution(x, name, features, extent, stride, plan.padding(extent, stride))
 
         main = shortcut = x
         if plan.pre_activation:
-            main = way.activate(way.norm(x, "bn1"))
+            main = context.activate(context.norm(x, "bn1"))
         if changes:
             taken = main if plan.shortcut_of == "activated" else x
             shortcut = convolve(taken, "shortcut", self.features, plan.shortcut_extent, self.stride)
-            shortcut = shortcut if plan.pre_activation else way.norm(shortcut, "shortcut_bn")
+            shortcut = shortcut if plan.pre_activation else context.norm(shortcut, "shortcut_bn")
         for number, extent in enumerate(plan.extents, start=1):
             if plan.pre_activation and number > 1:
-                main = way.activate(way.norm(main, f"bn{number}"))
+                main = context.activate(context.norm(main, f"bn{number}"))
             features = self.features if number == last else self.inner
             main = convolve(main, f"conv{number}", features, extent, self.stride if number == strided else 1)
             if not plan.pre_activation:
-                main = way.norm(main, f"bn{number}")
-                main = way.activate(main) if number < last else main
-        return main + shortcut if plan.pre_activation else way.activate(main + shortcut)
+                main = context.norm(main, f"bn{number}")
+                main = context.activate(main) if number < last else main
+        return main + shortcut if plan.pre_activation else context.activate(main + shortcut)
 
 
 class ResidualNetwork(nn.Module):
@@ -194,32 +194,32 @@ class ResidualNetwork(nn.Module):
             real: in training, the examples that are no padding; all if None.
         """
         plan = self.plan
-        way = Way(train, real, self.axis_name, self.dtype, ACTIVATIONS[plan.activation])
+        context = Context(train, real, self.axis_name, self.dtype, ACTIVATIONS[plan.activation])
         mean = self.variable("constants", "mean", functools.partial(jnp.asarray, plan.mean, jnp.float32))
         std = self.variable("constants", "std", functools.partial(jnp.asarray, plan.std, jnp.float32))
         around = (plan.padding, plan.padding)
         x = jnp.pad(images, ((0, 0), around, around, (0, 0))) if plan.padding else images
         x = (x - mean.value.reshape(1, 1, 1, -1)) / std.value.reshape(1, 1, 1, -1)
         extent, stride = (7, 2) if plan.large_images else (3, 1)
-        x = way.convolution(x, "stem", plan.stem, extent, stride, ((extent // 2, extent // 2),) * 2)
+        x = context.convolution(x, "stem", plan.stem, extent, stride, ((extent // 2, extent // 2),) * 2)
         if not plan.block.pre_activation:
-            x = way.activate(way.norm(x, "stem_bn"))
+            x = context.activate(context.norm(x, "stem_bn"))
         if plan.large_images:
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         if self.is_initializing():
             for stage in plan.idle:
-                self._stage(x, stage, way)
+                self._stage(x, stage, context)
         for stage in plan.stages:
-            x = self._stage(x, stage, way)
+            x = self._stage(x, stage, context)
         if plan.head_norm:
-            x = way.activate(way.norm(x, "head_bn"))
+            x = context.activate(context.norm(x, "head_bn"))
         x = x.astype(jnp.promote_types(x.dtype, images.dtype)).mean((1, 2))
         head = nn.Dense(plan.n_classes, plan.head_bias, precision=lax.Precision.HIGHEST, name="head")
         return head(x)
 
-    def _stage(self, x: Array, stage: StagePlan, way: Way) -> Array:
+    def _stage(self, x: Array, stage: StagePlan, context: Context) -> Array:
         for number in range(1, stage.length + 1):
             stride = stage.stride if number == 1 else 1
             name = f"{stage.name}_block{number}"
-            x = Block(self.plan.block, stage.features, stage.inner, stride, name=name)(x, way)
+            x = Block(self.plan.block, stage.features, stage.inner, stride, name=name)(x, context)
         return x

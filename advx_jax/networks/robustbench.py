@@ -5,13 +5,13 @@ are of nor, most of them, how it normalises images: that stands in RobustBench's
 table below.
 """
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
-from advx_jax.cache import at_home, cache_dir
+from advx_jax.cache import cache_dir
 from advx_jax.errors import UserError
 from advx_jax.messages import listed, nearest, shown
+from advx_jax.networks.folders import network_folders
 
 PREFIX = "robustbench:"
 """How names of these networks begin."""
@@ -213,10 +213,7 @@ def robustbench_file(entry: RobustBenchEntry) -> Path:
     Raises:
         UserError: it is not there.
     """
-    folders = [Path("models"), Path("prebuilt")]
-    if os.environ.get("ADVX_PREBUILT"):
-        folders.append(at_home(os.environ["ADVX_PREBUILT"]))
-    paths = [folder / f"{entry.path}.pt" for folder in (*folders, cache_dir())]
+    paths = [folder / f"{entry.path}.pt" for folder in (Path("models"), *network_folders())]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         raise UserError(
@@ -229,7 +226,7 @@ def robustbench_file(entry: RobustBenchEntry) -> Path:
 def _means(name: str, entry: RobustBenchEntry) -> bool:
     *before, last = name.split("/")
     whole = (entry.data.lower(), entry.threat.lower())
-    told = [part.lower() for part in before]
-    if len(set(told)) < len(told) or not set(told) <= set(whole):
+    given = [part.lower() for part in before]
+    if len(set(given)) < len(given) or not set(given) <= set(whole):
         return False
     return last == entry.name or last in (f"{entry.name}{join}{entry.threat}" for join in ("", "_", "-"))
