@@ -20,6 +20,7 @@ from advx_jax.attacks.checks import ImagesLike, LabelsLike
 from advx_jax.attacks.criteria import are_numbers, is_met
 from advx_jax.attacks.losses import CLASSES_NEEDED, LossName, loss_and_gradient
 from advx_jax.attacks.minimum_norm import MinimumNorm
+from advx_jax.attacks.passes import count_passes
 from advx_jax.attacks.published import Published
 from advx_jax.errors import UserError
 from advx_jax.progress import call_progress
@@ -190,7 +191,7 @@ def robust_accuracy(
     attack.check(n_classes)
     is_robust = sanity_checks(model, x, y).correct
     parts, cost = attack.parts(n_classes), row_bytes(model, x, attack)
-    steps = [part.attack.n_steps * part.attack.passes_per_step for part in parts]
+    steps = [part.attack.n_steps * count_passes(part.attack, n_classes, x.shape[1:]).step.cost for part in parts]
     draws = jax.random.key(0) if key is None else key
     with call_progress(len(x), "robust accuracy", progress, on_progress) as update:
         update(float((~is_robust).sum()), spared=True)

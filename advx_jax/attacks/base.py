@@ -110,11 +110,6 @@ class Attack:
         return self.n_steps
 
     @property
-    def passes_per_step(self) -> int:
-        """Cost of a step in passes through the model; a gradient counts as two more."""
-        return 3
-
-    @property
     def is_random(self) -> bool:
         """Whether other keys give other results, so that restarts may find more."""
         return False

@@ -65,11 +65,6 @@ class FAB(FixedEpsilon):
         """As the field names it."""
         return "fab-t" if self.targeted else "fab"
 
-    @property
-    def passes_per_step(self) -> int:
-        """A gradient, and a look at the point that it leads to."""
-        return 4
-
     def check(self, n_classes: int | None = None) -> None:
         """Refuse targets other than its own.
 

@@ -14,6 +14,7 @@ from flax import struct
 from jaxtyping import Array, Int
 
 from advx_jax.attacks.arrays import Counts, Images, Keys, Labels, Logits, Mask, Perturbations, Values
+from advx_jax.attacks.ascent import cross_entropy
 from advx_jax.attacks.base import Attack, AttackResult, Model, Number
 from advx_jax.attacks.criteria import are_numbers, clearly_met, is_met
 from advx_jax.attacks.losses import loss_and_gradient
@@ -104,10 +105,9 @@ class FrankWolfe(Attack):
 
     def result(self, model: Model, images: Images, labels: Labels, state: FrankWolfeState) -> AttackResult:
         """Look at the last point too; the best counts."""
-        values, _, logits = loss_and_gradient(
-            "cross_entropy", model, images + state.iterate, labels, labels, self.criterion.towards_label
-        )
-        state = self._looked_at(labels, state, values, logits)
+        logits = model(images + state.iterate)
+        values = cross_entropy(logits, labels)
+        state = self._looked_at(labels, state, -values if self.criterion.towards_label else values, logits)
         change = jnp.where(per_example(state.met & ~state.began, images), state.perturbation, 0)
         success = state.met | state.began
         return AttackResult(

@@ -68,11 +68,6 @@ class Square(RandomStart):
 
     steps: int = struct.field(pytree_node=False, default=5000)
 
-    @property
-    def passes_per_step(self) -> int:
-        """A query."""
-        return 1
-
     def init(self, model: Model, images: Images, labels: Labels, keys: Keys) -> SquareState:
         """State before the first step: vertical stripes of ±eps (L∞), or a grid of bumps of random signs (L2).
 

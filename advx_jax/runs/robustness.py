@@ -19,6 +19,7 @@ from advx_jax.analysis.workers import lanes
 from advx_jax.attacks import Attack, FirstSuccess
 from advx_jax.attacks.base import Part
 from advx_jax.attacks.named import FIXED_EPSILON
+from advx_jax.attacks.passes import count_passes
 from advx_jax.attacks.threat_model import threat_model
 from advx_jax.data.image_set import ImageSet, unit_images
 from advx_jax.files import check_output_folder
@@ -97,9 +98,13 @@ class RobustAccuracy(Measurement[str]):
         if name.lower() not in FIXED_EPSILON:
             self.settings["attack_settings"] = {attack.name: attack.settings() for attack in attacks}
         self._runs = FirstSuccess(attacks=self._attacks).parts(self._n_classes)
-        costs = np.array([run.attack.n_steps * run.attack.passes_per_step for run in self._runs], float)
+        shape = tuple(data.images.shape[1:])
+        # In forward passes, of each run.
+        self._costs = [
+            run.attack.n_steps * count_passes(run.attack, self._n_classes, shape).step.cost for run in self._runs
+        ]
         # Of an image's work, the part that is done before each run.
-        self._done_before = np.concatenate([[0], np.cumsum(costs / costs.sum())])
+        self._done_before = np.concatenate([[0], np.cumsum(np.array(self._costs) / sum(self._costs))])
         self._estimate: Estimate | None = None
 
     def is_valid(self, key: str, record: Record) -> bool:
@@ -168,10 +173,9 @@ class RobustAccuracy(Measurement[str]):
 
     def _estimate_of(self, rows_of: functools.partial[int]) -> Estimate:
         phases = []
-        for run in self._runs:
-            attack = run.attack
-            segments = len(segment_lengths(attack.n_steps))
-            phases.append(Phase(self._name_of(run), segments, attack.n_steps * attack.passes_per_step / segments))
+        for run, cost in zip(self._runs, self._costs, strict=True):
+            segments = len(segment_lengths(run.attack.n_steps))
+            phases.append(Phase(self._name_of(run), segments, cost / segments))
         return Estimate(phases, rows_of, len(lanes()))
 
     def _has_reached(self, position: int, record: Record) -> bool:

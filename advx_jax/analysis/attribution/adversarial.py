@@ -6,8 +6,12 @@ from advx_jax.analysis.attribution.base import Attribution, Attributions
 from advx_jax.attacks.arrays import Images, Keys, Labels
 from advx_jax.attacks.base import Model
 from advx_jax.attacks.explaining import ExplanationAttack
+from advx_jax.attacks.passes import count_passes
 from advx_jax.attacks.published import EXPLANATION
 from advx_jax.errors import UserError
+
+# An attack with one gradient a step takes one of however many classes.
+_ANY_CLASSES = 10
 
 
 @struct.dataclass(kw_only=True)
@@ -28,9 +32,8 @@ class AdversarialExplanation(Attribution):
         return "adversarial"
 
     def passes(self, image_shape: tuple[int, ...]) -> int:
-        """A gradient a step of the attack."""
-        del image_shape
-        return self.attack.n_steps * self.attack.passes_per_step
+        """Those of the attack's steps."""
+        return self.attack.n_steps * count_passes(self.attack, _ANY_CLASSES, image_shape).step.cost
 
     def check(self, image_shape: tuple[int, ...]) -> None:
         """Check the attack, which must go towards the target."""
