@@ -219,6 +219,25 @@ def test_norms_have_many_names(given, meant):
     assert norm_named(given) == meant
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("L1", "L1"),
+        ("l_1", "L1"),
+        (1, "L1"),
+        ("1", "L1"),
+        ("l0", "L0"),
+        (0, "L0"),
+        (np.float32(0), "L0"),
+        (1.5, "L1.5"),
+    ],
+)
+def test_other_norms_are_taken_by_those_that_know_them(given, meant):
+    assert norm_named(given, ("L0", "L1", "L1.5")) == meant
+    with pytest.raises(UserError, match="expected L2 as the norm of ddn, got"):
+        norm_named(given, ("L2",), "ddn")
+
+
 @pytest.mark.parametrize("name", ["L1", 1, 0, "", None, "max", float("nan"), True])
 def test_other_norms_are_refused(name):
     with pytest.raises(UserError, match=f"expected L2 or Linf as the norm, got {name!r}"):
@@ -249,7 +268,8 @@ BAD_SETTINGS = {
     "pixel levels": (lambda: PGD(eps=8.0, norm="inf"), r"expected eps of at most 1 in Linf, .* is 8.0/255 meant\?"),
     "norm": (lambda: PGD(eps=0.1, norm="L1"), "expected L2 or Linf as the norm, got 'L1'"),
     "an ensemble's norm": (lambda: AutoAttack(eps=0.1, norm="max"), "expected L2 or Linf as the norm, got 'max'"),
-    "FMN's norm": (lambda: FMN(norm=1), "expected L2 or Linf as the norm, got 1"),
+    "FMN's norm": (lambda: FMN(norm=3), "expected L0, L1, L2 or Linf as the norm, got 3"),
+    "DDN's norm": (lambda: DDN(norm="Linf"), "expected L2 as the norm, got 'Linf'"),
     "FMN's gamma": (lambda: FMN(gamma=1.5), "expected gamma above 0 and below 1, got 1.5"),
     "FMN's step": (lambda: FMN(step_length=-1.0), "expected step_length above 0, got -1.0"),
     "FMN's height": (lambda: _unchecked(FMN, climb="hill"), "expected margin or log_odds as climb, got 'hill'"),

@@ -118,6 +118,18 @@ def test_a_minimum_norm_attack_of_ones_own():
     assert minimum_norm_attack("own_attacks:SMALL").steps == 9
     # A class that is made without arguments.
     assert minimum_norm_attack("own_attacks:FMN") == FMN()
+    assert minimum_norm_attack("own_attacks:SMALL", "l1") == FMN(steps=9, norm="L1")
+
+
+def test_minimum_norm_attacks_are_of_the_norm_that_is_asked_for():
+    assert minimum_norm_attack("fmn", 0) == FMN(norm="L0")
+    assert minimum_norm_attack("fmn", "inf") == FMN(norm="Linf")
+    for name in ("published", "ddn"):
+        assert minimum_norm_attack(name, "l2") is MINIMUM_NORM[name]
+        with pytest.raises(UserError, match=f"expected L2 as the norm of {name}, got 'Linf'"):
+            minimum_norm_attack(name, "Linf")
+    with pytest.raises(UserError, match="expected L0, L1, L2 or Linf as the norm of fmn, got 'max'"):
+        minimum_norm_attack("fmn", "max")
 
 
 @pytest.mark.parametrize(

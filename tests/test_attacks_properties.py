@@ -45,7 +45,7 @@ from advx_jax.attacks import (
 from advx_jax.errors import UserError
 
 SHAPE, N, K, HIDDEN = (6, 6, 3), 8, 5, 16
-POWERS = {"L1.5": 1.5, "L2": 2}
+POWERS = {"L1": 1, "L1.5": 1.5, "L2": 2}
 # Far enough for some images, not for all.
 EPS = {"L2": 0.5, "Linf": 0.06}
 WRONG = 5
@@ -125,6 +125,8 @@ TABLE = {
     "ddn": DDN(steps=15),
     "ddn, rounded": DDN(steps=15, levels=256),
     "fmn L2": FMN(steps=15),
+    "fmn L0": FMN(steps=25, norm="L0"),
+    "fmn L1": FMN(steps=15, norm="L1"),
     "fmn Linf": FMN(steps=15, norm="Linf", stay_in_range=False),
     "best": package.BEST.with_settings(steps=20),
     "smallest": SmallestSuccess(attacks=(DDN(steps=8), FMN(steps=8)), criterion=NoBetterThanRandom()),
@@ -170,6 +172,8 @@ def found_by(name):
 
 def sizes(norm, change):
     flat = np.abs(np.asarray(change, np.float64).reshape(len(change), -1))
+    if norm == "L0":
+        return (flat != 0).sum(1).astype(float)
     power = POWERS.get(norm)
     return flat.max(1) if power is None else (flat**power).sum(1) ** (1 / power)
 

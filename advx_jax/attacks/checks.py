@@ -38,6 +38,10 @@ _TRAINING_MODE = {
 }
 
 _NORMS = {
+    "l0": "L0",
+    "0": "L0",
+    "l1": "L1",
+    "1": "L1",
     "l2": "L2",
     "2": "L2",
     "linf": "Linf",
@@ -223,21 +227,31 @@ def number_of_classes(model: Any, images: Array | np.ndarray) -> int:
     return int(logits.shape[1])
 
 
-def norm_named(norm: Any, taken: tuple[str, ...] = _USUAL_NORMS) -> str:
-    """The norm meant by a name in any spelling ("L2", "l2", "Linf", "inf"), or by 2 or infinity.
+def norm_named(norm: Any, taken: tuple[str, ...] = _USUAL_NORMS, of: str = "") -> str:
+    """The norm meant by a name in any spelling ("L2", "l2", "Linf", "inf"), or by 0, 1, 2 or infinity.
 
     Args:
         norm: its name.
         taken: those that there are to choose from.
+        of: whose it is, for the message; nobody's if empty.
 
     Raises:
         UserError: it is none of them.
     """
-    name = f"{norm:g}" if isinstance(norm, int | float | np.number) else norm
+    is_number = isinstance(norm, int | float | np.number) and not isinstance(norm, bool)
+    name = f"{norm:g}" if is_number else norm
     known = _NORMS.get(name.lower().replace("_", "").replace("-", "")) if isinstance(name, str) else None
     if known not in taken:
-        raise UserError(f"expected {', '.join(taken[:-1])} or {taken[-1]} as the norm, got {norm!r}")
+        choice = " or ".join([*filter(None, [", ".join(taken[:-1])]), taken[-1]])
+        whose = f" of {of}" if of else ""
+        raise UserError(f"expected {choice} as the norm{whose}, got {norm!r}")
     return known
+
+
+def norms_of(settings: Any) -> tuple[str, ...]:
+    """The norms that settings can be told to have, as they say by `norms`; the usual ones if they do not say."""
+    norms: tuple[str, ...] = getattr(settings, "norms", _USUAL_NORMS)
+    return norms
 
 
 def check_settings(settings: Any, in_use: bool = True) -> None:
@@ -258,7 +272,7 @@ def check_settings(settings: Any, in_use: bool = True) -> None:
         elif name in _COUNTS and value is not None:
             object.__setattr__(settings, name, counted(name, value))
         elif name == "norm":
-            object.__setattr__(settings, name, norm_named(value, getattr(settings, "norms", _USUAL_NORMS)))
+            object.__setattr__(settings, name, norm_named(value, norms_of(settings)))
         elif name in _CHOICES and value not in _CHOICES[name]:
             raise UserError(f"expected {' or '.join(_CHOICES[name])} as {name}, got {value!r}")
     eps = getattr(settings, "eps", None)

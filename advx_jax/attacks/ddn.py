@@ -17,7 +17,6 @@ from advx_jax.attacks.base import Model, Number
 from advx_jax.attacks.minimum_norm import MinimumNorm, SearchState, cosine, farthest_in_box
 from advx_jax.attacks.norms import per_example
 from advx_jax.attacks.projections import l2_norm, unit_l2
-from advx_jax.errors import UserError
 
 _LAST_STEP_LENGTH = 0.01
 
@@ -33,6 +32,8 @@ class DDN(MinimumNorm):
             real numbers, which do not add the rounding's own distance to small ones.
     """
 
+    norms = ("L2",)
+
     gamma: Number = 0.05
     init_norm: Number = 1.0
     levels: int | None = struct.field(pytree_node=False, default=None)
@@ -42,16 +43,6 @@ class DDN(MinimumNorm):
         fields = super().settings()
         del fields["norm"]
         return fields
-
-    def check(self, n_classes: int | None = None) -> None:
-        """Refuse other norms than L2.
-
-        Raises:
-            UserError: in one line.
-        """
-        super().check(n_classes)
-        if self.norm != "L2":
-            raise UserError(f"expected L2 as the norm of DDN, got {self.norm}")
 
     @property
     def first_radius(self) -> Number:

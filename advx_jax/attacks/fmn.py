@@ -1,8 +1,9 @@
-"""FMN, the fast minimum-norm attack (Pintor et al. 2021, arXiv 2102.12827, algorithm 1), for L2 and L∞.
+"""FMN, the fast minimum-norm attack (Pintor et al. 2021, arXiv 2102.12827, algorithm 1), for L0, L1, L2 and L∞.
 
 The perturbation climbs the difference of logits inside a ball. Before the first success the ball's
 radius is a linear estimate of the distance to the boundary; from then on it shrinks after a success
-and grows after a failure, by less and less.
+and grows after a failure, by less and less. In L0, where nothing can be estimated, it begins with one value, and
+changes by one value at least.
 """
 
 import math
@@ -13,20 +14,21 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array
 
-from advx_jax.attacks.arrays import Images, Labels, Perturbations, Values
+from advx_jax.attacks.arrays import Images, Labels, Mask, Perturbations, Values
 from advx_jax.attacks.ascent import negative_log_odds
 from advx_jax.attacks.base import Model, Number
 from advx_jax.attacks.criteria import grid_step
-from advx_jax.attacks.minimum_norm import MinimumNorm, SearchState, cosine, farthest_in_box
+from advx_jax.attacks.minimum_norm import MinimumNorm, SearchState, SmallestSoFar, cosine, farthest_in_box
 from advx_jax.attacks.norms import per_example
-from advx_jax.attacks.projections import dual_size, project, unit_l2
+from advx_jax.attacks.projections import NORMS, dual_size, project, unit_l2
 
 
 @struct.dataclass(kw_only=True)
 class FMN(MinimumNorm):
-    """The attack's settings; lengths are L2 norms on the images' scale, also of the L∞ attack.
+    """The attack's settings; step lengths are L2 norms on the images' scale, whatever the norm that is minimised.
 
     Attributes:
+        norm: "L0", "L1", "L2" or "Linf".
         step_length: α of the first step; falls to `last_step_length` as half a cosine.
         last_step_length: α after the last step.
         gamma: γ, by which fraction the first radii shrink or grow; falls to `last_gamma` in the same way.
@@ -37,12 +39,19 @@ class FMN(MinimumNorm):
             any robustness.
     """
 
+    norms = NORMS
+
     step_length: Number = 1.0
     last_step_length: Number = 0.01
     gamma: Number = 0.05
     last_gamma: Number = 0.001
     climb: Literal["margin", "log_odds"] = struct.field(pytree_node=False, default="margin")
     relative: bool = struct.field(pytree_node=False, default=False)
+
+    @property
+    def first_radius(self) -> Number:
+        """Of the ball before the first step; in all norms but L0 the first step finds one."""
+        return 1.0 if self.norm == "L0" else jnp.inf
 
     def step(self, model: Model, images: Images, labels: Labels, state: SearchState) -> SearchState:
         """Look, change the radius, follow the gradient, and go back into the ball."""
@@ -61,26 +70,58 @@ class FMN(MinimumNorm):
         fall = cosine(state.step, self.steps).astype(images.dtype)
         length = self.last_step_length + (self.step_length - self.last_step_length) * fall
         gamma = self.last_gamma + (self.gamma - self.last_gamma) * fall
+        if self.norm == "L0":
+            radius = _count(state.radius, best, success, gamma)
+        else:
+            gap = jnp.abs(margin) + grid_step(self.criterion, logits, labels)
+            radius = self._radius(state, best, success, gamma, gap / self._slope(gradient))
+        if self.stay_in_range:
+            radius = jnp.minimum(radius, self.size(farthest_in_box(images)))
+        # No ball is known to hold a boundary where the gradient vanishes or all other classes are masked.
+        radius = jnp.where(jnp.isfinite(radius), radius, self.size(state.perturbation))
+        lengths = jnp.broadcast_to(length, radius.shape) * (self._reach(images, radius) if self.relative else 1)
+        moved = state.perturbation - per_example(lengths, gradient) * unit_l2(gradient)
+        # One value at least moves, also where none was to: no gradient is had at the image itself for the next step.
+        ball = jnp.maximum(radius, 1) if self.norm == "L0" else radius
+        perturbation = self.project(images, project(self.norm, moved, ball))
+        return SearchState(state.step + 1, perturbation, radius, best)
+
+    def _radius(self, state: SearchState, best: SmallestSoFar, success: Mask, gamma: Array, distance: Values) -> Values:
+        """Of the next ball, where sizes are lengths.
+
+        Args:
+            state: before the step.
+            best: the smallest success so far.
+            success: whether the perturbation just looked at is one.
+            gamma: γ.
+            distance: from there to the boundary, if the network were linear.
+        """
         reached = self.size(state.perturbation)
         # Growing a little at least: where the box cuts steps short, the estimate alone closes in on the
         # boundary from inside and never crosses it. What the box cut off counts as grown already.
         least = jnp.minimum(state.radius, reached * (1 + gamma)) * (1 + self.last_gamma)
-        gap = jnp.abs(margin) + grid_step(self.criterion, logits, labels)
-        estimate = jnp.maximum(reached + gap / self._slope(gradient), least)
+        estimate = jnp.maximum(reached + distance, least)
         missed = jnp.where(jnp.isfinite(best.norm), state.radius * (1 + gamma), estimate)
-        radius = jnp.where(success, jnp.minimum(state.radius * (1 - gamma), best.norm), missed)
-        if self.stay_in_range:
-            radius = jnp.minimum(radius, self.size(farthest_in_box(images)))
-        # No ball is known to hold a boundary where the gradient vanishes or all other classes are masked.
-        radius = jnp.where(jnp.isfinite(radius), radius, reached)
-        # Of the ball's corner, for L∞.
-        reach = radius if self.norm == "L2" else radius * math.sqrt(images[0].size)
-        lengths = jnp.broadcast_to(length, radius.shape) * (reach if self.relative else 1)
-        moved = state.perturbation - per_example(lengths, gradient) * unit_l2(gradient)
-        perturbation = self.project(images, project(self.norm, moved, radius))
-        return SearchState(state.step + 1, perturbation, radius, best)
+        return jnp.where(success, jnp.minimum(state.radius * (1 - gamma), best.norm), missed)
 
     def _slope(self, gradient: Perturbations) -> Values:
         """Largest change of the margin along a perturbation of size 1: the dual norm of its gradient."""
         slope = dual_size(self.norm, gradient)
         return jnp.maximum(slope, jnp.finfo(slope.dtype).tiny)
+
+    def _reach(self, images: Images, radius: Values) -> Values:
+        """The longest step, in L2, that fits into the ball: to its corner."""
+        match self.norm:
+            case "L0":
+                return jnp.sqrt(radius)
+            case "Linf":
+                return radius * math.sqrt(images[0].size)
+            case _:
+                return radius
+
+
+def _count(radius: Values, best: SmallestSoFar, success: Mask, gamma: Array) -> Values:
+    """How many values the next perturbation may change."""
+    fewer = jnp.minimum(jnp.minimum(radius - 1, jnp.floor(radius * (1 - gamma))), best.norm)
+    more = jnp.maximum(radius + 1, jnp.floor(radius * (1 + gamma)))
+    return jnp.maximum(jnp.where(success, fewer, more), 0)

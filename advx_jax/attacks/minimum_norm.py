@@ -53,7 +53,7 @@ class MinimumNorm(Attack):
 
     Attributes:
         steps: with one gradient each; success is looked for once more after the last step, without one.
-        norm: to minimise, "L2" or "Linf".
+        norm: to minimise, "L2" or "Linf", or what the attack's `norms` say; L0 counts the values that change.
         stay_in_range: keep x + δ in [0,1], as benchmarks do.
     """
 

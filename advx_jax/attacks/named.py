@@ -9,11 +9,13 @@ from advx_jax.attacks.apgd import APGD, APGDT
 from advx_jax.attacks.autoattack import AutoAttack
 from advx_jax.attacks.base import Attack, as_attack
 from advx_jax.attacks.best import BEST
+from advx_jax.attacks.checks import norm_named, norms_of
 from advx_jax.attacks.ddn import DDN
 from advx_jax.attacks.ensemble import FirstSuccess, Restarted
 from advx_jax.attacks.fab import FABT
 from advx_jax.attacks.fmn import FMN
 from advx_jax.attacks.pgd import PGD
+from advx_jax.attacks.projections import NormLike
 from advx_jax.attacks.published import Published
 from advx_jax.attacks.square import Square
 from advx_jax.errors import UserError
@@ -49,14 +51,19 @@ def find_attack(name: str, known: Mapping[str, Any]) -> Any:
     return find_by_name(name, known, "attack", "an attack")
 
 
-def minimum_norm_attack(name: str) -> Attack:
+def minimum_norm_attack(name: str, norm: NormLike | None = None) -> Attack:
     """A minimum-norm attack by name, or one of a person's own: an attack, or a class that makes one without arguments.
 
+    Args:
+        name: see `find_attack`.
+        norm: to minimise; the one that the attack has if None.
+
     Raises:
-        UserError: there is none, or it is no attack.
+        UserError: there is none, it is no attack, or it does not know the norm.
     """
     found = find_attack(name, MINIMUM_NORM)
-    return _checked(name, found if isinstance(found, Attack) else made(name, found, "an attack"))
+    attack = _checked(name, found if isinstance(found, Attack) else made(name, found, "an attack"))
+    return attack if norm is None else _with_norm(attack, norm)
 
 
 def fixed_epsilon_attack(name: str, **given: Any) -> Attack:
@@ -105,6 +112,23 @@ def fixed_epsilon_members(
     if restarts > 1 and not any(member.is_random for member in members):
         raise UserError(f"expected --restarts=1 for {name}, which draws nothing at random, got {restarts}")
     return tuple(_restarted(member, restarts) for member in members)
+
+
+def _with_norm(attack: Attack, norm: NormLike) -> Attack:
+    """The same attack for that norm."""
+    norms = minimised(attack)
+    chosen = norm_named(norm, norms, attack.name)
+    return attack if norms == (chosen,) else attack.with_settings(norm=chosen)
+
+
+def minimised(attack: Attack) -> tuple[str, ...]:
+    """The norms that a minimum-norm attack can be told to minimise; those of all its parts, if it is an ensemble.
+
+    One that has no such setting, as those of the paper, minimises L2.
+    """
+    parts = [part.attack for part in attack.parts()]
+    known = [norms_of(part) if hasattr(part, "norm") else ("L2",) for part in parts]
+    return tuple(norm for norm in known[0] if all(norm in others for others in known))
 
 
 def _restarted(attack: Attack, restarts: int) -> Attack:
