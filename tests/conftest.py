@@ -13,14 +13,14 @@ import jax
 
 del os.environ["TF_CPP_MIN_LOG_LEVEL"]
 
+import jaxtyping
 import numpy as np
 import pytest
-from jaxtyping import install_import_hook
 
 PUBLISHED_NAMES = ("resnet44-standard", "resnet44-adv-train", "resnet44-all", "resnet44-robust")
 
 # Shapes in signatures are checked at run time while the tests run.
-install_import_hook("advx_jax", "beartype.beartype")
+jaxtyping.install_import_hook("advx_jax", "beartype.beartype")
 
 # Shells start what they put into the background with Ctrl-C ignored, and commands started from here would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -33,6 +33,14 @@ def compiled_code_is_released() -> Iterator[None]:
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Shapes in signatures are not checked for a while, which takes a hundred times as long as reading a file does."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

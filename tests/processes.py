@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from warm_process import call_warm
+
 # ml_collections loads configs in an old way of Python's; all other warnings are errors.
 WARNINGS = ("-W", "error", "-W", "ignore:the load_module() method is deprecated:DeprecationWarning")
 
@@ -22,20 +24,23 @@ def quick_environment(cache: Path) -> dict[str, str]:
     return {**os.environ, "JAX_PLATFORMS": "cpu", "ADVX_CACHE": str(cache), "XLA_FLAGS": flags.strip()}
 
 
-def start(folder: Path, command: str, *arguments: str, **options) -> subprocess.Popen:
+def shell_environment(folder: Path) -> dict[str, str]:
+    """What a person's shell has, with a CPU and a cache of its own."""
     environment = {**os.environ, "ADVX_CACHE": str(folder / "cache"), "JAX_PLATFORMS": "cpu"}
     # The test process has JAX's own default here; a person's shell has nothing.
     for name in ("CIFAR10_PATH", "TF_CPP_MIN_LOG_LEVEL"):
         environment.pop(name, None)
+    return environment
+
+
+def start(folder: Path, command: str, *arguments: str, **options) -> subprocess.Popen:
     module = [sys.executable, *WARNINGS, "-m", f"advx_jax.{command}"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*module, *arguments], cwd=folder, env=environment, **pipes, **options)
+    return subprocess.Popen([*module, *arguments], cwd=folder, env=shell_environment(folder), **pipes, **options)
 
 
 def call(folder: Path, command: str, *arguments: str) -> tuple[int, str, str]:
-    process = start(folder, command, *arguments)
-    out, err = process.communicate(timeout=240)
-    return process.returncode, out, err
+    return call_warm(folder, f"advx_jax.{command}", arguments, shell_environment(folder), WARNINGS)
 
 
 def succeed(folder: Path, command: str, *arguments: str) -> str:

@@ -203,14 +203,8 @@ def test_a_network_that_never_errs_is_not_called_fragile():
     assert curve.n_uncrossed == 5
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        (name, kind) if (name, kind) == ("all", "attack") else pytest.param(name, kind, marks=pytest.mark.slow)
-        for name in ("all", "standard")
-        for kind in KINDS
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in ("all", "standard") for kind in KINDS])
 def test_published_area(name, kind, ara_subset, golden, published_pt):
     from advx_jax.convert import read_pt
 

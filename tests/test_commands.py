@@ -246,7 +246,7 @@ def test_ara_counts_what_never_crossed_apart(folder):
 
 
 def test_interrupted_ara_keeps_what_it_has(folder):
-    flags = ("--model=tiny.safetensors", "--steps=400", "--eps=5", "--output=cut", "--n_images=200")
+    flags = ("--model=tiny.safetensors", "--steps=120", "--eps=5", "--output=cut", "--n_images=200")
     path = folder / "cut" / "distances.jsonl"
     process = start(folder, "ara", *flags)
     interrupt(process, lambda: kept_records(path))
@@ -283,6 +283,7 @@ def test_explain_without_anything_shows_the_shipped_networks(folder):
     assert len(list((folder / "first").glob("*-*/_input.png"))) == 10
 
 
+@pytest.mark.slow
 def test_memory_of_ara_grows_neither_with_images_nor_with_steps(folder):
     def peak(n_images, steps):
         output = f"--output=memory-{n_images}-{steps}"

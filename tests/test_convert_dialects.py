@@ -11,7 +11,6 @@ import warnings
 import zipfile
 from collections import OrderedDict
 
-import jaxtyping
 import numpy as np
 import pytest
 from audit import AUDIT
@@ -285,14 +284,6 @@ def as_written(value, zipped, path, protocol):
     n_storages = sum(name.startswith("saved/data/") for name in archive.namelist())
     storages = [archive.read(f"saved/data/{i}") for i in range(n_storages)]
     return archive.read("saved/data.pkl"), lambda program: zip_bytes(program, storages)
-
-
-@pytest.fixture
-def unchecked():
-    """Shapes in signatures are not checked for a while, which takes a hundred times as long as what is called."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -473,6 +473,7 @@ def test_entry_names_that_are_not_utf8_are_refused(attempt):
     assert "damaged" in attempt(bytes(data))
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_flipped_bytes_are_refused_or_harmless(container, attempt):
     rng = random.Random(1776)
@@ -487,6 +488,7 @@ def test_flipped_bytes_are_refused_or_harmless(container, attempt):
     assert 0 < sum(outcomes) < len(outcomes)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_spliced_files_are_refused_or_harmless(container, attempt):
     rng = random.Random(1777)
@@ -498,6 +500,7 @@ def test_spliced_files_are_refused_or_harmless(container, attempt):
         attempt(good[:start] + inserted + good[rng.choice([start, start + length, end]) :])
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_files_that_are_cut_off_are_refused(container, attempt):
     good = SMALL_FILES[container]
@@ -506,6 +509,7 @@ def test_files_that_are_cut_off_are_refused(container, attempt):
         assert attempt(good[:length]) is not None
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_random_bytes_are_refused(attempt):
     rng = random.Random(1779)
     program = legacy_bytes(b"", [])[:100]
@@ -515,6 +519,7 @@ def test_random_bytes_are_refused(attempt):
                 assert attempt(start + rng.randbytes(length)) is not None
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_programs_of_random_known_opcodes_are_refused(attempt):
     rng = random.Random(1780)
     known = [b"N", b"\x88", b"\x89", b")", b"]", b"}", b"(", b"t", b"\x85", b"\x86", b"a", b"e", b"s", b"u", b"R", b"b"]
@@ -525,6 +530,7 @@ def test_programs_of_random_known_opcodes_are_refused(attempt):
         assert attempt(legacy_bytes(program, [b"\0" * 24])) is not None
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_published_file_with_flips_and_cuts(published_pt, tmp_path):
     good = published_pt("resnet44-all").read_bytes()
     path = tmp_path / "published.pt"

@@ -25,6 +25,7 @@ SMALL = {
 CASE = explained.linear_case()
 KEYS = example_keys(jax.random.key(1), jnp.arange(N))
 DRAWING = {"road", "road_least_first", "faithfulness_correlation", "infidelity", "infidelity_scaled"}
+ALIKE = {"average_sensitivity", "infidelity_scaled", "road_least_first"}
 each_metric = pytest.mark.parametrize("name", METRICS)
 
 
@@ -52,7 +53,10 @@ def explained_by(metric, slopes, method=explained.noisy_gradient):
     return method if metric.takes_method else slopes
 
 
-@each_metric
+# Three are another sum over what others compute.
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in METRICS]
+)
 def test_a_number_for_each_example_that_depends_on_no_other(name):
     metric = small(name)
     whole = np.asarray(metric(MODEL, CASE.images, CASE.targets, explained_by(metric, CASE.slopes), KEYS))

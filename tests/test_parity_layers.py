@@ -181,12 +181,16 @@ def twin_pass(pair, train):
     return to_numpy(gradient), logits.detach().numpy(), layers
 
 
-every_pair = pytest.mark.parametrize("pair", [*PUBLISHED, "relu", "half_huber"], indirect=True)
-both_modes = pytest.mark.parametrize("train", [False, True], ids=["evaluation", "training"])
+# By default each kind of published network in one mode, and both kinds in both modes where they are tiny.
+PAIRS = [
+    pytest.param(name, train, marks=pytest.mark.slow if name in PUBLISHED and (name, train) not in brief else ())
+    for brief in [{("resnet44-all", False), ("resnet44-standard", True)}]
+    for name in (*PUBLISHED, "relu", "half_huber")
+    for train in (False, True)
+]
 
 
-@every_pair
-@both_modes
+@pytest.mark.parametrize(("pair", "train"), PAIRS, indirect=["pair"])
 def test_network(pair, train):
     """Every layer, in order, then what comes out: logits, input gradient, running statistics."""
     found_gradient, (found_logits, captured, statistics) = flax_pass(pair.architecture, train)(
@@ -209,7 +213,9 @@ def test_network(pair, train):
         assert_close(found[name], expected[name], pair.tolerances.layer, name)
 
 
-@pytest.mark.parametrize("pair", ["resnet44-robust", "relu", "half_huber"], indirect=True)
+@pytest.mark.parametrize(
+    "pair", [pytest.param("resnet44-robust", marks=pytest.mark.slow), "relu", "half_huber"], indirect=True
+)
 def test_penalty_gradient(pair):
     """The second derivative that training with the Lipschitz penalty needs."""
     variables = pair.variables
@@ -380,7 +386,7 @@ def check_against_automatic(inputs, stride, padding, same_padding):
 
 
 @pytest.mark.parametrize("pair", ["half_huber"], indirect=True)
-@both_modes
+@pytest.mark.parametrize("train", [pytest.param(False, marks=pytest.mark.slow), True], ids=["evaluation", "training"])
 def test_network_derivatives(pair, train):
     """In images and parameters together, so that mixed second derivatives are in it."""
 

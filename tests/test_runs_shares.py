@@ -12,6 +12,7 @@ import pytest
 from networks import random_classifier
 from processes import call, fail, measure_flags, quick_environment, succeed
 from stores import change_record
+from warm_process import call_warm
 
 import advx_jax.files
 from advx_jax.analysis.accuracy import predict
@@ -244,6 +245,14 @@ def end(process):
     return out
 
 
+def run_quick(folder, command, *arguments):
+    """As started and ended, in a fork."""
+    options = ("-W", "error")
+    status, out, err = call_warm(folder, f"advx_jax.{command}", arguments, quick_environment(folder / "cache"), options)
+    assert status == 0, err
+    return out
+
+
 def start_together(folder, command, arguments, count, outputs=None):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
@@ -273,7 +282,7 @@ def alone(folder):
 
     def get(command):
         if command not in made:
-            end(start_quick(folder, command, *flags(command, f"{command}-1")))
+            run_quick(folder, command, *flags(command, f"{command}-1"))
             made[command] = files(folder / f"{command}-1")
         return made[command]
 
@@ -290,11 +299,11 @@ def test_a_killed_shard_goes_on(folder, alone):
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     for shard in ("2/2", "1/2"):
-        end(start_quick(folder, command, *flags(command, output), f"--shard={shard}"))
+        run_quick(folder, command, *flags(command, output), f"--shard={shard}")
     assert files(folder / output) == alone(command)
 
 
-@pytest.mark.parametrize("command", ["evaluate", "robustness"])
+@pytest.mark.parametrize("command", ["evaluate", pytest.param("robustness", marks=pytest.mark.slow)])
 def test_two_processes_together_make_the_files_of_one(command, folder, alone):
     said, made = measured_together(command, 2, folder)
     assert made == alone(command)

@@ -54,6 +54,12 @@ def assert_same(found, expected, tolerance):
         np.testing.assert_allclose(found[name], value, rtol=0, atol=tolerance * size, err_msg=name)
 
 
+def assert_moves(found, name):
+    losses = [found[f"{name}/metrics/{step}/class_loss"] for step in range(20)]
+    assert np.isfinite(losses).all()
+    assert len(set(map(float, losses))) == 20
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("devices")
@@ -64,7 +70,17 @@ def on_one_device(folder):
     return train(folder, 1, "float64")
 
 
-@pytest.mark.parametrize("n_devices", [pytest.param(2, marks=pytest.mark.slow), 4])
+def test_devices_change_nothing_in_20_steps_of_the_recipe_with_everything(folder):
+    """It stands for the others by default."""
+    expected = train(folder, 1, "everything")
+    assert_moves(expected, "all")
+    assert expected["all/metrics/19/penalty"] > 0
+    assert [bool(expected[f"all/stopping/{step}"]) for step in (0, 18, 19)] == [False, False, True]
+    assert_same(train(folder, 4, "everything"), expected, FLOAT64_TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_devices", [2, 4])
 def test_devices_change_nothing_in_20_steps_of_every_recipe(n_devices, folder, on_one_device):
     assert_same(train(folder, n_devices, "float64"), on_one_device, FLOAT64_TOLERANCE)
 
@@ -73,18 +89,15 @@ def test_devices_change_nothing_in_20_steps_of_every_recipe(n_devices, folder, o
 @pytest.mark.parametrize("setup", ["everything", "float64"])
 def test_two_processes_of_two_devices_change_nothing(setup, folder, on_one_device):
     found = train_in_two_processes(folder, setup)
-    # The recipe with everything stands for the others by default.
     expected = {key: value for key, value in on_one_device.items() if setup == "float64" or key.startswith("all/")}
     assert_same(found, expected, FLOAT64_TOLERANCE)
 
 
+@pytest.mark.slow
 def test_training_moves_and_stays_finite(on_one_device):
     for name in PUBLISHED_RECIPES:
-        losses = [on_one_device[f"{name}/metrics/{step}/class_loss"] for step in range(20)]
-        assert np.isfinite(losses).all()
-        assert len(set(map(float, losses))) == 20
+        assert_moves(on_one_device, name)
     assert on_one_device["robust/metrics/19/penalty"] > 0
-    assert [bool(on_one_device[f"all/stopping/{step}"]) for step in (0, 18, 19)] == [False, False, True]
 
 
 def test_each_device_for_itself_is_harmless_where_a_device_has_only_padding(folder):

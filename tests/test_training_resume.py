@@ -123,6 +123,7 @@ def interrupt(workdir, environment, n_epochs, number):
     return process.wait(timeout=120)
 
 
+@pytest.mark.slow
 def test_killed_terminated_and_interrupted_to_the_bit(tmp_path, environment):
     n_epochs, workdir = 6, tmp_path / "broken"
     expected = whole(tmp_path, environment, n_epochs)

@@ -66,7 +66,7 @@ def gradients_of(after, before, decay):
     return jax.tree.map(lambda v, w: v - decay * w, velocity, before.params)
 
 
-@pytest.fixture(scope="module", params=["standard", "robust"])
+@pytest.fixture(scope="module", params=["standard", pytest.param("robust", marks=pytest.mark.slow)])
 def golden_step(request, golden, published_pt):
     file = golden(f"trainstep_{request.param}.npz")
     # The golden step has learning rate 0.1, that of a batch of 128.
