@@ -20,6 +20,7 @@ from advx_jax.analysis.workers import Worker
 from advx_jax.attacks.base import Attack, Model, as_attack, example_keys
 from advx_jax.attacks.checks import ImagesLike, LabelsLike, number_of_classes
 from advx_jax.attacks.criteria import Criterion, Misclassified, NoBetterThanRandom, are_numbers
+from advx_jax.attacks.projections import Norm
 from advx_jax.attacks.published import Published
 from advx_jax.errors import UserError
 from advx_jax.progress import call_progress
@@ -41,9 +42,9 @@ class Distances(NamedTuple):
     """How far each image is from a boundary.
 
     Attributes:
-        distances: RMS of the minimum-norm perturbation found; infinite where the boundary was never
-            crossed, NaN where a logit was no number on the way (see `are_numbers`). 0 says that the image needs no
-            perturbation, and nothing else.
+        distances: RMS of the minimum-norm perturbation found, or another norm where one is asked for; infinite where
+            the boundary was never crossed, NaN where a logit was no number on the way (see `are_numbers`). 0 says that
+            the image needs no perturbation, and nothing else.
         first_ok: first step at which the boundary was crossed; the number of steps if it never was.
         crossed: whether it ever was.
         finite: no value was infinite or NaN on the way.
@@ -145,6 +146,7 @@ def minimum_norm_distances(
     on_progress: Callable[[float], None] = lambda _: None,
     on_spared: Callable[[float], None] = lambda _: None,
     rows: int | None = None,
+    norm: Norm | None = None,
 ) -> Iterator[tuple[Int[np.ndarray, " part"], Distances]]:
     """Measure the distances of images to a boundary, on all devices of this machine.
 
@@ -160,6 +162,7 @@ def minimum_norm_distances(
         on_progress: called with how many images' worth of work was just done; fractions add up.
         on_spared: called with how many images need no attack.
         rows: images a chunk; by how many need an attack if None.
+        norm: that the attack minimises, to tell distances in it; RMS if None.
 
     Yields:
         Places of images and their distances, as chunks are finished.
@@ -197,7 +200,8 @@ def minimum_norm_distances(
             state = run_in_segments(worker, part.attack, x, y, draws, on_steps, on_steps)
             results.append(result_of(worker, part.attack, x, y, state))
         result = functools.reduce(attack.join, results)
-        return Distances.found(*map(np.asarray, (result.rms, result.first_success, result.success, result.finite)))
+        size = result.rms if norm is None else result.norm
+        return Distances.found(*map(np.asarray, (size, result.first_success, result.success, result.finite)))
 
     arrays = images[remaining], labels[remaining], key_data[remaining]
     rows = chunk_rows(len(remaining), row_bytes(model, images, attack)) if rows is None else rows

@@ -1,8 +1,8 @@
 """Run attacks on a worker in short segments, so that progress and interruption respond."""
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,15 +53,48 @@ def run_in_segments(
     Raises:
         Interrupted: the work was given up.
     """
-    state, left = worker.call(_init, attack, worker.model, images, labels, keys), attack.n_steps
-    for steps in segment_lengths(attack.n_steps):
-        state, all_settled = worker.call(_advance, attack, worker.model, images, labels, state, steps)
-        left -= steps
-        on_steps(steps)
-        if left and bool(all_settled):
+    for segment in segments(worker, attack, images, labels, keys):
+        on_steps(segment.steps)
+        left = attack.n_steps - segment.made
+        if left and segment.all_settled:
             on_spared(left)
             break
-    return state
+    return segment.state
+
+
+class Segment(NamedTuple):
+    """Where an attack is after some of its steps.
+
+    Attributes:
+        steps: of this segment.
+        made: of all so far.
+        state: after them.
+        all_settled: whether no example can get better.
+    """
+
+    steps: int
+    made: int
+    state: State
+    all_settled: bool
+
+
+def segments(
+    worker: Worker,
+    attack: Attack,
+    images: Array,
+    labels: Int[Array, "*runs batch"],
+    keys: Key[Array, " batch"] | None = None,
+) -> Iterator[Segment]:
+    """Run an attack to its last step, and tell where it is after each segment; arguments as `run_in_segments` has them.
+
+    Raises:
+        Interrupted: the work was given up.
+    """
+    state, made = worker.call(_init, attack, worker.model, images, labels, keys), 0
+    for steps in segment_lengths(attack.n_steps):
+        state, all_settled = worker.call(_advance, attack, worker.model, images, labels, state, steps)
+        made += steps
+        yield Segment(steps, made, state, bool(all_settled))
 
 
 def result_of(worker: Worker, attack: Attack, images: Array, labels: Array, state: State) -> AttackResult:

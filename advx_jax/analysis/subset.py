@@ -5,6 +5,9 @@ import functools
 import numpy as np
 from jaxtyping import Int
 
+from advx_jax.data.image_set import ImageSet
+from advx_jax.data.published import PUBLISHED
+
 SUBSET_SEED = 1776
 
 
@@ -27,3 +30,9 @@ def published_subset(n_images: int, available: int, total: int = 10_000) -> Int[
     """The first `n_images` entries of the permutation that lie among the first `available` images."""
     order = published_permutation(total)
     return order[order < available][:n_images]
+
+
+def ara_subset(data: ImageSet, n_images: int) -> list[int]:
+    """Indices of the first images of the published subset of CIFAR-10, or of one that is drawn from others likewise."""
+    total = PUBLISHED["test"].n_images if data.has_published_order else len(data)
+    return [int(index) for index in published_subset(n_images, len(data), total)]

@@ -6,6 +6,7 @@ and the marks in the traced program, times the lengths of the loops around them,
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -92,6 +93,45 @@ def total_passes(attack: Attack, n_classes: int, image_shape: tuple[int, ...]) -
     for part in attack.parts(n_classes):
         total = total.plus(count_passes(part.attack, n_classes, image_shape).after(part.attack.n_steps))
     return total
+
+
+def within_budget(
+    attack: Attack,
+    budget: int,
+    n_classes: int,
+    image_shape: tuple[int, ...],
+    spent: Callable[[Passes], int] = lambda passes: passes.total,
+) -> Attack:
+    """The same attack with as many steps as a budget allows; an ensemble shares them out as it does.
+
+    Args:
+        attack: with `steps` to set.
+        budget: for each image.
+        n_classes: of the model.
+        image_shape: of one image.
+        spent: what counts of the passes; all, unless told otherwise.
+
+    Raises:
+        UserError: not even the fewest steps fit.
+    """
+
+    def with_steps(steps: int) -> tuple[Attack, int]:
+        changed = attack.with_settings(steps=steps)
+        return changed, spent(total_passes(changed, n_classes, image_shape))
+
+    fewest = len(attack.parts(n_classes))
+    chosen, least = with_steps(fewest)
+    if least > budget:
+        raise UserError(f"expected a budget of at least {least} for {attack.name}, got {budget}")
+    each = max((with_steps(2 * fewest)[1] - least) / fewest, 1 / fewest)
+    steps = fewest + int((budget - least) / each)
+    # Shares are rounded, so that the estimate may be off by a few.
+    while steps > fewest and (found := with_steps(steps))[1] > budget:
+        steps -= max(1, int((found[1] - budget) / each))
+    chosen, _ = with_steps(max(steps, fewest))
+    while (found := with_steps(steps + 1))[1] <= budget:
+        chosen, steps = found[0], steps + 1
+    return chosen
 
 
 def marked(model: Model) -> Model:

@@ -1,13 +1,19 @@
 """Flags that the commands which attack share, and the attacks that they make."""
 
 import dataclasses
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from absl import flags
 
-from advx_jax.attacks import Attack
+from advx_jax.attacks import Attack, Published
+from advx_jax.attacks.named import MINIMUM_NORM, minimum_norm_attack
+from advx_jax.attacks.passes import within_budget
+from advx_jax.attacks.projections import Norm
 from advx_jax.attacks.published import PublishedLoop
 from advx_jax.errors import UserError
+
+Flag = Any
+"""A flag, with its name and value."""
 
 PaperAttack = TypeVar("PaperAttack", bound=PublishedLoop)
 
@@ -35,6 +41,51 @@ def paper_attack(attack: PaperAttack, eps: float, steps: int, momentum: float = 
         direction=_DIRECTION.value,
         stay_in_range=attack.stay_in_range if _STAY_IN_RANGE.value is None else _STAY_IN_RANGE.value,
     )
+
+
+class Steps(NamedTuple):
+    """How many steps an attack is to make, as the command line says it; None for what it does not say.
+
+    Attributes:
+        steps: so many.
+        budget: as many as so many gradients for each image allow.
+    """
+
+    steps: int | None
+    budget: int | None
+
+
+def minimum_norm(name: str, norm: Norm | None, steps: Steps, eps: Flag, momentum: Flag) -> Attack:
+    """The attack of `ara`.
+
+    Args:
+        name: as on the command line.
+        norm: to minimise; as the attack does if None.
+        steps: how many.
+        eps: flag of the paper's attack alone.
+        momentum: as well.
+
+    Raises:
+        UserError: there is no such attack, it does not know the norm, or flags do not fit it.
+    """
+    if steps.steps is not None and steps.budget is not None:
+        raise UserError("expected either --steps or --budget, got both")
+    name = name.lower() if name.lower() in MINIMUM_NORM else name
+    attack = minimum_norm_attack(name, norm)
+    if name != "published" or not isinstance(attack, Published):
+        return other_attack(name, attack, steps.steps, eps.name, momentum.name)
+    return paper_attack(attack, eps.value, steps.steps or attack.steps, momentum.value)
+
+
+def within(steps: Steps, attack: Attack, n_classes: int, image_shape: tuple[int, ...]) -> Attack:
+    """The attack with as many steps as the budget of gradients allows, where there is one.
+
+    Raises:
+        UserError: it allows none.
+    """
+    if steps.budget is None:
+        return attack
+    return within_budget(attack, steps.budget, n_classes, image_shape, lambda passes: passes.backward)
 
 
 def other_attack(name: str, attack: Attack, steps: int | None, *not_taken: str) -> Attack:

@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": "advx_jax.evaluate",
     "ara": "advx_jax.ara",
     "robustness": "advx_jax.robustness",
+    "attackbench": "advx_jax.attackbench",
     "train": "advx_jax.train",
     "convert": "advx_jax.convert.__main__",
     "data": "advx_jax.cli.data",

@@ -88,9 +88,10 @@ def define_size(name: str, text: str) -> Any:
     return flags.DEFINE(parser, name, None, text, serializer=flags.ArgumentSerializer())
 
 
-def define_norm(name: str, default: str, text: str) -> Any:
-    """A flag for a norm in any usual spelling: `l2`, `linf`, `inf`; its value is `L2` or `Linf`."""
-    parser = _Parser("L2 or Linf as the norm", norm_named, lambda _: "")
+def define_norm(name: str, default: str | None, text: str, taken: tuple[str, ...] = ("L2", "Linf")) -> Any:
+    """A flag for a norm in any usual spelling: `l2`, `linf`, `inf`; its value is `L2` or `Linf`, or what is `taken`."""
+    kind = f"{', '.join(taken[:-1])} or {taken[-1]} as the norm"
+    parser = _Parser(kind, lambda text: norm_named(text, taken), lambda _: "")
     return flags.DEFINE(parser, name, default, text, serializer=flags.ArgumentSerializer())
 
 

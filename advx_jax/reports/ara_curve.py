@@ -1,16 +1,17 @@
 """The picture of an accuracy-robustness area: accuracy against the size of the perturbation."""
 
 import math
-import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from advx_jax.analysis.robustness_area import RobustnessCurve
 from advx_jax.errors import UserError
-from advx_jax.files import atomic_write
+from advx_jax.reports.figures import save_figure
+from advx_jax.reports.units import RMS, UNITS, area_text
 
 _LABELS = {"attack": "misclassified (attack)", "btr": "no better than random (BTR)"}
 # Told apart by colour-blind people too, and in grey.
@@ -23,6 +24,7 @@ def write_ara_curve(
     title: str,
     n_classes: int,
     n_values: int,
+    unit: str = RMS,
 ) -> None:
     """Draw curves and the areas under them as a PNG, whole or not at all.
 
@@ -36,6 +38,7 @@ def write_ara_curve(
         title: above the picture; taken literally.
         n_classes: K; chance level is 1/K.
         n_values: height·width·channels of an image, by which an RMS is read as L2 = RMS·√n_values.
+        unit: of the perturbations, one of `UNITS`.
 
     Raises:
         UserError: there is no curve, or one has as many accuracies as it has not perturbations.
@@ -53,43 +56,46 @@ def write_ara_curve(
                 f"got {len(curve.accuracies)} and {len(curve.perturbations)}"
             )
     chance, root = 1 / n_classes, math.sqrt(n_values)
-    end = _right_end(curves, chance)
+    end = right_end(curves, chance)
     figure = Figure(figsize=(7.2, 4.6), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     for place, (kind, curve) in enumerate(curves.items()):
         colour, line = _STYLES[place % len(_STYLES)]
-        sizes = np.concatenate([[0.0], curve.perturbations])
-        accuracies = np.concatenate([curve.accuracies[:1], curve.accuracies])
-        if accuracies[-1] > 0:
-            sizes, accuracies = np.append(sizes, max(end, sizes[-1])), np.append(accuracies, accuracies[-1])
+        sizes, accuracies = corners(curve, end)
         axes.fill_between(sizes, chance, np.maximum(accuracies, chance), step="pre", color=colour, alpha=0.13, lw=0)
-        label = f"until {_LABELS.get(kind, kind)}: ARA {area_in_words(curve)}"
+        label = f"until {_LABELS.get(kind, kind)}: ARA {area_in_words(curve, unit)}"
         axes.plot(sizes, accuracies, color=colour, linestyle=line, drawstyle="steps-pre", lw=1.8, label=label)
     axes.axhline(chance, color="#777777", lw=1, linestyle=(0, (1, 2)), label=f"chance, 1/{n_classes}")
     axes.set_xlim(0, end)
     axes.set_ylim(0, 1)
-    axes.set_xlabel("perturbation allowed, RMS on the [0, 1] scale")
+    axes.set_xlabel(f"perturbation allowed, {UNITS[unit]}")
     axes.set_ylabel("accuracy (BTR: share better than random)")
     axes.grid(color="#e4e4e4", lw=0.7)
     axes.set_axisbelow(True)
     axes.spines["right"].set_visible(False)
-    axes.secondary_xaxis("top", functions=(partial(np.multiply, root), partial(np.multiply, 1 / root))).set_xlabel(
-        "the same as L2 norm"
-    )
+    if unit == RMS:
+        as_l2 = partial(np.multiply, root), partial(np.multiply, 1 / root)
+        axes.secondary_xaxis("top", functions=as_l2).set_xlabel("the same as L2 norm")
     axes.legend(frameon=False)
     figure.suptitle(title, fontsize=11, parse_math=False)
-    with atomic_write(path) as temporary, warnings.catch_warnings():
-        # A letter in the title that the font lacks becomes a box; that is no reason to fail.
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure.savefig(temporary, format="png")
+    save_figure(figure, path)
 
 
-def area_in_words(curve: RobustnessCurve) -> str:
+def area_in_words(curve: RobustnessCurve, unit: str = RMS) -> str:
     """The area to four digits; a lower bound where so many images were never crossed that it has no end."""
-    return f"≥ {curve.at_least:.4f}" if math.isinf(curve.area) else f"{curve.area:.4f}"
+    return f"≥ {area_text(curve.at_least, unit)}" if math.isinf(curve.area) else area_text(curve.area, unit)
 
 
-def _right_end(curves: Mapping[str, RobustnessCurve], chance: float) -> float:
+def corners(curve: RobustnessCurve, end: float) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Perturbations and accuracies to draw as steps, up to the end of the axis at least."""
+    sizes = np.concatenate([[0.0], curve.perturbations])
+    accuracies = np.concatenate([curve.accuracies[:1], curve.accuracies])
+    if accuracies[-1] > 0:
+        return np.append(sizes, max(end, sizes[-1])), np.append(accuracies, accuracies[-1])
+    return sizes, accuracies
+
+
+def right_end(curves: Mapping[str, RobustnessCurve], chance: float) -> float:
     """The perturbation at which all curves are down to half of chance level."""
     ends = [0.0]
     for curve in curves.values():

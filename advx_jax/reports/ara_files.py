@@ -12,6 +12,7 @@ from advx_jax.analysis.robustness_area import Distances, RobustnessCurve
 from advx_jax.reports.ara_curve import area_in_words, write_ara_curve
 from advx_jax.reports.console import table
 from advx_jax.reports.results_json import write_json
+from advx_jax.reports.units import RMS, UNITS
 
 RESULTS_FILE = "ara.json"
 CURVE_FILE = "ara.png"
@@ -40,6 +41,7 @@ def write_areas(
     n_classes: int,
     title: str,
     n_values: int,
+    unit: str = RMS,
 ) -> str:
     """Write `ara.json` and the curves.
 
@@ -51,6 +53,7 @@ def write_areas(
         n_classes: K.
         title: above the curves.
         n_values: height·width·channels of an image.
+        unit: of the distances, one of `UNITS`.
 
     Returns:
         A table of the areas, and what to know about them.
@@ -76,15 +79,15 @@ def write_areas(
         }
     write_json(output / RESULTS_FILE, results)
     curves = {kind: area.curve for kind, area in areas.items()}
-    write_ara_curve(output / CURVE_FILE, curves, title, n_classes, n_values)
-    return _table(results, curves, output)
+    write_ara_curve(output / CURVE_FILE, curves, title, n_classes, n_values, unit)
+    return _table(results, curves, output, unit)
 
 
-def _table(results: Mapping[str, Any], curves: Mapping[str, RobustnessCurve], output: Path) -> str:
+def _table(results: Mapping[str, Any], curves: Mapping[str, RobustnessCurve], output: Path, unit: str) -> str:
     rows = [
         (
             _NAMES[kind],
-            area_in_words(curve),
+            area_in_words(curve, unit),
             results[kind]["n_images"],
             results[kind]["n_misclassified_at_start"],
             results[kind]["n_late"],
@@ -93,7 +96,8 @@ def _table(results: Mapping[str, Any], curves: Mapping[str, RobustnessCurve], ou
         )
         for kind, curve in curves.items()
     ]
-    header = ("until", "ARA", "images", "at start", "late", "never crossed", "left out")
+    name = "ARA" if unit == RMS else f"ARA, {unit}"
+    header = ("until", name, "images", "at start", "late", "never crossed", "left out")
     lines = [table(header, rows)]
     if any(math.isinf(curve.area) for curve in curves.values()):
         lines.append(
@@ -102,6 +106,8 @@ def _table(results: Mapping[str, Any], curves: Mapping[str, RobustnessCurve], ou
         )
     if any(curve.n_left_out for curve in curves.values()):
         lines.append("left out: images with infinite or NaN logits on the way, which have no distance")
+    if unit != RMS:
+        lines.append(f"distances and areas: {UNITS[unit]}; the curve ends where at most 1/(2K) of the images are left")
     lines.append(f"at most {results['gradient_evaluations']} gradient evaluations an image, for each area")
     lines.append(f"results: {output / RESULTS_FILE}, curve: {output / CURVE_FILE}")
     return "\n".join(lines)

@@ -14,28 +14,27 @@ from advx_jax.analysis.robustness_area import (
     KINDS,
     Distances,
     minimum_norm_distances,
-    needs_attack,
     robustness_curve,
 )
 from advx_jax.analysis.row_cost import row_bytes
 from advx_jax.analysis.soundness import check_fit
-from advx_jax.analysis.subset import SUBSET_SEED, published_subset
+from advx_jax.analysis.subset import SUBSET_SEED, ara_subset
 from advx_jax.attacks import Attack, example_keys
-from advx_jax.data.image_set import ImageSet, unit_images
-from advx_jax.data.published import PUBLISHED
+from advx_jax.attacks.projections import Norm
+from advx_jax.data.image_set import ImageSet
 from advx_jax.files import check_output_folder
 from advx_jax.networks.registry import NamedModel
 from advx_jax.progress import Update
 from advx_jax.reports.ara_files import MeasuredArea, write_areas
 from advx_jax.reports.results_json import attack_record, head, older_results
+from advx_jax.reports.units import RMS, UNITS
+from advx_jax.runs.blocks import at_start, load_block
 from advx_jax.runs.measurement import Measurement, Pass
 from advx_jax.runs.record_checks import is_distance, is_index
 from advx_jax.runs.store import Record
 
 # What earlier releases kept instead of a store.
 _OLDER_FILE = "distances.json"
-# Images on the [0,1] scale at a time: four times the size of their pixels, so never all of them.
-_BLOCK = 1024
 
 
 class RobustnessAreas(Measurement[str]):
@@ -49,6 +48,7 @@ class RobustnessAreas(Measurement[str]):
         n_images: how many of the subset.
         attack: a minimum-norm attack; its criterion is set here.
         output: folder for the results.
+        norm: that the attack minimises, to tell distances in it; as RMS if None.
 
     Raises:
         UserError: network and images do not fit, or nothing can be written to `output`.
@@ -56,14 +56,24 @@ class RobustnessAreas(Measurement[str]):
 
     command = "ara"
 
-    def __init__(self, network: NamedModel, data: ImageSet, n_images: int, attack: Attack, output: Path) -> None:
+    def __init__(
+        self,
+        network: NamedModel,
+        data: ImageSet,
+        n_images: int,
+        attack: Attack,
+        output: Path,
+        norm: Norm | None = None,
+    ) -> None:
         check_fit(network.classifier, data)
         check_output_folder(output)
         self._network, self._data, self._attack, self._output = network, data, attack, output
-        total = PUBLISHED["test"].n_images if data.has_published_order else len(data)
-        self._indices = published_subset(n_images, len(data), total).tolist()
+        self._indices = ara_subset(data, n_images)
         self.path = output / "distances.jsonl"
         self.settings = attack_record(network, attack.settings()) | {"data_sha256": data.fingerprint}
+        self._norm: Norm | None = norm
+        if norm is not None:
+            self.settings["distance_norm"] = norm
         if not data.has_published_order:
             self.settings["subset_seed"] = SUBSET_SEED
         self.images = [str(index) for index in self._indices]
@@ -100,9 +110,9 @@ class RobustnessAreas(Measurement[str]):
 
             def compute(keys: list[str], attack: Attack = attack, rows: int = rows) -> Iterator[dict[str, Record]]:
                 block = [int(key.partition("/")[2]) for key in keys]
-                draws = example_keys(None, jnp.asarray(block))
+                images, draws = load_block(self._data, block), example_keys(None, jnp.asarray(block))
                 for places, found in minimum_norm_distances(
-                    self._network.classifier, *self._load(block), attack, draws, done, spare, rows
+                    self._network.classifier, *images, attack, draws, done, spare, rows, self._norm
                 ):
                     fields = zip(*found, strict=True)
                     yield {keys[place]: _record(values) for place, values in zip(places, fields, strict=True)}
@@ -112,15 +122,8 @@ class RobustnessAreas(Measurement[str]):
 
     def _attacked(self, kind: str, images: Sequence[str], attack: Attack) -> list[str]:
         """Of all images, not of those that are left: in chunks of another size, numbers would round otherwise."""
-        attacked = []
-        for begin in range(0, len(images), _BLOCK):
-            block = [int(image) for image in images[begin : begin + _BLOCK]]
-            needed, finite = needs_attack(self._network.classifier, *self._load(block), attack.criterion)
-            attacked += [f"{kind}/{block[place]}" for place in np.flatnonzero(needed & finite)]
-        return attacked
-
-    def _load(self, block: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        return unit_images(self._data.images[block]), self._data.labels[block].astype(np.int32)
+        found = at_start(self._network.classifier, self._data, list(map(int, images)), attack.criterion)
+        return [f"{kind}/{image.place}" for image in found if image.needs_attack and image.finite]
 
     def summarise(self, records: Mapping[str, Record], seconds: Mapping[str, float]) -> str:
         """Write `ara.json` and the curves; returns a table."""
@@ -136,7 +139,10 @@ class RobustnessAreas(Measurement[str]):
             areas[kind] = MeasuredArea(robustness_curve(distances.distances, n_classes), distances, in_time)
         title = f"{self._network.provenance.name}: accuracy under attack, {len(self._indices)} test images"
         pixels = math.prod(self._data.images.shape[1:])
-        table = write_areas(self._output, results, areas, self._indices, n_classes, title, pixels)
+        unit = RMS if self._norm is None else self._norm
+        if self._norm is not None:
+            results |= {"unit": UNITS[unit]}
+        table = write_areas(self._output, results, areas, self._indices, n_classes, title, pixels, unit)
         return f"{title}\ndata: {self._data.source}\n{table}"
 
 

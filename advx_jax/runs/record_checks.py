@@ -1,5 +1,6 @@
 """Whether a record of an earlier call is what that call can have written; it may be anybody's file."""
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -44,6 +45,14 @@ def is_distance(distance: object, first_ok: object, crossed: object, finite: obj
     if not (_is_bool(crossed) and _is_bool(finite) and _is_count(first_ok) and _is_number_or_null(distance)):
         return False
     return not (crossed and finite) if distance is None else bool(distance >= 0)  # type: ignore[operator]  # a number
+
+
+def is_distance_list(distances: object) -> bool:
+    """Whether these are distances that never grow; null stands for one that was not found yet."""
+    if not isinstance(distances, list) or not all(map(_is_number_or_null, distances)):
+        return False
+    known = [math.inf if distance is None else distance for distance in distances]
+    return all(0 <= later <= earlier for earlier, later in itertools.pairwise([math.inf, *known]))
 
 
 def is_prediction(record: Mapping[str, Any], n_classes: int) -> bool:

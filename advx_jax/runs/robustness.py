@@ -21,7 +21,7 @@ from advx_jax.attacks.base import Part
 from advx_jax.attacks.named import FIXED_EPSILON
 from advx_jax.attacks.passes import count_passes
 from advx_jax.attacks.threat_model import threat_model
-from advx_jax.data.image_set import ImageSet, unit_images
+from advx_jax.data.image_set import ImageSet
 from advx_jax.files import check_output_folder
 from advx_jax.networks.registry import NamedModel
 from advx_jax.progress import Update
@@ -29,6 +29,7 @@ from advx_jax.reports.broken_images import PICTURES_FOLDER, BrokenImages
 from advx_jax.reports.results_json import head, older_results
 from advx_jax.reports.robust_accuracy import RESULTS_FILE, write_robust_accuracy
 from advx_jax.reports.robust_accuracy_warnings import is_robust
+from advx_jax.runs.blocks import load_block
 from advx_jax.runs.eta import Estimate, Phase
 from advx_jax.runs.measurement import Measurement, Pass
 from advx_jax.runs.record_checks import is_index
@@ -186,11 +187,8 @@ class RobustAccuracy(Measurement[str]):
         """Whether a run has nothing to do with an image any more."""
         return record["runs"] > position or not is_robust(record)
 
-    def _load(self, block: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        return unit_images(self._data.images[block]), self._data.labels[block].astype(np.int32)
-
     def _check(self, done: Update, rows: int, keys: list[str]) -> Iterator[dict[str, Record]]:
-        checks = sanity_checks(self._classifier, *self._load([int(key) for key in keys]), rows)
+        checks = sanity_checks(self._classifier, *load_block(self._data, [int(key) for key in keys]), rows)
         found = {}
         for key, *fields in zip(keys, *checks, strict=True):
             found[key] = {name: bool(value) for name, value in zip(checks._fields, fields, strict=True)} | {"runs": 0}
@@ -221,7 +219,7 @@ class RobustAccuracy(Measurement[str]):
         estimate.begin(position, len(block), rows)
         key = jax.random.key(self._seed)
         for places, attacked in run_attack(
-            self._classifier, *self._load(block), np.array(block), run, key, rows, on_progress, on_spared
+            self._classifier, *load_block(self._data, block), np.array(block), run, key, rows, on_progress, on_spared
         ):
             found = {}
             for place, success, predicted, distance, adversarial, finite in zip(places, *attacked, strict=True):
