@@ -43,7 +43,7 @@ def attack(data, name, rows, run=0, eps=0.08, progress=None, spared=None, restar
 
 
 @pytest.mark.parametrize(
-    "name", ["apgd-t", "square", *(pytest.param(name, marks=pytest.mark.slow) for name in ("apgd-ce", "fab-t"))]
+    "name", ["square", *(pytest.param(name, marks=pytest.mark.slow) for name in ("apgd-ce", "apgd-t", "fab-t"))]
 )
 def test_other_chunks_give_the_same_results(name, data):
     images, labels = data
@@ -130,7 +130,7 @@ def test_sanity_checks_see_a_random_network(data, monkeypatch):
     assert sanity_checks(linear, images, labels).random.all()
 
 
-@pytest.mark.parametrize("make", [APGD, FABT, pytest.param(AutoAttack, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("make", [APGD, *(pytest.param(make, marks=pytest.mark.slow) for make in (FABT, AutoAttack))])
 def test_robust_accuracy_is_what_an_ensemble_leaves(make, data):
     """Part by part on those that still stand, or all at once on all: the same images are broken."""
     images, labels = data

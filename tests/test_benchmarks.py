@@ -67,7 +67,7 @@ def surroundings(tmp_path, monkeypatch):
 
 
 # Between them they have every ingredient.
-@pytest.mark.parametrize("name", ["adv_train", "all"])
+@pytest.mark.parametrize("name", [pytest.param("adv_train", marks=pytest.mark.slow), "all"])
 def test_both_do_the_same_work(name):
     found = compare_steps(tiny_recipe(name), rounds=3, n_steps=2)
     assert found.first_jax == pytest.approx(found.first_torch, rel=OUTCOME_TOLERANCE)
@@ -97,6 +97,7 @@ def test_operations_counted_by_hand_are_those_that_pytorch_counts(name):
     assert counter.get_total_flops() == recipe.batch_size * flops_per_image(recipe)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("surroundings")
 def test_devices_take_turns():
     one, two = scale(tiny_recipe("standard"), (1, 2), rounds=3, n_steps=1)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from processes import WARNINGS, quick_environment
+from warm_process import call_warm
 
 from advx_jax.errors import UserError
 from advx_jax.networks.registry import resolve_network
@@ -34,9 +35,7 @@ def call(folder: Path, *arguments: str, devices: int = 1) -> tuple[int, str, str
     }
     for name in ("CIFAR10_PATH", "TF_CPP_MIN_LOG_LEVEL"):
         environment.pop(name, None)
-    command = [sys.executable, *WARNINGS, "-m", "advx_jax.train", *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
-    return done.returncode, done.stdout, done.stderr
+    return call_warm(folder, "advx_jax.train", arguments, environment, WARNINGS)
 
 
 def fail(folder: Path, *arguments: str, devices: int = 1) -> str:

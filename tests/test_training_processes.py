@@ -82,6 +82,7 @@ def assert_alike(workdir, alone):
             assert ours[name] == pytest.approx(theirs[name], abs=2e-2)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_network(alone, environment, tmp_path):
     said = [end(process) for process in start_two(tmp_path / "two", environment)]
     assert_alike(tmp_path / "two", alone)

@@ -3,12 +3,12 @@
 import hashlib
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from processes import quick_environment
+from warm_process import call_warm
 
 ROOT = Path(__file__).parents[1]
 # The benchmarks are no part of what is installed.
@@ -24,16 +24,9 @@ def call(tmp_path_factory):
     environment = quick_environment(folder / "cache")
 
     def run(module, *flags):
-        found = subprocess.run(
-            [sys.executable, "-m", module, *flags],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert found.returncode == 0, found.stderr
-        return found.stdout, folder
+        status, out, err = call_warm(folder, module, flags, environment, seconds=300)
+        assert status == 0, err
+        return out, folder
 
     # From a folder without configs/, so that the installed ones are found.
     out, _ = run(
