@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from advx_jax.analysis import attribution
     from advx_jax.analysis.accuracy import Predictions, accuracy, predict
     from advx_jax.analysis.attribution.many_images import attribute_images
+    from advx_jax.analysis.faithfulness.scoring import score_attributions
     from advx_jax.analysis.robust_accuracy import robust_accuracy
     from advx_jax.analysis.robustness_area import accuracy_robustness_area, boundary_distances
     from advx_jax.api import Images, explain_images, load_images, load_model, save_model
@@ -80,12 +81,14 @@ __all__ = [
     "predict",
     "robust_accuracy",
     "save_model",
+    "score_attributions",
 ]
 
 # Where each name is: importing this package costs nothing but this list.
 _PLACES = {
     "advx_jax.analysis.accuracy": ("Predictions", "accuracy", "predict"),
     "advx_jax.analysis.attribution.many_images": ("attribute_images",),
+    "advx_jax.analysis.faithfulness.scoring": ("score_attributions",),
     "advx_jax.analysis.robust_accuracy": ("robust_accuracy",),
     "advx_jax.analysis.robustness_area": ("accuracy_robustness_area", "boundary_distances"),
     "advx_jax.api": ("Images", "explain_images", "load_images", "load_model", "save_model"),

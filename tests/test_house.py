@@ -19,7 +19,7 @@ import advx_jax.configs
 
 PACKAGE = Path(advx_jax.__file__).parent
 CONFIGS = Path(advx_jax.configs.__path__[0])
-DOORS = ("__main__", "evaluate", "explain", "ara", "robustness", "attackbench", "train")
+DOORS = ("__main__", "evaluate", "explain", "ara", "robustness", "attackbench", "faithfulness", "train")
 # From top to bottom; a room may import from itself and from those below it. The doors stand above them all.
 FLOORS = ["cli", "runs", "reports", "training", "analysis", "attacks", "networks", "data"]
 # Folders at the top of the repository that are part of the package: links in a clone, folders in a wheel.

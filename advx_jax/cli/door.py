@@ -21,6 +21,7 @@ COMMANDS = {
     "ara": "advx_jax.ara",
     "robustness": "advx_jax.robustness",
     "attackbench": "advx_jax.attackbench",
+    "faithfulness": "advx_jax.faithfulness",
     "train": "advx_jax.train",
     "convert": "advx_jax.convert.__main__",
     "data": "advx_jax.cli.data",

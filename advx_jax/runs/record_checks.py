@@ -3,7 +3,7 @@
 import itertools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from advx_jax.reports.explanation_tree import folder_name
@@ -62,9 +62,38 @@ def is_prediction(record: Mapping[str, Any], n_classes: int) -> bool:
     return record["predicted"] == -1 or _is_below(n_classes)(record["predicted"])
 
 
+def is_scored(
+    record: Mapping[str, Any],
+    n_classes: int,
+    methods: Collection[str],
+    metrics: Collection[str],
+    judged: Collection[str],
+    fields: Collection[str],
+) -> bool:
+    """Whether it has classes, scores by some of the methods, and judgements of those that are judged among them."""
+    names = ("target", "second", "predicted", "methods", "counterfactuals")
+    if list(record) != list(names) or not all(_is_below(n_classes)(record[name]) for name in names[:3]):
+        return False
+    scores, judgements = record["methods"], record["counterfactuals"]
+    if not (_is_table(scores, methods, metrics) and _is_table(judgements, judged, fields)):
+        return False
+    return set(judgements) == set(scores) & set(judged)
+
+
 def is_index(key: str, n: int) -> bool:
     """Whether a key is the index of one of `n` images as this package writes it: no path, no leading zeros."""
     return re.fullmatch("0|[1-9][0-9]{0,8}", key) is not None and int(key) < n
+
+
+def _is_table(rows: object, names: Collection[str], columns: Collection[str]) -> bool:
+    """Whether it has a number or a truth value, or null, in each column of rows that have these names."""
+    return isinstance(rows, dict) and all(
+        name in names
+        and isinstance(row, dict)
+        and set(row) == set(columns)
+        and all(_is_bool(value) or _is_number_or_null(value) for value in row.values())
+        for name, row in rows.items()
+    )
 
 
 def _is_text(value: object) -> bool:

@@ -9,15 +9,18 @@ from advx_jax.analysis.attribution.gradient import Gradient
 from advx_jax.analysis.attribution.input_x_gradient import InputXGradient
 from advx_jax.analysis.attribution.integrated_gradients import IntegratedGradients, completeness_gap
 from advx_jax.analysis.attribution.linen_layers import layers_of
+from advx_jax.analysis.attribution.magnitude import Magnitude
 from advx_jax.analysis.attribution.many_images import attribute_images
-from advx_jax.analysis.attribution.named import METHODS, find_method
+from advx_jax.analysis.attribution.named import METHODS, VARIANTS, find_method
 from advx_jax.analysis.attribution.noisy import sample_noise
 from advx_jax.analysis.attribution.occlusion import Occlusion
+from advx_jax.analysis.attribution.random_values import RandomValues
 from advx_jax.analysis.attribution.smoothgrad import SmoothGrad
 from advx_jax.analysis.attribution.vargrad import VarGrad
 
 __all__ = [
     "METHODS",
+    "VARIANTS",
     "AdversarialExplanation",
     "Attribution",
     "Baseline",
@@ -26,7 +29,9 @@ __all__ = [
     "Gradient",
     "InputXGradient",
     "IntegratedGradients",
+    "Magnitude",
     "Occlusion",
+    "RandomValues",
     "SmoothGrad",
     "VarGrad",
     "as_attribution",

@@ -6,6 +6,7 @@ from advx_jax.analysis.attribution.base import Attribution, Attributions
 from advx_jax.attacks.arrays import Images, Keys, Labels
 from advx_jax.attacks.base import Model
 from advx_jax.attacks.explaining import ExplanationAttack
+from advx_jax.attacks.frank_wolfe import FrankWolfe
 from advx_jax.attacks.passes import count_passes
 from advx_jax.attacks.published import EXPLANATION
 from advx_jax.errors import UserError
@@ -28,8 +29,8 @@ class AdversarialExplanation(Attribution):
 
     @property
     def name(self) -> str:
-        """For people, tables and results."""
-        return "adversarial"
+        """For people, tables and results: that of the published norm, or with another norm behind it."""
+        return f"adversarial_{self.attack.norm.lower()}" if isinstance(self.attack, FrankWolfe) else "adversarial"
 
     def passes(self, image_shape: tuple[int, ...]) -> int:
         """Those of the attack's steps."""

@@ -132,8 +132,8 @@ class Metric(abc.ABC):
         else:
             explained = checked_attributions(explained, x.shape)
         self.check(model, tuple(x.shape[1:]), explained)
-        measured: Array = _measured(self, model, x, y, explained, keys)
-        return measured
+        found: Array = measured_values(self, model, x, y, explained, keys)
+        return found
 
 
 def checked_attributions(attributions: Any, shape: tuple[int, ...]) -> Array | np.ndarray:
@@ -188,7 +188,19 @@ def _check_attributions(array: Any, shape: tuple[int, ...]) -> None:
 
 
 @functools.partial(jax.jit, static_argnames=("metric",))
-def _measured(metric: Metric, model: Model, images: Array, targets: Array, explained: Any, keys: Array) -> Array:
+def measured_values(
+    metric: Metric, model: Model, images: Array, targets: Array, explained: Any, keys: Array
+) -> Float[Array, " batch"]:
+    """Measure explanations with arguments that have been checked, see `Metric.__call__`.
+
+    Args:
+        metric: which; compiled for each.
+        model: images to logits.
+        images: x in [0,1].
+        targets: a class for each image.
+        explained: attributions, or a method as a pytree.
+        keys: of each example's random draws.
+    """
     measured = metric.measure(model, images, targets, explained, keys)
     if metric.takes_method:
         return measured

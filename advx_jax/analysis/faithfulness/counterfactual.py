@@ -65,12 +65,13 @@ def counterfactual_quality(
     shape = jnp.shape(explanations)
     if shape != x.shape:
         raise UserError(f"expected explanations of the images' shape {x.shape}, got {shape}")
-    found: CounterfactualQuality = _quality(as_pytree(model), x, jnp.asarray(explanations, x.dtype), y)
+    found: CounterfactualQuality = quality(as_pytree(model), x, jnp.asarray(explanations, x.dtype), y)
     return found
 
 
 @jax.jit
-def _quality(model: Model, images: Images, explanations: Images, targets: Labels) -> CounterfactualQuality:
+def quality(model: Model, images: Images, explanations: Images, targets: Labels) -> CounterfactualQuality:
+    """Judge adversarial explanations with arguments that have been checked, see `counterfactual_quality`."""
     change = explanations - images
     axes = tuple(range(1, change.ndim))
     logits = model(explanations)
