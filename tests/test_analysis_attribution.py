@@ -17,6 +17,7 @@ from networks import random_classifier
 import advx_jax as ax
 from advx_jax.analysis.attribution import (
     METHODS,
+    VARIANTS,
     AdversarialExplanation,
     Attribution,
     ExpectedGradients,
@@ -35,7 +36,7 @@ from advx_jax.analysis.attribution import (
     layers_of,
 )
 from advx_jax.analysis.row_cost import row_bytes
-from advx_jax.attacks import EXPLANATION, Misclassified, PublishedBounded, example_keys
+from advx_jax.attacks import EXPLANATION, EXPLANATIONS, Misclassified, PublishedBounded, example_keys
 from advx_jax.errors import UserError
 
 SHAPE, K, N = (6, 5, 2), 3, 5
@@ -380,6 +381,18 @@ def test_methods_have_the_names_that_they_are_found_by():
     assert METHODS["adversarial"].passes(SHAPE) == 105
     for method in QUICK.values():
         assert json.loads(json.dumps(method.settings()))["method"] == method.name
+
+
+def test_variants_have_the_names_that_they_are_found_by(net):
+    assert list(VARIANTS) == ["adversarial_linf", "adversarial_l1.5", "adversarial_magnitude", "saliency", "random"]
+    assert find_method("Adversarial-L1.5").attack is EXPLANATIONS["L1.5"]
+    gradient = Gradient()(net, IMAGES, TARGETS)
+    np.testing.assert_array_equal(find_method("saliency")(net, IMAGES, TARGETS), np.abs(gradient))
+    drawn = find_method("random")(net, IMAGES, TARGETS, jax.random.key(1))
+    assert drawn.shape == IMAGES.shape
+    # Whatever stands beside it in the batch.
+    keys = example_keys(jax.random.key(1), jnp.arange(2, 3))
+    np.testing.assert_array_equal(find_method("random")(net, IMAGES[2:3], TARGETS[2:3], keys), drawn[2:3])
 
 
 def test_a_method_of_ones_own_is_found_by_its_place(monkeypatch):

@@ -86,6 +86,8 @@ for attack in [*attacks, ax.attacks.PGD(eps=1, norm="L2", criterion=ax.Targeted(
 quick = ax.attacks.EXPLANATION.with_settings(steps=2).until(ax.Misclassified())
 own: ax.OwnClassifier = ax.normalized(ax.from_function(lambda images: images.mean((1, 2))), (0.5,) * 3, (0.25,) * 3)
 attributed = ax.attribute_images(model, x[:2], y[:2], ax.attribution.Gradient(), progress=False)
+scores = ax.score_attributions(model, x[:2], y[:2], ["gradient", "adversarial"], ["deletion", "road"], progress=False)
+print(scores["gradient"]["road"].mean())
 print(attributed.shape, own.n_classes, ax.from_linen, ax.from_nnx, ax.from_equinox, ax.from_haiku)
 ax.explain_images(model, x, attack=quick)
 try:

@@ -18,6 +18,7 @@ COMMANDS = {
     "ara": ("--steps=60", "--eps=5", "--n_images=48"),
     "robustness": ("--attack=apgd-t", "--steps=60", "--eps=0.02", "--n_images=48", "--pictures"),
     "evaluate": ("--n_images=200",),
+    "faithfulness": ("--methods=gradient,adversarial,random", "--metrics=deletion,road", "--n_images=64"),
 }
 # What may differ between two runs that make the same.
 PASSING = ("seconds", "environment")

@@ -16,6 +16,8 @@ from warm_process import call_warm
 
 import advx_jax.files
 from advx_jax.analysis.accuracy import predict
+from advx_jax.analysis.attribution import find_method
+from advx_jax.analysis.faithfulness import find_metric
 from advx_jax.attacks import APGD, EXPLANATION, FMN
 from advx_jax.data.image_set import CIFAR10_CLASSES, ImageSet, unit_images
 from advx_jax.errors import UserError
@@ -26,6 +28,7 @@ from advx_jax.reports.results_json import head, write_json
 from advx_jax.runs.ara import RobustnessAreas
 from advx_jax.runs.evaluate import Evaluation, results_path
 from advx_jax.runs.explain import given_images, write_explanations
+from advx_jax.runs.faithfulness import Faithfulness
 from advx_jax.runs.measurement import measure
 from advx_jax.runs.robustness import RobustAccuracy
 from advx_jax.runs.shares import WHOLE, Share
@@ -80,7 +83,13 @@ def evaluate(network, data, output, share, overwrite=False):
     return str(outcome.summary["accuracy"])
 
 
-MEASURES = [explain, ara, robustness, evaluate]
+def faithfulness(network, data, output, share, overwrite=False):
+    methods = {name: find_method(name) for name in ("gradient", "random")}
+    metrics = {"deletion": find_metric("deletion", steps=3)}
+    return measure(Faithfulness(network, data, N, methods, metrics, "predicted", 0, output), overwrite, share).text
+
+
+MEASURES = [explain, ara, robustness, evaluate, faithfulness]
 
 
 def files(folder):
@@ -105,7 +114,7 @@ def test_shards_make_the_files_of_one_process(work, network, data, tmp_path):
             said = work(network, data, output, Share(index, count))
             assert said.startswith(f"shard {index + 1}/{count} is done: ")
             assert "\n" not in said
-            assert not set(files(output)) & {"ara.json", "robustness.json", "explanations.json", "accuracy.json"}
+            assert not {name for name in files(output) if name.endswith(".json")}
         said = work(network, data, output, Share(0, count))
         assert without_seconds(said, output) == without_seconds(alone, tmp_path / "alone")
         assert files(output) == expected

@@ -10,8 +10,6 @@ from advx_jax.errors import UserError
 Named = TypeVar("Named")
 
 _ITEM = re.compile(r"([^()]+?)\s*(?:\((.*)\))?", re.DOTALL)
-# Commas that separate: those with no closing bracket behind them before an opening one.
-_COMMA = re.compile(r",(?![^(]*\))")
 
 
 def read_named(text: str, find: Callable[[str], Named], flag: str) -> dict[str, Named]:
@@ -29,7 +27,7 @@ def read_named(text: str, find: Callable[[str], Named], flag: str) -> dict[str, 
     Raises:
         UserError: nothing is named so, there are no such settings, or two are equal.
     """
-    items = [_item(part.strip(), flag) for part in _COMMA.split(text) if part.strip()]
+    items = [_item(part.strip(), flag) for part in _parts(text) if part.strip()]
     if not items:
         raise UserError(f"expected names in --{flag}, got {text!r}")
     names = [name for name, _ in items]
@@ -57,12 +55,24 @@ def _item(text: str, flag: str) -> tuple[str, dict[str, Any]]:
 
 def _settings(text: str, flag: str, item: str) -> dict[str, Any]:
     settings: dict[str, Any] = {}
-    for part in text.split(","):
+    for part in _parts(text):
         name, equals, value = part.partition("=")
         if not equals or not name.strip().isidentifier() or not value.strip():
             raise UserError(f"expected settings as name=value in the brackets of --{flag}, got {item!r}")
         settings[name.strip()] = _value(value.strip())
     return settings
+
+
+def _parts(text: str) -> list[str]:
+    """What stands between the commas that no brackets enclose."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "([") - (character in ")]")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
 
 
 def _value(text: str) -> Any:

@@ -104,7 +104,7 @@ class Faithfulness(Measurement[str]):
             "methods": {name: method.settings() for name, method in self._methods.items()},
             "metrics": {name: metric.settings() for name, metric in self._metrics.items()},
         }
-        steps = {f"{name}/{step}": cost for name, costs in self._costs.items() for step, cost in costs.items()}
+        steps = {f"{name}/{step}": float(cost) for name, costs in self._costs.items() for step, cost in costs.items()}
         self._times = StepTimes(steps, len(lanes()))
 
     def cost_in_words(self) -> str:

@@ -21,12 +21,12 @@ class StepTimes:
 
     def __init__(self, costs: Mapping[str, float], lanes: int) -> None:
         self._costs, self._lanes = dict(costs), lanes
-        self._left = dict.fromkeys(costs, 0.0)
+        self._left = dict.fromkeys(costs, 0)
         self._firsts: dict[str, list[tuple[int, float]]] = defaultdict(list)
         self._rates: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_LATEST))
         self._lock = threading.Lock()
 
-    def wait(self, kind: str, n_items: float) -> None:
+    def wait(self, kind: str, n_items: int) -> None:
         """So many items are to go through steps of a kind; no chunk is in work."""
         with self._lock:
             self._left[kind] = n_items
@@ -63,5 +63,5 @@ class StepTimes:
                 for kind, firsts in self._firsts.items()
             ]
             to_come = [kind for kind, left in self._left.items() if left > 0 and kind not in self._firsts]
-            work = sum(max(0.0, left) * rates[kind] for kind, left in self._left.items()) / self._lanes
+            work = sum(max(0, left) * rates[kind] for kind, left in self._left.items()) / self._lanes
             return work + len(to_come) * statistics.fmean(compiling)

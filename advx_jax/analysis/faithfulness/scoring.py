@@ -71,8 +71,8 @@ def score_attributions(
     Raises:
         UserError: model, images, targets, methods or metrics are none to work with, or do not go together.
     """
-    chosen = _by_name(methods, find_method, "methods")
-    measures = _by_name(metrics, find_metric, "metrics")
+    chosen = by_name(methods, find_method, "methods")
+    measures = by_name(metrics, find_metric, "metrics")
     x, _, n_classes = prepared(model, images)
     if len(x) == 0:
         return {name: {metric: np.zeros(0, np.float32) for metric in measures} for name in chosen}
@@ -215,8 +215,13 @@ def counterfactuals(
     yield from map_batches(as_pytree(model), (images, targets, key_data), work, rows)
 
 
-def _by_name(given: Any, find: Callable[[str], _Named], what: str) -> dict[str, _Named]:
+def by_name(given: Any, find: Callable[[str], _Named], what: str) -> dict[str, _Named]:
     """Methods or metrics by their names.
+
+    Args:
+        given: names, or what they stand for; or a mapping from other names.
+        find: gives what a name stands for.
+        what: "methods" or "metrics".
 
     Raises:
         UserError: there are none, two have one name, or one is not known.
