@@ -153,9 +153,9 @@ def test_accuracy_never_rises_with_eps(name, norm):
     assert standing[-1] < N
 
 
-# The steps of `apgd-dlr` are those of `apgd-ce`.
+# The steps of `apgd-dlr` are those of `apgd-ce`, and those of `fab` are in `fab-t`.
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name == "apgd-dlr" else ()) for name in ATTACKS]
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in ("apgd-dlr", "fab") else ()) for name in ATTACKS]
 )
 def test_steps_one_by_one_are_the_whole(name):
     """As the contract says: `init`, `step` so often as `n_steps` tells, `result`; of ensembles too."""

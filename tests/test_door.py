@@ -53,7 +53,13 @@ def long(command: str) -> tuple[str, str]:
     return "-m", f"advx_jax.{LONG_NAMES.get(command, command)}"
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+# By default one of each place in which commands are.
+BRIEFLY = ("explain", "convert", "data")
+
+
+@pytest.mark.parametrize(
+    "command", [pytest.param(name, marks=() if name in BRIEFLY else pytest.mark.slow) for name in COMMANDS]
+)
 def test_help_is_that_of_the_command(command, script, call):
     plain, through = call((*long(command), "--help"), (script, command, "--help"))
     assert plain == through

@@ -151,7 +151,7 @@ def test_a_host_in_double_precision_loads_networks_of_single_precision(folder):
     np.testing.assert_array_equal(logits, expected)
 
 
-@pytest.mark.parametrize("norm", ["L2", "Linf"])
+@pytest.mark.parametrize("norm", ["L2", pytest.param("Linf", marks=pytest.mark.slow)])
 def test_nothing_relies_on_the_promotion_of_ranks(norm):
     """A host may forbid it; tracing is where JAX looks."""
     classifier = random_classifier()

@@ -108,9 +108,9 @@ def runs_made(path):
 
 def test_interrupted_robustness_keeps_what_it_has_and_goes_on(folder):
     # So near that nothing is broken, and all targets have their turn.
-    flags = ("--model=tiny.safetensors", "--attack=apgd-t", "--steps=150", "--eps=1e-7", "--output=cut")
+    flags = ("--model=tiny.safetensors", "--attack=apgd-t", "--steps=50", "--eps=1e-7", "--output=cut")
     path = folder / "cut" / "images.jsonl"
-    process = start(folder, "robustness", *flags, "--n_images=200")
+    process = start(folder, "robustness", *flags, "--n_images=100")
     interrupt(process, lambda: sum(runs_made(path).values()))
     kept = runs_made(path)
     assert 0 < max(kept.values()) < 9
@@ -122,14 +122,14 @@ def test_interrupted_robustness_keeps_what_it_has_and_goes_on(folder):
     (path.parent / "broken").mkdir()
     np.save(path.parent / "broken" / f"{done}.npy", np.zeros((32, 32, 3), np.float32))
     change_record(path, done, kept_records(path)[done] | changed)
-    succeed(folder, "robustness", *flags, "--n_images=200")
+    succeed(folder, "robustness", *flags, "--n_images=100")
     results = read(path.parent / "robustness.json")
     assert [index for index, name in enumerate(results["broken_by"]) if name] == [int(done)]
     assert all(runs == 9 for index, runs in runs_made(path).items() if results["stands"][int(index)])
 
 
 def test_restarts_go_on_with_what_stands(folder):
-    flags = ("--model=tiny.safetensors", "--attack=pgd", "--steps=1", "--eps=0.5", "--n_images=100")
+    flags = ("--model=tiny.safetensors", "--attack=pgd", "--steps=1", "--eps=0.5", "--n_images=40")
     broken = []
     for restarts in (1, 3):
         output = folder / f"restarts-{restarts}"

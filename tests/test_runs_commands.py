@@ -80,9 +80,10 @@ def killed_and_continued(folder, command, output, kills, undisturbed, seed, sign
     assert results(folder / output) == expected
 
 
-@pytest.mark.parametrize(("command", "kills"), [("explain", 1), ("ara", 1), ("robustness", 1), ("evaluate", 1)])
-def test_killed_and_continued_gives_the_files_of_an_undisturbed_run(command, kills, folder, undisturbed):
-    killed_and_continued(folder, command, f"killed-{command}", kills, undisturbed, seed=command)
+# All commands go on with the same store: those of the longest runs are killed with the slow tests.
+@pytest.mark.parametrize("command", ["explain", "ara", pytest.param("robustness", marks=pytest.mark.slow), "evaluate"])
+def test_killed_and_continued_gives_the_files_of_an_undisturbed_run(command, folder, undisturbed):
+    killed_and_continued(folder, command, f"killed-{command}", 1, undisturbed, seed=command)
 
 
 @pytest.mark.slow
@@ -109,7 +110,7 @@ def test_two_that_explain_other_images_lose_none(folder):
     assert results(folder / "shared") == results(folder / "alone")
 
 
-@pytest.mark.parametrize("command", ["ara", "robustness"])
+@pytest.mark.parametrize("command", ["ara", pytest.param("robustness", marks=pytest.mark.slow)])
 def test_two_that_measure_the_same_share_it(command, folder, undisturbed):
     output = f"shared-{command}"
     for process in [start(folder, command, *flags(command, output)) for _ in range(2)]:
