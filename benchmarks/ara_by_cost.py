@@ -34,6 +34,8 @@ NETWORKS = ("resnet44-all", "resnet44-robust", "resnet44-adv-train", "resnet44-s
 GRADIENTS = (25, 50, 100, 200)
 PICTURE = ROOT / "benchmarks" / "pictures" / "ara-by-cost.png"
 _NAME = "ara_by_cost"
+# Of those that have names: of L2, and done with so few gradients.
+_ATTACKS = {name: MINIMUM_NORM[name] for name in ("published", "ddn", "fmn", "best")}
 
 _N_IMAGES = flags.DEFINE_integer("n_images", 32, "How many images of the published subset.", lower_bound=1)
 
@@ -73,7 +75,7 @@ def draw(path: Path, rows: list[dict[str, Any]], n_images: int) -> None:
     figure = Figure(figsize=(10, 2.9), dpi=110, layout="constrained")
     panels = figure.subplots(1, len(NETWORKS))
     for axes, network in zip(panels, NETWORKS, strict=True):
-        for name, marker in zip(MINIMUM_NORM, "so^D", strict=True):
+        for name, marker in zip(_ATTACKS, "so^D", strict=True):
             points = sorted(
                 (row["gradients"], row["mean_distance"])
                 for row in rows
@@ -103,11 +105,9 @@ def _shown(figure: float | None) -> str:
 
 
 def _attacks() -> list[tuple[str, Attack]]:
-    published = MINIMUM_NORM["published"]
-    counts = dict.fromkeys(MINIMUM_NORM, GRADIENTS) | {"published": (*GRADIENTS, published.n_steps)}
-    return [
-        (name, attack.with_settings(steps=count)) for name, attack in MINIMUM_NORM.items() for count in counts[name]
-    ]
+    published = _ATTACKS["published"]
+    counts = dict.fromkeys(_ATTACKS, GRADIENTS) | {"published": (*GRADIENTS, published.n_steps)}
+    return [(name, attack.with_settings(steps=count)) for name, attack in _ATTACKS.items() for count in counts[name]]
 
 
 def _kept(settings: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Attacks on any function from images to logits, all with one contract (`Attack`) and one result (`AttackResult`)."""
 
+from advx_jax.attacks.alma import ALMA
 from advx_jax.attacks.apgd import APGD, APGDT
 from advx_jax.attacks.autoattack import AutoAttack
 from advx_jax.attacks.base import Attack, AttackResult, example_keys
@@ -14,10 +15,13 @@ from advx_jax.attacks.fmn import FMN
 from advx_jax.attacks.frank_wolfe import FrankWolfe
 from advx_jax.attacks.minimum_norm import MinimumNorm
 from advx_jax.attacks.pgd import PGD
+from advx_jax.attacks.primal_dual import PDGD, PDPGD
 from advx_jax.attacks.published import EXPLANATION, Published, PublishedBounded
+from advx_jax.attacks.sigma_zero import SigmaZero
 from advx_jax.attacks.square import Square
 
 __all__ = [
+    "ALMA",
     "APGD",
     "APGDT",
     "BEST",
@@ -27,6 +31,8 @@ __all__ = [
     "FAB",
     "FABT",
     "FMN",
+    "PDGD",
+    "PDPGD",
     "PGD",
     "Attack",
     "AttackResult",
@@ -44,6 +50,7 @@ __all__ = [
     "PublishedBounded",
     "RandomStart",
     "Restarted",
+    "SigmaZero",
     "SmallestSuccess",
     "Square",
     "Targeted",

@@ -2,10 +2,13 @@
 
 From "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
 attacks" (Croce and Hein 2020, arXiv 2003.01690), section 3 and algorithm 1; the targeted loss is of its section 4.
+In L1 its steps are sparse: "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers" (Croce and Hein
+2021, arXiv 2103.01208), section 3 and algorithm 1.
 """
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -16,12 +19,30 @@ from advx_jax.attacks.base import Model
 from advx_jax.attacks.fixed_epsilon import BestSoFar, RandomStart, Targets, random_direction, steepest
 from advx_jax.attacks.losses import CLASSES_NEEDED, LossName, loss_and_gradient
 from advx_jax.attacks.norms import per_example
+from advx_jax.attacks.projections import l0_norm, project_l0
 from advx_jax.errors import UserError
 
 # The paper's: α of the momentum, ρ of the condition on rises, the first step over eps, and the
 # lengths of the first window, of the shortest, and by how much each is shorter, over all steps.
 _INERTIA, _RISES, _FIRST_STEP = 0.75, 0.75, 2.0
 _FIRST_WINDOW, _SHORTEST_WINDOW, _WINDOW_SHRINKS = 0.22, 0.06, 0.03
+# In L1, the 2021 paper's: the first step over eps, and the share of values that it moves; how many times as many values
+# as steps move the best point changes; how much sparser that has to become for steps to be long again; by how much they
+# shrink otherwise, down to which part of the first; and how often over all steps that is looked at.
+_FIRST_STEP_L1, _FIRST_SHARE, _CHANGED_OVER_MOVED, _SPARSER = 1.0, 0.2, 1.5, 0.95
+_STEP_SHRINKS, _SHORTEST_STEP, _WINDOW_L1 = 1.5, 0.1, 0.04
+
+
+class Sparsity(NamedTuple):
+    """What steps in L1 know besides.
+
+    Attributes:
+        share: of the values that a step moves.
+        changed: how many the best point changed at the last checkpoint.
+    """
+
+    share: Values
+    changed: Values
 
 
 class APGDState(NamedTuple):
@@ -42,6 +63,7 @@ class APGDState(NamedTuple):
         best_at_check: the largest loss at the last checkpoint.
         halved_at_check: whether the step was halved at the last checkpoint.
         best_so_far: the first success.
+        sparsity: in L1; None in other norms.
     """
 
     step: Int[Array, ""]
@@ -58,6 +80,7 @@ class APGDState(NamedTuple):
     best_at_check: Values
     halved_at_check: Mask
     best_so_far: BestSoFar
+    sparsity: Sparsity | None
 
 
 def checkpoints(steps: int) -> Int[np.ndarray, " steps"]:
@@ -81,10 +104,13 @@ class APGD(RandomStart):
     """APGD from a random point on the surface of the ball.
 
     Attributes:
+        norm: "L1", "L2" or "Linf".
         steps: AutoAttack makes 100.
         loss: what to climb: "cross_entropy" (AutoAttack's APGD-CE), "dlr" (its APGD-DLR), "margin", or "targeted_dlr"
             towards one class (see `APGDT` for several).
     """
+
+    norms = ("L1", "L2", "Linf")
 
     steps: int = struct.field(pytree_node=False, default=100)
     loss: LossName = struct.field(pytree_node=False, default="cross_entropy")
@@ -111,10 +137,13 @@ class APGD(RandomStart):
 
     def init(self, model: Model, images: Images, labels: Labels, keys: Keys) -> APGDState:
         """State before the first step."""
-        return self.init_at(model, images, labels, images + self.eps * self.drawn(keys, images))
+        drawn = self.drawn(keys, images)
+        return self.init_at(model, images, labels, images + (drawn if self.norm == "L1" else self.eps * drawn))
 
     def drawn(self, keys: Keys, images: Images) -> Perturbations:
-        """On the surface of the ball."""
+        """On the surface of the ball; in L1 far out of it, so that the nearest point in ball and box is sparse."""
+        if self.norm == "L1":
+            return jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))(keys)
         return random_direction(self.norm, keys, images)
 
     def init_at(self, model: Model, images: Images, labels: Labels, initial: Images) -> APGDState:
@@ -122,7 +151,11 @@ class APGD(RandomStart):
         best_so_far, targets = self.initial_best(model, images, labels)
         initial = self.project(images, initial)
         values, gradient, logits = self._loss(model, initial, labels, targets)
-        batch = images.shape[0]
+        batch, sparsity, first_step = images.shape[0], None, _FIRST_STEP
+        if self.norm == "L1":
+            first_step = _FIRST_STEP_L1
+            shares, all_values = (jnp.full(batch, value, images.dtype) for value in (_FIRST_SHARE, images[0].size))
+            sparsity = Sparsity(shares, all_values)
         return APGDState(
             step=jnp.zeros((), jnp.int32),
             iterate=initial,
@@ -135,56 +168,99 @@ class APGD(RandomStart):
             # The reference implementation compares the first step's loss with 0 instead of the one
             # before; so do we, to halve where it halves.
             last_loss=jnp.zeros_like(values),
-            step_size=jnp.full(batch, _FIRST_STEP, images.dtype) * self.eps,
+            step_size=jnp.full(batch, first_step, images.dtype) * self.eps,
             rises=jnp.zeros(batch, jnp.int32),
             best_at_check=values,
             halved_at_check=jnp.ones(batch, bool),
             best_so_far=self.update_best(best_so_far, initial, logits, labels),
+            sparsity=sparsity,
         )
 
     def step(self, model: Model, images: Images, labels: Labels, state: APGDState) -> APGDState:
         """Climb with momentum; at a checkpoint go back to the best point and halve the step if the loss was stuck."""
+        new = self._sparse(images, state) if self.norm == "L1" else self._with_momentum(images, state)
+        values, gradient, logits = self._loss(model, new, labels, state.targets)
+
+        better = values > state.best_loss
+        state = state._replace(
+            step=state.step + 1,
+            iterate=new,
+            previous=state.iterate,
+            gradient=gradient,
+            best=jnp.where(per_example(better, new), new, state.best),
+            best_gradient=jnp.where(per_example(better, new), gradient, state.best_gradient),
+            best_loss=jnp.where(better, values, state.best_loss),
+            last_loss=values,
+            rises=state.rises + (values > state.last_loss),
+            best_so_far=self.update_best(state.best_so_far, new, logits, labels),
+        )
+        return self._checked_sparsity(images, state) if self.norm == "L1" else self._checked_rises(state)
+
+    def _with_momentum(self, images: Images, state: APGDState) -> Images:
+        """The next point in L2 and L∞."""
         here = state.iterate
         inertia = jnp.where(state.step > 0, _INERTIA, 1).astype(images.dtype)
         uphill = here + per_example(state.step_size, here) * steepest(self.norm, state.gradient)
         plain = self.project(images, uphill)
-        new = self.project(images, here + inertia * (plain - here) + (1 - inertia) * (here - state.previous))
-        values, gradient, logits = self._loss(model, new, labels, state.targets)
+        return self.project(images, here + inertia * (plain - here) + (1 - inertia) * (here - state.previous))
 
-        better = values > state.best_loss
-        best = jnp.where(per_example(better, new), new, state.best)
-        best_gradient = jnp.where(per_example(better, new), gradient, state.best_gradient)
-        best_loss = jnp.where(better, values, state.best_loss)
-        rises = state.rises + (values > state.last_loss)
+    def _sparse(self, images: Images, state: APGDState) -> Images:
+        """The next point in L1: all values that move do so by the same."""
+        n_values, share = images[0].size, _known(state.sparsity).share
+        moved = n_values - jnp.floor((1 - share) * n_values)
+        direction = jnp.sign(project_l0(state.gradient, jnp.maximum(moved, 1)))
+        length = state.step_size / jnp.maximum(l0_norm(direction), 1)
+        return self.project(images, state.iterate + per_example(length, direction) * direction)
 
-        window = jnp.asarray(checkpoints(self.steps))[state.step]
-        stuck = ~state.halved_at_check & (state.best_at_check >= best_loss)
-        halve = (window > 0) & ((rises <= _RISES * window) | stuck)
-        back = per_example(halve, new)
-        return APGDState(
-            step=state.step + 1,
-            iterate=jnp.where(back, best, new),
-            previous=here,
-            targets=state.targets,
-            gradient=jnp.where(back, best_gradient, gradient),
-            best=best,
-            best_gradient=best_gradient,
-            best_loss=best_loss,
-            last_loss=values,
+    def _checked_rises(self, state: APGDState) -> APGDState:
+        """At a checkpoint, half the step and the best point where the loss was stuck."""
+        window = jnp.asarray(checkpoints(self.steps))[state.step - 1]
+        stuck = ~state.halved_at_check & (state.best_at_check >= state.best_loss)
+        halve = (window > 0) & ((state.rises <= _RISES * window) | stuck)
+        return self._back(state, halve)._replace(
             step_size=jnp.where(halve, state.step_size / 2, state.step_size),
-            rises=jnp.where(window > 0, 0, rises),
-            best_at_check=jnp.where(window > 0, best_loss, state.best_at_check),
+            rises=jnp.where(window > 0, 0, state.rises),
+            best_at_check=jnp.where(window > 0, state.best_loss, state.best_at_check),
             halved_at_check=jnp.where(window > 0, halve, state.halved_at_check),
-            best_so_far=self.update_best(state.best_so_far, new, logits, labels),
+        )
+
+    def _checked_sparsity(self, images: Images, state: APGDState) -> APGDState:
+        """At a checkpoint, long steps and the best point where that became sparser, else shorter steps."""
+        at_check = state.step % max(int(_WINDOW_L1 * self.steps), 1) == 0
+        before = _known(state.sparsity)
+        changed = l0_norm(state.best - images)
+        sparser = changed < _SPARSER * before.changed
+        longest = _FIRST_STEP_L1 * self.eps
+        shorter = jnp.maximum(state.step_size / _STEP_SHRINKS, _SHORTEST_STEP * longest)
+        looked = Sparsity(changed / images[0].size / _CHANGED_OVER_MOVED, changed)
+        return self._back(state, at_check & sparser)._replace(
+            step_size=jnp.where(at_check, jnp.where(sparser, longest, shorter), state.step_size),
+            sparsity=jax.tree.map(lambda new, old: jnp.where(at_check, new, old), looked, before),
+        )
+
+    def _back(self, state: APGDState, chosen: Mask) -> APGDState:
+        """At the best point, for the examples that are chosen."""
+        back = per_example(chosen, state.best)
+        return state._replace(
+            iterate=jnp.where(back, state.best, state.iterate),
+            gradient=jnp.where(back, state.best_gradient, state.gradient),
         )
 
     def _loss(self, model: Model, points: Array, labels: Array, targets: Array) -> tuple[Array, Array, Array]:
         return loss_and_gradient(self.loss, model, points, labels, targets, self.criterion.towards_label)
 
 
+def _known(sparsity: Sparsity | None) -> Sparsity:
+    if sparsity is None:
+        raise TypeError("expected a state of steps in L1, got one of another norm")
+    return sparsity
+
+
 @struct.dataclass(kw_only=True)
 class APGDT(Targets):
     """AutoAttack's APGD-T: APGD on the targeted DLR loss, towards the likeliest other classes one after another."""
+
+    norms = APGD.norms
 
     def towards(self, rank: int) -> APGD:
         """APGD towards one class."""

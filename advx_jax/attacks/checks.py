@@ -77,6 +77,7 @@ _POSITIVE = Range("above 0", lambda v: (v > 0) & (v < math.inf))
 _NOT_NEGATIVE = Range("of at least 0", lambda v: (v >= 0) & (v < math.inf))
 _FRACTION = Range("above 0 and below 1", lambda v: (v > 0) & (v < 1))
 _PART = Range("of at least 0 and below 1", lambda v: (v >= 0) & (v < 1))
+_SHARE = Range("above 0 and at most 1", lambda v: (v > 0) & (v <= 1))
 _UNIT = Range("from 0 to 1", lambda v: (v >= 0) & (v <= 1))
 # Settings of all attacks and attributions, by name.
 _NUMBERS = {
@@ -89,6 +90,14 @@ _NUMBERS = {
     "last_step_length": _NOT_NEGATIVE,
     "init_norm": _POSITIVE,
     "sigma": _POSITIVE,
+    "first_threshold": _UNIT,
+    "threshold_rate": _NOT_NEGATIVE,
+    "last_step_part": _SHARE,
+    "first_ratio": _POSITIVE,
+    "dual_length": _POSITIVE,
+    "last_dual_part": _SHARE,
+    "first_distance": _POSITIVE,
+    "tolerance": _NOT_NEGATIVE,
     "blur": _POSITIVE,
     "fill": _UNIT,
 }
@@ -267,11 +276,13 @@ def check_settings(settings: Any, in_use: bool = True) -> None:
     """
     for field in dataclasses.fields(settings):
         name, value = field.name, getattr(settings, field.name)
+        if value is None and field.default is None:
+            continue
         if name in _NUMBERS and (in_use or isinstance(value, float | np.floating)):
             check_number(name, value)
-        elif name in _COUNTS and value is not None:
+        elif name in _COUNTS:
             object.__setattr__(settings, name, counted(name, value))
-        elif name == "norm":
+        elif name in ("norm", "shrink"):
             object.__setattr__(settings, name, norm_named(value, norms_of(settings)))
         elif name in _CHOICES and value not in _CHOICES[name]:
             raise UserError(f"expected {' or '.join(_CHOICES[name])} as {name}, got {value!r}")

@@ -13,7 +13,17 @@ from advx_jax.attacks.criteria import are_numbers, clearly_met, is_met
 from advx_jax.attacks.ensemble import Ensemble
 from advx_jax.attacks.losses import likeliest_targets
 from advx_jax.attacks.norms import per_example, rms
-from advx_jax.attacks.projections import Norm, NormLike, clipped, linf_norm, project, size, unit_l2
+from advx_jax.attacks.projections import (
+    Norm,
+    NormLike,
+    clipped,
+    linf_norm,
+    project,
+    project_l1,
+    room_in_box,
+    size,
+    unit_l2,
+)
 from advx_jax.errors import UserError
 
 
@@ -41,7 +51,7 @@ class FixedEpsilon(Attack):
 
     Attributes:
         eps: radius of the ball in its norm, on the images' scale; an L2 norm, not an RMS.
-        norm: "L2" or "Linf".
+        norm: "L2" or "Linf", or what the attack's `norms` say.
         steps: with one gradient each, or one query of a black box.
         stay_in_range: keep perturbed images in [0,1].
         target: of a targeted attack, which class to go to: 0 for the likeliest but the label, 1 for the next.
@@ -65,9 +75,13 @@ class FixedEpsilon(Attack):
     def project(self, images: Images, candidates: Images) -> Images:
         """Bring candidates back into the ball around their images, and then into [0,1] if they have to stay there.
 
-        The second only moves them towards their images, so they stay in the ball.
+        The second only moves them towards their images, so they stay in the ball. In L1, where most of the ball's
+        surface lies outside of [0,1], they go to the nearest points of both.
         """
-        moved = images + project(self.norm, candidates - images, self.eps)
+        change = candidates - images
+        if self.norm == "L1" and self.stay_in_range:
+            return clipped(images, images + project_l1(change, jnp.maximum(self.eps, 0), room_in_box(images, change)))
+        moved = images + project(self.norm, change, self.eps)
         return clipped(images, moved) if self.stay_in_range else moved
 
     def initial_best(self, model: Model, images: Images, labels: Labels) -> tuple[BestSoFar, Labels]:

@@ -74,19 +74,22 @@ class MinimumNorm(Attack):
         """Of the sphere or ball before the first step; infinite where the first step finds one."""
         return jnp.inf
 
-    def init(self, model: Model, images: Images, labels: Labels, keys: Keys | None) -> SearchState:
-        """State before the first step: no perturbation, and nothing random in it."""
-        del model, labels, keys
-        batch, none = images.shape[0], jnp.zeros_like(images)
-        nothing = SmallestSoFar(
-            perturbation=none,
+    def nothing_so_far(self, images: Images) -> SmallestSoFar:
+        """What is known before the first step."""
+        batch = images.shape[0]
+        return SmallestSoFar(
+            perturbation=jnp.zeros_like(images),
             norm=jnp.full(batch, jnp.inf, images.dtype),
             first_success=jnp.full(batch, self.steps, jnp.int32),
             evaluations=jnp.zeros((), jnp.int32),
             finite=jnp.ones(batch, bool),
         )
-        radius = jnp.full(batch, self.first_radius, images.dtype)
-        return SearchState(jnp.zeros((), jnp.int32), none, radius, nothing)
+
+    def init(self, model: Model, images: Images, labels: Labels, keys: Keys | None) -> Any:
+        """State before the first step: no perturbation, and nothing random in it."""
+        del model, labels, keys
+        radius = jnp.full(images.shape[0], self.first_radius, images.dtype)
+        return SearchState(jnp.zeros((), jnp.int32), jnp.zeros_like(images), radius, self.nothing_so_far(images))
 
     def update_best(
         self, best: SmallestSoFar, perturbation: Perturbations, logits: Logits, labels: Labels

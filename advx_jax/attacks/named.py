@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from advx_jax.attacks.alma import ALMA
 from advx_jax.attacks.apgd import APGD, APGDT
 from advx_jax.attacks.autoattack import AutoAttack
 from advx_jax.attacks.base import Attack, as_attack
@@ -15,8 +16,10 @@ from advx_jax.attacks.ensemble import FirstSuccess, Restarted
 from advx_jax.attacks.fab import FABT
 from advx_jax.attacks.fmn import FMN
 from advx_jax.attacks.pgd import PGD
+from advx_jax.attacks.primal_dual import PDGD, PDPGD
 from advx_jax.attacks.projections import NormLike
 from advx_jax.attacks.published import Published
+from advx_jax.attacks.sigma_zero import SigmaZero
 from advx_jax.attacks.square import Square
 from advx_jax.errors import UserError
 from advx_jax.importing import find_by_name, made
@@ -34,8 +37,17 @@ FIXED_EPSILON: dict[str, FixedEpsilonMaker] = {
     "square": Square,
 }
 
-MINIMUM_NORM: dict[str, Attack] = {"published": Published(), "ddn": DDN(), "fmn": FMN(), "best": BEST}
-"""The paper's, and others that find smaller distances with fewer gradients."""
+MINIMUM_NORM: dict[str, Attack] = {
+    "published": Published(),
+    "ddn": DDN(),
+    "fmn": FMN(),
+    "best": BEST,
+    "alma": ALMA(),
+    "pdgd": PDGD(),
+    "pdpgd": PDPGD(),
+    "sigma-zero": SigmaZero(),
+}
+"""The paper's, and others that find smaller distances with fewer gradients; of L2, but for what knows L0 alone."""
 
 
 def find_attack(name: str, known: Mapping[str, Any]) -> Any:
