@@ -166,6 +166,16 @@ BRIEF = [name for name in TABLE if name != "autoattack"]
 DISTINCT = [name for name in BRIEF if not name.endswith(" Linf") and not name.startswith("targeted")]
 # A loss or a part that stands in the table with the other norm too.
 COMBINED = {"apgd-dlr Linf", "apgd-margin Linf", "first success Linf", "restarted Linf"}
+COMBINED |= {
+    "pdpgd L0",
+    "pdpgd L2",
+    "pdpgd Linf",
+    "alma L2",
+    "alma, BTR",
+    "targeted pdpgd",
+    "targeted alma",
+    "apgd-t L1",
+}
 # What mixes images of a batch does so in either norm and towards any class; windows of Square differ in the norms.
 ALONE = {name for name in BRIEF if (name.endswith(" Linf") or "targeted" in name) and name != "square Linf"} | COMBINED
 # Their steps are those of others that stay.
@@ -178,6 +188,10 @@ TRAINED = {
     "published",
     "ddn",
     "fmn L2",
+    "fmn L1",
+    "pdgd",
+    "apgd-ce L1 out of the box",
+    *COMBINED,
     "targeted square",
 }
 
