@@ -1,4 +1,4 @@
-"""Score minimum-norm attacks against each other, as AttackBench does: how near each comes to the smallest distances.
+"""Score minimum-norm attacks against each other: how near each comes to the smallest distances.
 
     python -m advx_jax.attackbench --model=resnet44-all --norm=L2 --n_images=32
     python -m advx_jax.attackbench --model=resnet44-all --norm=Linf --attacks=fmn,fmn@500 --budget=2000
