@@ -19,14 +19,16 @@ from absl import flags
 from advx_jax.cli.commands import command, no_arguments
 from advx_jax.attacks import Attack
 from advx_jax.attacks.named import FIXED_EPSILON, fixed_epsilon_members
-from advx_jax.attacks.threat_model import threat_model
+from advx_jax.attacks.threat_model import spans_box, threat_model
 from advx_jax.cli import inference_flags, run_flags
 from advx_jax.cli.flag_types import check_eps_within_box, define_length, define_norm, define_whole
 from advx_jax.runs.measurement import measure
 from advx_jax.runs.robustness import RobustAccuracy
 
-_NORM = define_norm("norm", "L2", "Norm of the ball.")
-_EPS = define_length("eps", None, "Radius of the ball in that norm, for instance 0.5 for L2 or 8/255 for Linf.")
+_NORM = define_norm("norm", "L2", "Norm of the ball; L1 for apgd-ce, apgd-dlr and apgd-t.", ("L1", "L2", "Linf"))
+_EPS = define_length(
+    "eps", None, "Radius of the ball in that norm, for instance 12 for L1, 0.5 for L2, 8/255 for Linf."
+)
 _ATTACK = flags.DEFINE_string("attack", "autoattack", f"{', '.join(FIXED_EPSILON)}, or yours: package.module:name.")
 _N_IMAGES = define_whole("n_images", None, "How many test images, from the first (1000 if not given).")
 _STEPS = define_whole("steps", None, "Steps of each run of each attack; the field's usual ones if not given.")
@@ -51,7 +53,7 @@ def main(arguments: list[str]) -> None:
     with run_flags.share() as share:
         network, data, n_images = inference_flags.load_network_and_images(_N_IMAGES.value, 1000)
         n_values = math.prod(data.images.shape[1:])
-        check_eps_within_box(threat.eps, math.sqrt(n_values) if threat.norm == "L2" else 1.0, threat.norm)
+        check_eps_within_box(threat.eps, spans_box(threat.norm, n_values), threat.norm)
         suffix = "" if _ATTACK.value.lower() == "autoattack" else f"-{members[0].name}"
         output = Path(_OUTPUT.value or f"robustness/{network.provenance.name}-{threat.norm}-{threat.eps:g}{suffix}")
         attacks = _ATTACK.value, members, _SEED.value

@@ -89,6 +89,21 @@ def test_named_attacks_are_of_the_ball_that_is_asked_for(name):
     assert threat_model([fixed_epsilon_attack(name.upper(), **asked)]) == ThreatModel(0.5, "Linf", False)
 
 
+@pytest.mark.parametrize(
+    ("threat", "expected"),
+    [
+        (ThreatModel(0.5, "L2", True), 0.5 / 8),
+        (ThreatModel(0.5, "Linf", True), 0.5),
+        # Nine values that change by 1; half a value, if that is all; and all of it in one, where nothing bounds it.
+        (ThreatModel(9.0, "L1", True), 3 / 8),
+        (ThreatModel(0.5, "L1", True), 0.5 / 8),
+        (ThreatModel(9.0, "L1", False), 9 / 8),
+    ],
+)
+def test_a_ball_bounds_the_rms(threat, expected):
+    assert threat.largest_rms(64) == pytest.approx(expected)
+
+
 def test_members_are_run_as_often_and_as_long_as_asked():
     members = fixed_epsilon_members("own_attacks:BOTH", steps=9, restarts=2, eps=0.25)
     assert [(member.name, member.restarts, member.attack.steps) for member in members] == [

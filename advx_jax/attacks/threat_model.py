@@ -1,5 +1,6 @@
 """What attacks with a fixed epsilon may do to an image, as their own fields say it."""
 
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -13,13 +14,30 @@ class ThreatModel(NamedTuple):
 
     Attributes:
         eps: the radius of the ball around it, in the norm.
-        norm: "L2" or "Linf".
+        norm: "L1", "L2" or "Linf".
         stay_in_range: the changed image has to stay in [0,1].
     """
 
     eps: float
     norm: Norm
     stay_in_range: bool
+
+    def largest_rms(self, n_values: int) -> float:
+        """A bound of the RMS of what may be done; in L2 it is reached, in L∞ too.
+
+        Args:
+            n_values: of an image.
+        """
+        if self.norm == "Linf":
+            return self.eps
+        # No value of an image in [0,1] changes by more than 1, so that Σδ² is at most Σ|δ|.
+        furthest = min(self.eps, math.sqrt(self.eps)) if self.norm == "L1" and self.stay_in_range else self.eps
+        return furthest / math.sqrt(n_values)
+
+
+def spans_box(norm: Norm, n_values: int) -> float:
+    """The radius from which on a ball around any image spans all of [0,1]."""
+    return {"L0": float(n_values), "L1": float(n_values), "L2": math.sqrt(n_values), "Linf": 1.0}[norm]
 
 
 def threat_model(attacks: Iterable[Attack]) -> ThreatModel:

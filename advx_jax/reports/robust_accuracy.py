@@ -1,6 +1,5 @@
 """Accuracy left under attacks with a fixed epsilon, as JSON and a table."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,7 @@ def write_robust_accuracy(
         by_attack.append({"name": attack.name, "broken": broken, "accuracy_left": left / n, "seconds": taken})
     results = {
         **head,
-        "eps_rms": threat.eps / math.sqrt(n_values) if threat.norm == "L2" else threat.eps,
+        "eps_rms": threat.largest_rms(n_values),
         "accuracy": accuracy,
         "robust_accuracy": left / n,
         "attacks": by_attack,
