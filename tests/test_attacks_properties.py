@@ -143,6 +143,15 @@ TABLE = {
     "alma L2": ALMA(steps=25, first_distance=0.2),
     "best": package.BEST.with_settings(steps=20),
     "smallest": SmallestSuccess(attacks=(DDN(steps=8), FMN(steps=8)), criterion=NoBetterThanRandom()),
+    "minimal apgd L1": package.MinimalAPGD(steps=40, run_steps=8, norm="L1"),
+    "minimal apgd L2": package.MinimalAPGD(steps=24, run_steps=5),
+    "minimal apgd-t Linf": package.MinimalAPGD(
+        steps=24, run_steps=3, norm="Linf", targeted=True, init_norm=10.0, n_targets=2
+    ),
+    "deepfool L2": package.DeepFool(steps=6),
+    "deepfool Linf": package.DeepFool(steps=6, norm="Linf"),
+    "superdeepfool": package.SuperDeepFool(steps=10),
+    "cw": package.CarliniWagner(steps=30, run_steps=10, step_length=0.1, init_weight=0.1),
     "own nearest": documented("CarliniWagner")(steps=15, c=1.0),
     "targeted pgd": PGD(eps=1.0, norm="L2", steps=8, criterion=Targeted()),
     "targeted apgd": APGD(eps=1.0, norm="L2", steps=10, criterion=Targeted()),
@@ -372,7 +381,10 @@ def test_attacks_are_pytrees_whose_settings_fit_into_json(name):
     assert attack.until(Targeted()).criterion == Targeted()
 
 
-@pytest.mark.parametrize("name", ["apgd-t L2", "fab L2", "fab-t Linf", "first success L2", "autoattack"])
+@pytest.mark.parametrize(
+    "name",
+    ["apgd-t L2", "fab L2", "fab-t Linf", "first success L2", "autoattack", "minimal apgd-t Linf", "deepfool L2"],
+)
 def test_attacks_with_targets_of_their_own_take_no_others(name):
     with pytest.raises(UserError, match=r"expected a criterion that leads away from labels for .*, got Targeted"):
         TABLE[name].until(Targeted())(MODEL, IMAGES, LABELS)

@@ -5,14 +5,17 @@ from advx_jax.attacks.apgd import APGD, APGDT
 from advx_jax.attacks.autoattack import AutoAttack
 from advx_jax.attacks.base import Attack, AttackResult, example_keys
 from advx_jax.attacks.best import BEST
+from advx_jax.attacks.carlini_wagner import CarliniWagner
 from advx_jax.attacks.criteria import Criterion, Misclassified, NoBetterThanRandom, Targeted
 from advx_jax.attacks.ddn import DDN
+from advx_jax.attacks.deepfool import DeepFool, SuperDeepFool
 from advx_jax.attacks.ensemble import Ensemble, FirstSuccess, Restarted, SmallestSuccess
 from advx_jax.attacks.explaining import EXPLANATIONS, ExplanationAttack
 from advx_jax.attacks.fab import FAB, FABT
 from advx_jax.attacks.fixed_epsilon import FixedEpsilon, RandomStart
 from advx_jax.attacks.fmn import FMN
 from advx_jax.attacks.frank_wolfe import FrankWolfe
+from advx_jax.attacks.minimal_apgd import MinimalAPGD
 from advx_jax.attacks.minimum_norm import MinimumNorm
 from advx_jax.attacks.pgd import PGD
 from advx_jax.attacks.primal_dual import PDGD, PDPGD
@@ -37,12 +40,15 @@ __all__ = [
     "Attack",
     "AttackResult",
     "AutoAttack",
+    "CarliniWagner",
     "Criterion",
+    "DeepFool",
     "Ensemble",
     "ExplanationAttack",
     "FirstSuccess",
     "FixedEpsilon",
     "FrankWolfe",
+    "MinimalAPGD",
     "MinimumNorm",
     "Misclassified",
     "NoBetterThanRandom",
@@ -53,6 +59,7 @@ __all__ = [
     "SigmaZero",
     "SmallestSuccess",
     "Square",
+    "SuperDeepFool",
     "Targeted",
     "example_keys",
 ]

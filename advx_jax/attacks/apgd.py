@@ -137,8 +137,22 @@ class APGD(RandomStart):
 
     def init(self, model: Model, images: Images, labels: Labels, keys: Keys) -> APGDState:
         """State before the first step."""
+        return self.init_at(model, images, labels, self.start(keys, images))
+
+    def start(self, keys: Keys, images: Images) -> Images:
+        """Points to be brought into the ball, from which to begin."""
         drawn = self.drawn(keys, images)
-        return self.init_at(model, images, labels, images + (drawn if self.norm == "L1" else self.eps * drawn))
+        radius = jnp.broadcast_to(jnp.asarray(self.eps, images.dtype), images.shape[:1])
+        return images + (drawn if self.norm == "L1" else per_example(radius, drawn) * drawn)
+
+    def first_step(self, images: Images) -> tuple[Values, Sparsity | None]:
+        """The first step size, and what steps in L1 know besides."""
+        batch, sparsity, length = images.shape[0], None, _FIRST_STEP
+        if self.norm == "L1":
+            length = _FIRST_STEP_L1
+            shares, all_values = (jnp.full(batch, value, images.dtype) for value in (_FIRST_SHARE, images[0].size))
+            sparsity = Sparsity(shares, all_values)
+        return jnp.full(batch, length, images.dtype) * self.eps, sparsity
 
     def drawn(self, keys: Keys, images: Images) -> Perturbations:
         """On the surface of the ball; in L1 far out of it, so that the nearest point in ball and box is sparse."""
@@ -151,11 +165,8 @@ class APGD(RandomStart):
         best_so_far, targets = self.initial_best(model, images, labels)
         initial = self.project(images, initial)
         values, gradient, logits = self._loss(model, initial, labels, targets)
-        batch, sparsity, first_step = images.shape[0], None, _FIRST_STEP
-        if self.norm == "L1":
-            first_step = _FIRST_STEP_L1
-            shares, all_values = (jnp.full(batch, value, images.dtype) for value in (_FIRST_SHARE, images[0].size))
-            sparsity = Sparsity(shares, all_values)
+        batch = images.shape[0]
+        step_size, sparsity = self.first_step(images)
         return APGDState(
             step=jnp.zeros((), jnp.int32),
             iterate=initial,
@@ -168,7 +179,7 @@ class APGD(RandomStart):
             # The reference implementation compares the first step's loss with 0 instead of the one
             # before; so do we, to halve where it halves.
             last_loss=jnp.zeros_like(values),
-            step_size=jnp.full(batch, first_step, images.dtype) * self.eps,
+            step_size=step_size,
             rises=jnp.zeros(batch, jnp.int32),
             best_at_check=values,
             halved_at_check=jnp.ones(batch, bool),
@@ -199,7 +210,7 @@ class APGD(RandomStart):
     def _with_momentum(self, images: Images, state: APGDState) -> Images:
         """The next point in L2 and L∞."""
         here = state.iterate
-        inertia = jnp.where(state.step > 0, _INERTIA, 1).astype(images.dtype)
+        inertia = per_example(jnp.where(state.step > 0, _INERTIA, 1).astype(images.dtype), here)
         uphill = here + per_example(state.step_size, here) * steepest(self.norm, state.gradient)
         plain = self.project(images, uphill)
         return self.project(images, here + inertia * (plain - here) + (1 - inertia) * (here - state.previous))

@@ -91,6 +91,15 @@ class MinimumNorm(Attack):
         radius = jnp.full(images.shape[0], self.first_radius, images.dtype)
         return SearchState(jnp.zeros((), jnp.int32), jnp.zeros_like(images), radius, self.nothing_so_far(images))
 
+    def best_at_start(self, images: Images, logits: Logits, labels: Labels) -> SmallestSoFar:
+        """What the images' own logits tell, which count as no evaluation: one over the boundary needs no change."""
+        met, nothing = is_met(self.criterion, logits, labels), self.nothing_so_far(images)
+        return nothing._replace(
+            norm=jnp.where(met, 0, nothing.norm),
+            first_success=jnp.where(met, 0, nothing.first_success),
+            finite=are_numbers(logits, labels),
+        )
+
     def update_best(
         self, best: SmallestSoFar, perturbation: Perturbations, logits: Logits, labels: Labels
     ) -> tuple[SmallestSoFar, Mask]:
@@ -116,6 +125,10 @@ class MinimumNorm(Attack):
         """Look at the last perturbation too, and say what was found."""
         logits = model(images + state.perturbation)
         best, _ = self.update_best(state.best_so_far, state.perturbation, logits, labels)
+        return self.found(images, best._replace(evaluations=state.best_so_far.evaluations))
+
+    def found(self, images: Images, best: SmallestSoFar) -> AttackResult:
+        """The result, of the smallest success."""
         success = jnp.isfinite(best.norm)
         return AttackResult(
             adversarial=jnp.where(per_example(success, images), images + best.perturbation, images),
@@ -123,7 +136,7 @@ class MinimumNorm(Attack):
             norm=best.norm,
             rms=jnp.where(success, rms(best.perturbation), jnp.inf),
             first_success=best.first_success,
-            evaluations=jnp.broadcast_to(state.best_so_far.evaluations, success.shape),
+            evaluations=jnp.broadcast_to(best.evaluations, success.shape),
             finite=best.finite,
         )
 

@@ -10,11 +10,14 @@ from advx_jax.attacks.apgd import APGD, APGDT
 from advx_jax.attacks.autoattack import AutoAttack
 from advx_jax.attacks.base import Attack, as_attack
 from advx_jax.attacks.best import BEST
+from advx_jax.attacks.carlini_wagner import CarliniWagner
 from advx_jax.attacks.checks import norm_named, norms_of
 from advx_jax.attacks.ddn import DDN
+from advx_jax.attacks.deepfool import DeepFool, SuperDeepFool
 from advx_jax.attacks.ensemble import FirstSuccess, Restarted
 from advx_jax.attacks.fab import FABT
 from advx_jax.attacks.fmn import FMN
+from advx_jax.attacks.minimal_apgd import MinimalAPGD
 from advx_jax.attacks.pgd import PGD
 from advx_jax.attacks.primal_dual import PDGD, PDPGD
 from advx_jax.attacks.projections import NormLike
@@ -46,6 +49,11 @@ MINIMUM_NORM: dict[str, Attack] = {
     "pdgd": PDGD(),
     "pdpgd": PDPGD(),
     "sigma-zero": SigmaZero(),
+    "apgd": MinimalAPGD(),
+    "apgd-t": MinimalAPGD(targeted=True),
+    "deepfool": DeepFool(),
+    "superdeepfool": SuperDeepFool(),
+    "cw": CarliniWagner(),
 }
 """The paper's, and others that find smaller distances with fewer gradients; of L2, but for what knows L0 alone."""
 
