@@ -8,6 +8,7 @@ calls not counted; the best round of each counts. Processor time is that of all 
 """
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from advx_jax.analysis.chunks import chunk_rows
 from advx_jax.analysis.robust_accuracy import run_attack, sanity_checks
 from advx_jax.analysis.robustness_area import minimum_norm_distances
 from advx_jax.analysis.row_cost import row_bytes
-from advx_jax.attacks import APGD, DDN, FAB, FMN, PGD, Attack
+from advx_jax.attacks import ALMA, APGD, DDN, FAB, FMN, PDGD, PDPGD, PGD, Attack, SigmaZero
 from advx_jax.attacks.base import Part
 from advx_jax.errors import UserError
 from advx_jax.reports.console import table
@@ -137,11 +138,7 @@ def _cost(work: Work) -> Cost:
 
 
 def _ours(them: ModelPair, name: str, steps: int) -> Work:
-    """Our attack of that name, as the commands run it."""
-    searches: dict[str, Attack] = {"ddn": DDN(steps=steps), "fmn": FMN(steps=steps)}
-    if name in searches:
-        distances = minimum_norm_distances
-        return Work(lambda: list(distances(them.classifier, them.images, them.labels, searches[name])), steps)
+    """Our attack with a fixed epsilon of that name, as the commands run it."""
     ball: dict[str, Any] = {"eps": EPS, "norm": "L2", "steps": steps}
     made = {"pgd": PGD(**ball), "apgd-ce": APGD(**ball), "fab-t": FAB(targeted=True, **ball)}[name]
     indices, key = np.arange(N_IMAGES), jax.random.key(0)
@@ -154,6 +151,12 @@ def _ours(them: ModelPair, name: str, steps: int) -> Work:
             raise RuntimeError("all images of a chunk were broken, so that less was done than is counted")
 
     return Work(attack, made.evaluations)
+
+
+def _our_search(them: ModelPair, search: Attack) -> Work:
+    """Our minimum-norm attack, as the commands run it."""
+    arguments = them.classifier, them.images, them.labels, search
+    return Work(lambda: list(minimum_norm_distances(*arguments)), search.n_steps)
 
 
 @contextlib.contextmanager
@@ -187,12 +190,25 @@ def _theirs(them: ModelPair, attack: Callable[[Any, Any, Any], object]) -> Work:
 def _adv_lib(them: ModelPair, steps: int) -> Iterator[Pairing]:
     from reference.peers import peer
 
-    ddn = peer("adv_lib.attacks.decoupled_direction_norm").ddn
-    fmn = peer("adv_lib.attacks.fast_minimum_norm").fmn
-    theirs = _theirs(them, lambda network, x, y: ddn(network, x, y, steps=steps))
-    yield Pairing("adv-lib", "DDN", theirs, _ours(them, "ddn", steps))
-    theirs = _theirs(them, lambda network, x, y: fmn(network, x, y, norm=2, steps=steps))
-    yield Pairing("adv-lib", "FMN", theirs, _ours(them, "fmn", steps))
+    # Its name in the table, where it is there, its settings, and ours.
+    searches: tuple[tuple[str, str, dict[str, Any], Attack], ...] = (
+        ("DDN", "decoupled_direction_norm.ddn", {}, DDN()),
+        ("FMN", "fast_minimum_norm.fmn", {"norm": 2}, FMN()),
+        ("FMN, L0", "fast_minimum_norm.fmn", {"norm": 0}, FMN(norm="L0")),
+        ("FMN, L1", "fast_minimum_norm.fmn", {"norm": 1}, FMN(norm="L1")),
+        ("σ-zero, L0", "sigma_zero.sigma_zero", {}, SigmaZero()),
+        ("PDGD", "primal_dual_gradient_descent.pdgd", {}, PDGD()),
+        ("PDPGD, L1", "primal_dual_gradient_descent.pdpgd", {"norm": 1}, PDPGD(norm="L1")),
+        ("PDPGD, L∞", "primal_dual_gradient_descent.pdpgd", {"norm": float("inf")}, PDPGD(norm="Linf")),
+        ("ALMA", "augmented_lagrangian.alma", {}, ALMA()),
+        ("ALMA, L1", "augmented_lagrangian.alma", {"distance": "l1"}, ALMA(norm="L1")),
+    )
+    for name, place, options, ours in searches:
+        module, function = place.split(".")
+        attack = getattr(peer(f"adv_lib.attacks.{module}"), function)
+        count = {"steps" if function in ("ddn", "fmn") else "num_steps": steps}
+        theirs = _theirs(them, functools.partial(attack, **options, **count))
+        yield Pairing("adv-lib", name, theirs, _our_search(them, ours.with_settings(steps=steps)))
 
 
 def _pyautoattack(them: ModelPair, steps: int) -> Iterator[Pairing]:
@@ -248,7 +264,9 @@ def _foolbox_with_jax(them: ModelPair, steps: int) -> Iterator[Pairing]:
     jitted = jax.jit(them.classifier.__call__)
     theirs = on(jitted, pgd(steps=steps), steps, epsilon=EPS)
     yield Pairing("foolbox, JAX, jitted network", "PGD", theirs, _ours(them, "pgd", steps))
-    yield Pairing("foolbox, JAX, jitted network", "DDN", on(jitted, ddn(steps=steps), steps), _ours(them, "ddn", steps))
+    yield Pairing(
+        "foolbox, JAX, jitted network", "DDN", on(jitted, ddn(steps=steps), steps), _our_search(them, DDN(steps=steps))
+    )
     theirs = on(them.classifier, pgd(steps=_EAGER_STEPS), _EAGER_STEPS, epsilon=EPS)
     yield Pairing("foolbox, JAX", "PGD", theirs, _ours(them, "pgd", steps))
 
