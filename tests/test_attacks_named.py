@@ -14,6 +14,7 @@ from advx_jax.attacks.named import (
     fixed_epsilon_members,
     minimum_norm_attack,
 )
+from advx_jax.attacks.projections import NORMS
 from advx_jax.attacks.threat_model import ThreatModel, threat_model
 from advx_jax.errors import UserError
 
@@ -139,6 +140,14 @@ def test_a_minimum_norm_attack_of_ones_own():
 def test_minimum_norm_attacks_are_of_the_norm_that_is_asked_for():
     assert minimum_norm_attack("fmn", 0) == FMN(norm="L0")
     assert minimum_norm_attack("fmn", "inf") == FMN(norm="Linf")
+    for norm in NORMS:
+        best = minimum_norm_attack("best", norm)
+        assert (best.name, best.n_steps) == ("best", 200)
+        assert {part.attack.norm for part in best.parts()} == {norm}
+    assert minimum_norm_attack("best", "L2") is MINIMUM_NORM["best"]
+    assert minimum_norm_attack("sigma-zero", "L0") is minimum_norm_attack("sigma-zero")
+    with pytest.raises(UserError, match="expected L0 as the norm of sigma-zero, got 'L2'"):
+        minimum_norm_attack("sigma-zero", "L2")
     for name in ("published", "ddn"):
         assert minimum_norm_attack(name, "l2") is MINIMUM_NORM[name]
         with pytest.raises(UserError, match=f"expected L2 as the norm of {name}, got 'Linf'"):

@@ -9,7 +9,7 @@ from advx_jax.attacks.alma import ALMA
 from advx_jax.attacks.apgd import APGD, APGDT
 from advx_jax.attacks.autoattack import AutoAttack
 from advx_jax.attacks.base import Attack, as_attack
-from advx_jax.attacks.best import BEST
+from advx_jax.attacks.best import BEST, BEST_OF
 from advx_jax.attacks.carlini_wagner import CarliniWagner
 from advx_jax.attacks.checks import norm_named, norms_of
 from advx_jax.attacks.ddn import DDN
@@ -135,9 +135,11 @@ def fixed_epsilon_members(
 
 
 def _with_norm(attack: Attack, norm: NormLike) -> Attack:
-    """The same attack for that norm."""
+    """The same attack for that norm; of `best` what is best there."""
     norms = minimised(attack)
     chosen = norm_named(norm, norms, attack.name)
+    if attack is BEST:
+        return BEST_OF[chosen]
     return attack if norms == (chosen,) else attack.with_settings(norm=chosen)
 
 
