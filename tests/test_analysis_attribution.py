@@ -242,7 +242,16 @@ def test_other_keys_give_other_results_where_a_method_says_so(name, net):
     assert (one != other).any() == method.is_random
 
 
-@pytest.mark.parametrize("name", ["integrated_gradients", "smoothgrad", "vargrad", "expected_gradients"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vargrad",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("integrated_gradients", "smoothgrad", "expected_gradients")
+        ),
+    ],
+)
 def test_memory_does_not_depend_on_steps(name, net):
     method = QUICK[name]
     count = "steps" if name == "integrated_gradients" else "samples"

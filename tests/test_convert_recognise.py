@@ -56,7 +56,10 @@ def empty_tensors(architecture):
     return {key.torch: np.broadcast_to(np.zeros((), key.dtype), key.shape) for key in tensor_keys(architecture)}
 
 
-@pytest.mark.parametrize("architecture", TOLD, ids=described)
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(one, marks=pytest.mark.slow if "70-16" in one.name else (), id=described(one)) for one in TOLD],
+)
 def test_names_and_shapes_tell(architecture):
     tensors = empty_tensors(architecture)
     assert recognise(tensors) == architecture

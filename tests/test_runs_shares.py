@@ -104,28 +104,28 @@ def without_seconds(said, output):
 
 
 @pytest.mark.parametrize("work", MEASURES)
-def test_shards_make_the_files_of_one_process(work, network, data, tmp_path):
+@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.slow), 4])
+def test_shards_make_the_files_of_one_process(work, count, network, data, tmp_path):
     alone = work(network, data, tmp_path / "alone", WHOLE)
     expected = files(tmp_path / "alone")
-    for count in (2, 4):
-        output = tmp_path / str(count)
-        # In another order than they are numbered.
-        for index in reversed(range(1, count)):
-            said = work(network, data, output, Share(index, count))
-            assert said.startswith(f"shard {index + 1}/{count} is done: ")
-            assert "\n" not in said
-            assert not {name for name in files(output) if name.endswith(".json")}
-        said = work(network, data, output, Share(0, count))
-        assert without_seconds(said, output) == without_seconds(alone, tmp_path / "alone")
-        assert files(output) == expected
-        before = {path: path.read_text() for path in output.rglob("*.jsonl")}
-        assert len(before) == count * (2 if work is explain else 1)
-        # Nothing is computed again, with or without shards.
-        work(network, data, output, WHOLE)
-        work(network, data, output, Share(1, count))
-        assert files(output) == expected
-        for path, text in before.items():
-            assert path.read_text() == text
+    output = tmp_path / str(count)
+    # In another order than they are numbered.
+    for index in reversed(range(1, count)):
+        said = work(network, data, output, Share(index, count))
+        assert said.startswith(f"shard {index + 1}/{count} is done: ")
+        assert "\n" not in said
+        assert not {name for name in files(output) if name.endswith(".json")}
+    said = work(network, data, output, Share(0, count))
+    assert without_seconds(said, output) == without_seconds(alone, tmp_path / "alone")
+    assert files(output) == expected
+    before = {path: path.read_text() for path in output.rglob("*.jsonl")}
+    assert len(before) == count * (2 if work is explain else 1)
+    # Nothing is computed again, with or without shards.
+    work(network, data, output, WHOLE)
+    work(network, data, output, Share(1, count))
+    assert files(output) == expected
+    for path, text in before.items():
+        assert path.read_text() == text
 
 
 def test_evaluation_is_that_of_all_images_at_once(network, data, tmp_path):
