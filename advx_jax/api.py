@@ -1,6 +1,6 @@
 """What `import advx_jax as ax` offers beside the attacks: networks, images and explanations in one call each."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,12 +9,14 @@ from jaxtyping import Float, Int32
 
 from advx_jax.analysis import explanations
 from advx_jax.analysis.accuracy import predict
+from advx_jax.analysis.attribution.base import Attribution
+from advx_jax.analysis.comparison import Comparison, chosen_methods, explain_and_attribute, is_compared, plan
 from advx_jax.analysis.explanations import explain
 from advx_jax.analysis.soundness import fitted
 from advx_jax.analysis.targets import chosen_targets, targets_named
 from advx_jax.attacks.base import Model
 from advx_jax.attacks.checks import ImagesLike, LabelsLike, checked_images, checked_labels, number_of_classes
-from advx_jax.attacks.published import EXPLANATION, PublishedBounded
+from advx_jax.attacks.explaining import ExplanationAttack, explanation_in
 from advx_jax.cache import at_home
 from advx_jax.data import sources
 from advx_jax.data.image_set import Split, numbered_classes, unit_images
@@ -120,11 +122,13 @@ def explain_images(
     labels: LabelsLike | None = None,
     class_names: Sequence[str] | None = None,
     output: str | Path | None = None,
-    attack: PublishedBounded = EXPLANATION,
+    attack: ExplanationAttack | None = None,
     targets: str | None = None,
     name: str = "model",
     overwrite: bool = False,
     progress: bool | None = None,
+    norm: str | None = None,
+    methods: str | Sequence[str | Attribution] | Mapping[str, Attribution] = (),
 ) -> Explanations:
     """Explain images towards classes: what would make each look more like the class (arXiv 1906.02896).
 
@@ -135,25 +139,33 @@ def explain_images(
         class_names: what the classes are called; if None, as the model says, or else class_0, class_1, …
         output: a folder for pictures, gallery (index.html) and JSON. They are made of 8-bit pixels, so that with it
             the images are those of the pixels.
-        attack: how to explain; ρ is its eps.
+        attack: how to explain; ρ is its eps. As published if None.
         targets: `"all"` classes, `"top5"`, the 5 likeliest and the label (any number), or names of classes with commas
             between them; None for all of up to 20 classes, else the top 5.
         name: what to call the model in the results.
         overwrite: replace what other settings left in `output`.
         progress: show a bar; None for in a notebook only.
+        norm: `"L2"`, `"Linf"` or `"L1.5"`, for the usual attack in this norm in place of `attack`.
+        methods: to compare with, `"integrated_gradients,smoothgrad"` or a list of names and methods; or by names of
+            your own. Explanations then have their attributions, and how good they are as counterfactuals.
 
     Returns:
         The explanation of each image, in a list; a notebook shows their pictures.
 
     Raises:
-        UserError: model, images, labels or class names are none to work with; `output` holds results of other settings.
+        UserError: model, images, labels, class names or methods are none to work with; `output` holds results of other
+            settings.
     """
+    if attack is not None and norm is not None:
+        raise UserError("expected attack or norm, got both")
+    attack = explanation_in("L2" if norm is None else norm) if attack is None else attack
+    chosen_to_compare = chosen_methods(methods, attack)
     x = np.asarray(checked_images(images))
     n_classes = number_of_classes(model, x)
     names = _names_of_classes(class_names, model, n_classes)
     y = None if labels is None else np.asarray(checked_labels(labels, len(x), n_classes))
     chosen = targets_named(targets, names)
-    found: dict[int, explanations.Explanation] = {}
+    found: dict[int, tuple[explanations.Explanation, Comparison | None]] = {}
     if output is not None:
         pixels = np.round(x * 255).clip(0, 255).astype(np.uint8)
         x = unit_images(pixels)
@@ -168,16 +180,28 @@ def explain_images(
                 overwrite,
                 strict=False,
                 targets=chosen,
-                found=lambda place, explanation: found.update({int(place): explanation}),
+                found=lambda place, *made: found.update({int(place): made}),
+                methods=chosen_to_compare,
             )
     # With an output, those whose pictures were there already.
     left = [place for place in range(len(x)) if place not in found]
     towards = chosen_targets(model, x[left], None if y is None else y[left], chosen)
     with call_progress(len(left), "explain", progress) as update:
-        for place, explanation in explain(model, x[left], attack, update, targets=towards):
-            found[left[place]] = explanation
+        if left and is_compared(chosen_to_compare, attack):
+            planned = plan(model, x[left], attack, chosen_to_compare, chosen.count(n_classes))
+            for place, explanation, comparison in explain_and_attribute(model, x[left], planned, towards, update):
+                found[left[place]] = (explanation, comparison)
+        else:
+            for place, explanation in explain(model, x[left], attack, update, targets=towards):
+                found[left[place]] = (explanation, None)
     return Explanations(
-        Explanation(**vars(found[place]), image=x[place], class_names=names, label=None if y is None else int(y[place]))
+        Explanation(
+            **vars(found[place][0]),
+            image=x[place],
+            class_names=names,
+            label=None if y is None else int(y[place]),
+            comparison=found[place][1],
+        )
         for place in range(len(x))
     )
 

@@ -4,6 +4,7 @@
     python -m advx_jax.explain --model=resnet44-all --beside=resnet44-standard
     python -m advx_jax.explain --model=resnet44-all --images='photos/*.jpg' --output=photos-explained
     python -m advx_jax.explain --model=resnet44-all --labels=photos/labels.csv --output=photos-explained
+    python -m advx_jax.explain --methods=adversarial,integrated_gradients,smoothgrad,grad_cam --output=compared
 
 Writes a folder of pictures for each image, index.html to look at them, and explanations.json. A second call
 goes on where the first was interrupted. Without --model, our best robust network is shown beside an ordinary one.
@@ -16,14 +17,11 @@ from absl import flags
 
 from advx_jax.cli.commands import command, no_arguments
 from advx_jax.analysis.soundness import fitted
-from advx_jax.attacks import EXPLANATION
-from advx_jax.cli import attack_flags, inference_flags, own_image_flags, run_flags, target_flags
-from advx_jax.cli.flag_types import check_eps_within_box, define_indices, define_length, define_whole, distinct_indices
+from advx_jax.cli import explanation_flags, inference_flags, own_image_flags, run_flags, target_flags
+from advx_jax.cli.flag_types import define_indices, define_whole, distinct_indices
 from advx_jax.errors import UserError
 from advx_jax.runs.explain import given_images, own_images, write_explanations
 
-_EPS = define_length("eps", EXPLANATION.eps, "ρ: RMS of the change, on the [0,1] scale.")
-_STEPS = define_whole("steps", EXPLANATION.steps, "Number of attack steps.")
 _N_IMAGES = define_whole("n_images", None, "How many test images, from the first (10 if not given).")
 _INDICES = define_indices("indices", "Which test images instead, by index: 3,5 or 0-9,15.")
 _OUTPUT = flags.DEFINE_string("output", "output", "Folder for the pictures.")
@@ -35,7 +33,7 @@ _STRICT = flags.DEFINE_boolean(
     False,
     "Fail if an explanation did not reach ρ, and before any work if an image of --images cannot be read.",
 )
-for module in (inference_flags, attack_flags, own_image_flags, target_flags):
+for module in (inference_flags, explanation_flags, own_image_flags, target_flags):
     flags.adopt_module_key_flags(module)
 
 
@@ -46,9 +44,9 @@ def main(arguments: list[str]) -> None:
     no_arguments(arguments)
     if _N_IMAGES.present and _INDICES.present:
         raise UserError("expected either --n_images or --indices, got both")
-    check_eps_within_box(_EPS.value, 1.0, "RMS")
-    attack = attack_flags.paper_attack(EXPLANATION, _EPS.value, _STEPS.value)
+    attack = explanation_flags.attack()
     with run_flags.share() as share:
+        methods = explanation_flags.methods(attack)
         network = inference_flags.load_network()
         own = own_image_flags.load(network, _STRICT.value)
         if own is not None:
@@ -60,7 +58,8 @@ def main(arguments: list[str]) -> None:
         beside = inference_flags.load_network_beside(_BESIDE.value, shape)
         overwrite, output = run_flags.OVERWRITE.value, Path(_OUTPUT.value)
         targets = target_flags.chosen(images.class_names)
-        print(write_explanations(network, images, attack, output, overwrite, _STRICT.value, beside, share, targets))
+        settings = overwrite, _STRICT.value, beside, share, targets
+        print(write_explanations(network, images, attack, output, *settings, methods=methods))
         for line in own_image_flags.left_out(own):
             print(line)
 

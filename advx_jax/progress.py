@@ -133,6 +133,13 @@ def quiet_unless(shown: bool | None) -> Iterator[bool]:
         _is_quiet.reset(token)
 
 
+def announce(text: str) -> None:
+    """Say something before long work, on standard error; not where its progress is not shown."""
+    if not _is_quiet.get():
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+
 def in_notebook() -> bool:
     """Whether this is the process of a notebook: of Jupyter, or of what runs notebooks as it does."""
     ipython = sys.modules.get("IPython")

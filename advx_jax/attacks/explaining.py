@@ -1,5 +1,8 @@
 """Attacks that make adversarial explanations, by the norm that their changes are bounded in."""
 
+from typing import Any
+
+from advx_jax.attacks.checks import norm_named
 from advx_jax.attacks.criteria import Targeted
 from advx_jax.attacks.frank_wolfe import FrankWolfe
 from advx_jax.attacks.published import EXPLANATION, PublishedBounded
@@ -13,3 +16,12 @@ EXPLANATIONS: dict[str, ExplanationAttack] = {
     "L1.5": FrankWolfe(eps=12.0, norm="L1.5", criterion=Targeted()),
 }
 """Towards a class given as target: as published; by at most 8 of 255 grey levels; by a sparse change."""
+
+
+def explanation_in(norm: Any) -> ExplanationAttack:
+    """The usual explanation in a norm, in any spelling of its name.
+
+    Raises:
+        UserError: there is none in it.
+    """
+    return EXPLANATIONS[norm_named(norm, tuple(EXPLANATIONS))]

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from absl import flags
 
-from advx_jax.attacks import Attack, Published
+from advx_jax.attacks import Attack, FrankWolfe, Published
 from advx_jax.attacks.named import MINIMUM_NORM, minimum_norm_attack
 from advx_jax.attacks.passes import within_budget
 from advx_jax.attacks.projections import Norm
@@ -86,6 +86,18 @@ def within(steps: Steps, attack: Attack, n_classes: int, image_shape: tuple[int,
     if steps.budget is None:
         return attack
     return within_budget(attack, steps.budget, n_classes, image_shape, lambda passes: passes.backward)
+
+
+def other_explanation(norm: str, attack: FrankWolfe, eps: float, steps: int) -> FrankWolfe:
+    """An explanation in another norm than the paper's, changed as the flags say.
+
+    Raises:
+        UserError: a flag that only the paper's takes is given.
+    """
+    if flags.FLAGS[_DIRECTION.name].present:
+        raise UserError(f"expected --{_DIRECTION.name} with --norm=L2 only, got it with --norm={norm}")
+    given = {} if _STAY_IN_RANGE.value is None else {"stay_in_range": _STAY_IN_RANGE.value}
+    return attack.with_settings(eps=eps, steps=steps, **given)
 
 
 def other_attack(name: str, attack: Attack, steps: int | None, *not_taken: str) -> Attack:

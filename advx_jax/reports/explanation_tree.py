@@ -153,10 +153,10 @@ def write_explanation(output: Path, record: ExplainedImage) -> Path:
     names = picture_names(record.class_names, record.confidences.tolist(), record.second, record.label, targets)
     perturbations = record.explanations - record.input
     scale = difference_scale(perturbations)
-    with _folder_written_whole(difference_folder(output, folder)) as temporary:
+    with folder_written_whole(difference_folder(output, folder)) as temporary:
         for name, perturbation in zip(names.differences, perturbations, strict=True):
             (temporary / name).write_bytes(png_bytes(difference_map(perturbation, scale)))
-    with _folder_written_whole(output / folder) as temporary:
+    with folder_written_whole(output / folder) as temporary:
         (temporary / INPUT).write_bytes(png_bytes(to_pixels(record.input)))
         pictures = [png_bytes(pixels) for pixels in to_pixels(record.explanations)]
         for name, picture in zip(names.towards, pictures, strict=True):
@@ -185,8 +185,12 @@ def _check_shapes(record: ExplainedImage) -> None:
 
 
 @contextlib.contextmanager
-def _folder_written_whole(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `folder` that takes its place when the block ends without an error."""
+def folder_written_whole(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `folder` that takes its place when the block ends without an error.
+
+    Raises:
+        UserError: at its place are other files than pictures of an earlier run.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     token = secrets.token_hex(4)
     temporary = folder.with_name(f".{folder.name}-{token}.tmp")

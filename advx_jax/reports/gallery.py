@@ -5,13 +5,16 @@ import importlib.resources
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsFloat
 
 from advx_jax.errors import UserError
 from advx_jax.files import atomic_write
+from advx_jax.reports.attribution_tree import attribution_folder
 from advx_jax.reports.explanation_tree import INPUT, difference_folder, folder_name, picture_names
+from advx_jax.reports.explanation_words import bound
+from advx_jax.reports.heat_maps import colour_ramp, scale_text
 from advx_jax.reports.pictures import picture_size, shrunken
 
 if TYPE_CHECKING:
@@ -23,6 +26,32 @@ _IMAGES_PER_PAGE, _PIXELS_PER_PAGE, _FEWEST_PER_PAGE = 100, 4_000_000, 4
 _SMALL_SIDE, _EMBEDDED_SIDE = 96, 448
 _PAGE_NAME = re.compile(r"index-\d+\.html")
 _GENERATOR = "advx_jax explanation gallery"
+
+
+# With a method more, a line of pictures is so much wider; beyond the widest it is broken.
+_WIDTH, _METHODS_IN_WIDTH, _WIDTH_OF_METHOD, _WIDEST = 1140, 4, 146, 1900
+
+
+class _Heat(NamedTuple):
+    """What a method attributes to a class."""
+
+    method: str
+    picture: str
+    scale: str
+    is_finite: bool
+    gap: str | None
+
+
+class _Quality(NamedTuple):
+    """How good an explanation is as a counterfactual, numbers as text."""
+
+    valid: bool
+    confidence: str
+    gained: str
+    l1: str
+    l2: str
+    linf: str
+    unchanged: str
 
 
 class _Tile(NamedTuple):
@@ -39,6 +68,8 @@ class _Tile(NamedTuple):
     rms: str
     first_ok: str
     missed: bool
+    quality: _Quality | None
+    heats: list[_Heat]
 
 
 class _Image(NamedTuple):
@@ -49,6 +80,7 @@ class _Image(NamedTuple):
     real: str
     lead: list[_Tile]
     tiles: list[_Tile]
+    others: list[_Tile]
     predicted: str
     predicted_confidence: str
     agrees: bool
@@ -96,6 +128,7 @@ def write_gallery(output: Path, results: Mapping[str, Any], beside: Beside | Non
     try:
         records, class_names = list(results["images"]), [str(name) for name in results["class_names"]]
         eps = float(results["settings"]["eps"])
+        methods = results["settings"].get("methods", {})
         model, other_model = results["settings"]["model"], beside and beside.results["settings"]["model"]
         others = {record["folder"]: record for record in beside.results["images"]} if beside else {}
         both = [others[record["folder"]] for record in records if record["folder"] in others]
@@ -107,22 +140,29 @@ def write_gallery(output: Path, results: Mapping[str, Any], beside: Beside | Non
             "other_model": other_model,
             "other_overview": _overview(both),
             "eps": f"{eps:g}",
+            # Of the published attack the bound has a name.
+            "bound": bound(results["settings"]) if (has_norm := "norm" in results["settings"]) else f"ρ = {eps:g}",
+            "short_bound": "the bound" if has_norm else "ρ",
+            "methods": {name: _method_facts(method) for name, method in methods.items()},
+            "ramp": colour_ramp(),
+            "width": min(_WIDEST, _WIDTH + _WIDTH_OF_METHOD * max(0, len(methods) - _METHODS_IN_WIDTH)),
             "towards": _towards(records, len(class_names)),
             # Pixels of small images are to be seen as such.
             "large": (large := max(size) > _SMALL_SIDE),
             "rendering": "auto" if large else "pixelated",
             "facts": _facts({**results["settings"], "data": results.get("data")}),
+            "judged": any("counterfactual" in record for record in [*records, *both]),
             "environment": _environment(results["environment"]),
             "overview": _overview(records),
-            "pages": (pages := _pages(len(records), _per_page(records, size))),
+            "pages": (pages := _pages(len(records), _per_page(records, size, len(methods)))),
         }
         template = _template()
         for page in pages:
             images = []
             for number, record in enumerate(records[page.first - 1 : page.last], page.first):
-                image = _image(output, number, record, class_names)
+                image = _image(output, number, record, class_names, methods)
                 if beside and record["folder"] in others:
-                    other = _image(beside.output, number, others[record["folder"]], class_names)
+                    other = _image(beside.output, number, others[record["folder"]], class_names, methods)
                     image = image._replace(beside=other)
                 images.append(image)
             with atomic_write(output / page.name) as temporary:
@@ -163,8 +203,8 @@ def _size(output: Path, record: Mapping[str, Any], class_names: Sequence[str]) -
         raise _no_picture(path, error) from error
 
 
-def _per_page(records: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> int:
-    pixels = 2 * max((len(record["rms"]) for record in records), default=1) * math.prod(size)
+def _per_page(records: Sequence[Mapping[str, Any]], size: tuple[int, int], n_methods: int) -> int:
+    pixels = (2 + n_methods) * max((len(record["rms"]) for record in records), default=1) * math.prod(size)
     return max(_FEWEST_PER_PAGE, min(_IMAGES_PER_PAGE, _PIXELS_PER_PAGE // pixels))
 
 
@@ -190,7 +230,9 @@ def _overview(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     }
 
 
-def _image(output: Path, number: int, record: Mapping[str, Any], class_names: Sequence[str]) -> _Image:
+def _image(
+    output: Path, number: int, record: Mapping[str, Any], class_names: Sequence[str], methods: Iterable[str]
+) -> _Image:
     label, second, name = record["label"], record["second"], str(record["name"])
     confidences = [_number(value) for value in record["confidences"]]
     targets = record.get("targets", range(len(class_names)))
@@ -212,6 +254,12 @@ def _image(output: Path, number: int, record: Mapping[str, Any], class_names: Se
             rms=_text(_number(record["rms"][place]), ".4f"),
             first_ok=str(record["first_ok"][place]) if record["reached"][place] else "never",
             missed=not record["reached"][place],
+            quality=_quality(record["counterfactual"], place) if "counterfactual" in record else None,
+            heats=[
+                _heat(method, record["methods"][method], place, attribution_folder(output, method, folder) / map_name)
+                for method in methods
+                for map_name in [names.differences[place]]
+            ],
         )
         for place, c in enumerate(targets)
     ]
@@ -222,14 +270,51 @@ def _image(output: Path, number: int, record: Mapping[str, Any], class_names: Se
         label_is_given=record["label_is_given"],
         input=_data_uri(output / folder / INPUT),
         real=class_names[label],
-        lead=[lead[c] for c in (label, second) if c in lead],
+        lead=(first := [lead[c] for c in (label, second) if c in lead]),
         tiles=tiles,
+        others=[tile for tile in tiles if tile not in first],
         predicted=class_names[record["predicted"]],
         predicted_confidence=_text(confidences[record["predicted"]], ".3f"),
         agrees=record["predicted"] == label,
         n_missed=sum(tile.missed for tile in tiles),
         beside=None,
     )
+
+
+def _quality(found: Mapping[str, Any], place: int) -> _Quality:
+    def text(name: str, spec: str) -> str:
+        return _text(_number(found[name][place]), spec)
+
+    return _Quality(
+        valid=found["valid"][place],
+        confidence=text("confidence", ".3f"),
+        gained=text("gained", "+.3f"),
+        l1=text("l1", ".4g"),
+        l2=text("l2", ".3f"),
+        linf=text("linf", ".3f"),
+        unchanged=text("sparsity", ".0%"),
+    )
+
+
+def _heat(method: str, entry: Mapping[str, Any], place: int, picture: Path) -> _Heat:
+    gaps = entry.get("completeness_gap")
+    return _Heat(
+        method=method.replace("_", " "),
+        picture=_data_uri(picture),
+        scale=scale_text(float(entry["scale"])),
+        is_finite=entry["sum"][place] is not None,
+        gap=None if gaps is None else _text(_number(gaps[place]), ".2g"),
+    )
+
+
+def _method_facts(settings: Mapping[str, Any]) -> str:
+    """A method's settings in a line; its name stands before them."""
+    plain = {
+        name: value.get("method", value.get("attack")) if isinstance(value, Mapping) else value
+        for name, value in settings.items()
+        if name != "method"
+    }
+    return ", ".join(f"{name} {value}" for name, value in _facts(plain))
 
 
 def _data_uri(path: Path) -> str:
@@ -257,6 +342,9 @@ def _facts(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts = []
     for name, value in settings.items():
         if value is None:
+            continue
+        if isinstance(value, Mapping):
+            facts.append((name.replace("_", " "), ", ".join(other.replace("_", " ") for other in value)))
             continue
         if isinstance(value, bool):
             text = "yes" if value else "no"

@@ -4,16 +4,19 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from advx_jax.analysis.accuracy import predict
-from advx_jax.analysis.explanations import Explanation, explain, explanation_chunk, second_class
+from advx_jax.analysis.attribution.base import Attribution
+from advx_jax.analysis.comparison import Comparison, Plan, explain_and_attribute, is_compared, method_settings, plan
+from advx_jax.analysis.explanations import Explanation, explain, second_class
 from advx_jax.analysis.soundness import check_classes
 from advx_jax.analysis.targets import ALL_CLASSES, Targets, chosen_targets
-from advx_jax.attacks import PublishedBounded
+from advx_jax.attacks import ExplanationAttack
 from advx_jax.data.binary_batches import check_labels
 from advx_jax.data.image_set import ImageSet, numbered_classes, unit_images
 from advx_jax.data.own_files import natural_order
@@ -26,7 +29,8 @@ from advx_jax.networks.class_names import class_names_of
 from advx_jax.networks.classifier import Classifier
 from advx_jax.networks.own_classifier import OwnClassifier
 from advx_jax.networks.registry import NamedModel
-from advx_jax.progress import Update
+from advx_jax.progress import Update, announce
+from advx_jax.reports.attribution_tree import are_written, forget_attributions, write_comparison
 from advx_jax.reports.explanation_tree import (
     FORMAT,
     RESULTS_FILE,
@@ -36,15 +40,18 @@ from advx_jax.reports.explanation_tree import (
     summary,
     write_explanation,
 )
-from advx_jax.reports.explanation_words import closing_words, shortfall
+from advx_jax.reports.explanation_words import closing_words, cost_in_words, shortfall
 from advx_jax.reports.gallery import Beside, write_gallery
 from advx_jax.reports.results_json import attack_record, head, older_results, plain, read_json, write_json
 from advx_jax.runs.measurement import Measurement, Pass, measure
-from advx_jax.runs.record_checks import is_explanation
+from advx_jax.runs.record_checks import is_comparison, is_explanation
 from advx_jax.runs.shares import WHOLE, Share
 from advx_jax.runs.store import Record, others_kept_out
 
 _STORE_FILE = "explanations.jsonl"
+Found = Callable[[str, Explanation, Comparison | None], None]
+"""Gets what was made of an image, with the image's name."""
+
 BESIDE_FOLDER = "beside"
 """Where explanations by second networks lie; no image's folder has such a name, without `-`."""
 
@@ -115,9 +122,11 @@ class ExplanationPictures(Measurement[dict[str, Any]]):
         targets: towards which classes.
         replaces: what explains another image of the same name may be replaced.
         found: gets each explanation that is made now, with the image's name.
+        methods: to compare with, by their names.
 
     Raises:
-        UserError: network and images do not fit, or nothing can be written to `output`.
+        UserError: network and images do not fit, a method does not work with them, or nothing can be written to
+            `output`.
     """
 
     command = "explain"
@@ -128,32 +137,42 @@ class ExplanationPictures(Measurement[dict[str, Any]]):
         self,
         network: NamedModel,
         wanted: ImagesToExplain,
-        attack: PublishedBounded,
+        attack: ExplanationAttack,
         output: Path,
         targets: Targets = ALL_CLASSES,
         replaces: bool = False,
-        found: Callable[[str, Explanation], None] = lambda *_: None,
+        found: Found = lambda *_: None,
+        methods: Mapping[str, Attribution] = MappingProxyType({}),
     ) -> None:
         check_classes(network.classifier, wanted.class_names)
+        self._network, self._wanted, self._attack, self._methods = network, wanted, attack, methods
+        self._compares = is_compared(methods, attack)
+        self._n_targets = targets.count(len(wanted.class_names))
+        if methods and wanted.images:
+            self._plan(np.zeros((1, *wanted.images[0].pixels.shape), np.uint8))
         check_output_folder(output)
-        self._network, self._wanted, self._attack = network, wanted, attack
         self.output, self._targets, self._replaces, self._found = output, targets, replaces, found
         self._named = {_folder(image, wanted.class_names): image for image in wanted.images}
         self.path: Path = output / _STORE_FILE
         self.settings = attack_record(network, attack.settings())
         if targets != ALL_CLASSES:
             self.settings["targets"] = targets.text
+        if methods:
+            self.settings["methods"] = method_settings(methods, attack)
         self.images = list(self._named)
 
     def is_valid(self, key: str, record: Record) -> bool:
         """Whether it is an entry of `explanations.json`."""
-        return is_explanation(self._wanted.class_names, key, record)
+        if not is_explanation(self._wanted.class_names, key, record):
+            return False
+        return is_comparison(self._methods, record) if self._compares else True
 
     def forget(self, records: Mapping[str, Record]) -> None:
         """Remove their pictures, and the list of all."""
         for folder in records:
             shutil.rmtree(difference_folder(self.output, folder), ignore_errors=True)
             shutil.rmtree(self.output / folder, ignore_errors=True)
+        forget_attributions(self.output, list(records))
         (self.output / RESULTS_FILE).unlink(missing_ok=True)
 
     def older(self) -> Mapping[str, Any] | None:
@@ -171,6 +190,8 @@ class ExplanationPictures(Measurement[dict[str, Any]]):
         record, folder = records.get(key), self.output / key
         if record is None or not folder.is_dir() or not difference_folder(self.output, key).is_dir():
             return False
+        if not are_written(self.output, self._methods, key):
+            return False
         if record.get("input_sha256") == self._named[key].sha256():
             return True
         if self._replaces:
@@ -180,22 +201,44 @@ class ExplanationPictures(Measurement[dict[str, Any]]):
     def passes(self, images: Sequence[str], records: Mapping[str, Record], done: Update) -> Iterator[Pass]:
         """Explain them."""
         classifier, names = self._network.classifier, tuple(self._wanted.class_names)
-        pixels = np.array([self._named[folder].pixels for folder in images])
-        chunk = explanation_chunk(classifier, pixels, self._attack, self._targets.count(len(names)))
+        planned = self._plan(np.array([self._named[folder].pixels for folder in images]))
+        if self._methods:
+            n_missing = sum(not self.is_done(key, records) for key in images)
+            announce(cost_in_words(self._network.provenance.name, n_missing, self._n_targets, planned.passes))
 
         def compute(folders: list[str]) -> Iterator[dict[str, Record]]:
             todo = [self._named[folder] for folder in folders]
             pixels = unit_images(np.stack([image.pixels for image in todo]))
             labels = np.array([image.label for image in todo])
             targets = chosen_targets(classifier, pixels, labels, self._targets)
-            for place, explanation in explain(classifier, pixels, self._attack, done, chunk, targets):
+            for place, explanation, comparison in self._explained(planned, pixels, targets, done):
                 record = _record(todo[place], names, pixels[place], explanation)
-                # Before its record, which must never be of pictures that are not there.
+                entry = summary(record) | {"input_sha256": todo[place].sha256()}
+                # Pictures come before their record, which must never be of pictures that are not there.
+                if comparison is not None:
+                    entry |= write_comparison(self.output, record, comparison)
                 write_explanation(self.output, record)
-                self._found(todo[place].name, explanation)
-                yield {folders[place]: plain(summary(record) | {"input_sha256": todo[place].sha256()})}
+                self._found(todo[place].name, explanation, comparison)
+                yield {folders[place]: plain(entry)}
 
-        yield Pass(images, lambda key: self.is_done(key, records), compute, chunk.rows)
+        yield Pass(images, lambda key: self.is_done(key, records), compute, planned.chunk.rows)
+
+    def _plan(self, pixels: UInt8[np.ndarray, "n height width channels"]) -> Plan:
+        return plan(self._network.classifier, pixels, self._attack, self._methods, self._n_targets)
+
+    def _explained(
+        self,
+        planned: Plan,
+        images: Float[np.ndarray, "n height width channels"],
+        targets: Int[np.ndarray, "n targets"] | None,
+        done: Update,
+    ) -> Iterator[tuple[int, Explanation, Comparison | None]]:
+        classifier = self._network.classifier
+        if not self._compares:
+            for place, explanation in explain(classifier, images, self._attack, done, planned.chunk, targets):
+                yield place, explanation, None
+            return
+        yield from explain_and_attribute(classifier, images, planned, targets, done)
 
     def summarise(self, records: Mapping[str, Record], seconds: Mapping[str, float]) -> dict[str, Any]:
         """Write gallery and JSON of all that is there; returns what the JSON holds."""
@@ -211,14 +254,15 @@ class ExplanationPictures(Measurement[dict[str, Any]]):
 def write_explanations(
     network: NamedModel,
     wanted: ImagesToExplain,
-    attack: PublishedBounded,
+    attack: ExplanationAttack,
     output: Path,
     overwrite: bool,
     strict: bool,
     beside: NamedModel | None = None,
     share: Share = WHOLE,
     targets: Targets = ALL_CLASSES,
-    found: Callable[[str, Explanation], None] = lambda *_: None,
+    found: Found = lambda *_: None,
+    methods: Mapping[str, Attribution] = MappingProxyType({}),
 ) -> str:
     """Explain images towards classes; write pictures, gallery and JSON for each as it is finished.
 
@@ -237,6 +281,7 @@ def write_explanations(
         share: of this process.
         targets: towards which classes; each network's own likeliest ones.
         found: gets each explanation by the first network that is made now, with the image's name.
+        methods: to compare with, by their names (`analysis.comparison.chosen_methods`).
 
     Returns:
         A table of what the networks say, a summary, and a note if explanations did not reach ρ; or what other
@@ -248,11 +293,11 @@ def write_explanations(
     """
     for resolved in (network, *([] if beside is None else [beside])):
         check_classes(resolved.classifier, wanted.class_names)
-    by_first = ExplanationPictures(network, wanted, attack, output, targets, overwrite, found)
+    by_first = ExplanationPictures(network, wanted, attack, output, targets, overwrite, found, methods)
     by_second = None
     if beside is not None:
         folder = output / BESIDE_FOLDER / safe_name(beside.provenance.name)
-        by_second = ExplanationPictures(beside, wanted, attack, folder, targets, overwrite)
+        by_second = ExplanationPictures(beside, wanted, attack, folder, targets, overwrite, methods=methods)
     first = measure(by_first, overwrite, share)
     second = None if by_second is None else measure(by_second, overwrite, share)
     if first.summary is None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from advx_jax.analysis.faithfulness.counterfactual import CounterfactualQuality
 from advx_jax.reports.explanation_tree import folder_name
 
 _Check = Callable[[Any], bool]
@@ -19,25 +20,43 @@ def is_explanation(class_names: Sequence[str], folder: str, record: Mapping[str,
         return False
     if len(set(targets)) < len(targets):
         return False
-
-    def each(check: _Check, n: int) -> _Check:
-        return lambda values: isinstance(values, list) and len(values) == n and all(map(check, values))
-
     fields = {
         "name": _is_text,
         "label": _is_below(n_classes),
         "label_is_given": _is_bool,
         "predicted": _is_below(n_classes),
         "second": _is_below(n_classes),
-        **dict.fromkeys(("confidences", "logits"), each(_is_number_or_null, n_classes)),
-        "rms": each(_is_number_or_null, len(targets)),
-        "first_ok": each(_is_count, len(targets)),
-        "reached": each(_is_bool, len(targets)),
+        **dict.fromkeys(("confidences", "logits"), _each(_is_number_or_null, n_classes)),
+        "rms": _each(_is_number_or_null, len(targets)),
+        "first_ok": _each(_is_count, len(targets)),
+        "reached": _each(_is_bool, len(targets)),
     }
     if not all(name in record and check(record[name]) for name, check in fields.items()):
         return False
     # Made anew, not read from the file: a path in it must not lead out of the folder of results.
     return bool(folder == record.get("folder") == folder_name(record["name"], class_names[record["label"]]))
+
+
+def is_comparison(methods: Collection[str], record: Mapping[str, Any]) -> bool:
+    """Whether an entry of `explanations.json`, see `is_explanation`, has what these methods gave, and nothing else."""
+    numbers = _each(_is_number_or_null, n := len(record["rms"]))
+    quality, entries = record.get("counterfactual"), record.get("methods")
+    if not (isinstance(quality, dict) and set(quality) == set(CounterfactualQuality._fields)):
+        return False
+    if not all((_each(_is_bool, n) if name == "valid" else numbers)(values) for name, values in quality.items()):
+        return False
+    if not (isinstance(entries, dict) and set(entries) == set(methods)):
+        return False
+    return all(
+        isinstance(entry, dict)
+        and {"pictures", "scale", "sum"} <= set(entry) <= {"pictures", "scale", "sum", "completeness_gap"}
+        and _each(_is_text, n)(entry["pictures"])
+        and entry["scale"] is not None
+        and _is_number_or_null(entry["scale"])
+        and entry["scale"] >= 0
+        and all(numbers(entry[name]) for name in ("sum", "completeness_gap") if name in entry)
+        for entry in entries.values()
+    )
 
 
 def is_distance(distance: object, first_ok: object, crossed: object, finite: object) -> bool:
@@ -94,6 +113,10 @@ def _is_table(rows: object, names: Collection[str], columns: Collection[str]) ->
         and all(_is_bool(value) or _is_number_or_null(value) for value in row.values())
         for name, row in rows.items()
     )
+
+
+def _each(check: _Check, n: int) -> _Check:
+    return lambda values: isinstance(values, list) and len(values) == n and all(map(check, values))
 
 
 def _is_text(value: object) -> bool:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from advx_jax.errors import UserError
 from advx_jax.files import locked, locks_work, remove_temporaries, try_lock
+from advx_jax.messages import listed
 
 Record = dict[str, Any]
 
@@ -311,14 +312,10 @@ class Store(Records):
             return
         before = there.get("settings")
         before = before if isinstance(before, dict) else {}
-        differing = [
-            f"{name}={before.get(name)} there, {value} now"
-            for name, value in self._head["settings"].items()
-            if before.get(name) != value
-        ]
+        differing = listed(_differences(before, self._head["settings"]))
         # A shard takes no --overwrite, which would remove what the others have.
         remedy = "choose another --output, or --overwrite" + (" without --shard" if self._share else "")
-        raise UserError(f"{path} holds results of other settings ({'; '.join(differing)}): {remedy}")
+        raise UserError(f"{path} holds results of other settings ({differing}): {remedy}")
 
     def _take_part(self) -> tuple[_Part, int]:
         """A file that nobody appends to, locked; what a killed process left of a line is cut off."""
@@ -367,6 +364,26 @@ class Store(Records):
             for key, record in records.items()
             if isinstance(record, dict) and self._rules.accepts(key, record)
         }
+
+
+def _differences(there: Mapping[str, Any], now: Mapping[str, Any], of: str = "") -> list[str]:
+    """Settings that differ, in words; of those that hold others with the same names, which of these."""
+    found: list[str] = []
+    for name in dict.fromkeys([*now, *there]):
+        before, after = there.get(name), now.get(name)
+        if before == after:
+            continue
+        if isinstance(before, Mapping) and isinstance(after, Mapping) and set(before) == set(after):
+            found += _differences(before, after, f"{of}{name}.")
+        else:
+            found.append(f"{of}{name}={_in_words(before)} there, {_in_words(after)} now")
+    return found
+
+
+def _in_words(setting: Any) -> str:
+    if isinstance(setting, Mapping):
+        return "+".join(map(str, setting))
+    return "nothing" if setting is None else str(setting)
 
 
 def _parsed(line: bytes) -> Record | None:

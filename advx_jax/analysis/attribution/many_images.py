@@ -1,6 +1,7 @@
 """Attributions of any number of images towards any number of targets, on all devices of this machine."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,18 @@ from advx_jax.attacks.checks import ImagesLike, LabelsLike, checked_labels
 from advx_jax.errors import UserError
 from advx_jax.networks.pytrees import as_pytree
 from advx_jax.progress import call_progress
+
+
+class AttributionChunk(NamedTuple):
+    """How much is attributed at a time.
+
+    Attributes:
+        rows: images.
+        n_targets: classes for each of them; the others follow.
+    """
+
+    rows: int
+    n_targets: int
 
 
 def attribute_images(
@@ -57,26 +70,66 @@ def attribute_images(
     y = _checked_targets(targets, len(x), n_classes)
     method.check(x.shape[1:])
     several, y = y.ndim == 2, y.reshape(len(x), -1)
-    n_targets = y.shape[1]
-    key_data = np.asarray(jax.random.key_data(example_keys(key, jnp.arange(len(x)))))
+    keys = example_keys(key, jnp.arange(len(x)))
+    chunk = attribution_chunk(model, x, method, y.shape[1])
+    with call_progress(len(x), method.name, progress, on_progress) as update:
+        found = attributed(model, x, y, method, keys, chunk, update)
+    return found if several else found[:, 0]
 
+
+def attribution_chunk(model: Model, images: Any, method: Attribution, n_targets: int) -> AttributionChunk:
+    """How many images make a chunk, and for how many of its targets each is attributed at once.
+
+    Args:
+        model: images to logits.
+        images: only their number, shape and type count.
+        method: how.
+        n_targets: classes for each image.
+
+    Raises:
+        UserError: see `chunk_rows`; or the method does not work with such a model.
+    """
+    cost = row_bytes(jax.tree_util.Partial(_attributed_once, as_pytree(model), method), images)
+    at_once = evenly(n_targets, cost)
+    return AttributionChunk(chunk_rows(len(images), cost, at_once), at_once)
+
+
+def attributed(
+    model: Model,
+    images: Float[np.ndarray, "n *shape"],
+    targets: Int[np.ndarray, "n targets"],
+    method: Attribution,
+    keys: Key[Array, " n"],
+    chunk: AttributionChunk,
+    on_progress: Callable[[float], None],
+) -> Float[np.ndarray, "n targets ..."]:
+    """Attribute what has been checked, see `attribute_images`.
+
+    Args:
+        model: images to logits.
+        images: at least one.
+        targets: classes for each image.
+        method: how.
+        keys: of each image's random draws.
+        chunk: how much at a time; the last chunk is padded.
+        on_progress: called with how many images' worth of work was just done.
+    """
     # Together they are a function of images whose numbers are copied to every device.
     task = jax.tree_util.Partial(_attributed, as_pytree(model), method)
-    cost = row_bytes(jax.tree_util.Partial(_attributed_once, as_pytree(model), method), x)
-    at_once = evenly(n_targets, cost)
+    n_targets = targets.shape[1]
 
     def work(worker: Worker, count: int, x: Array, y: Array, key_data: Array) -> np.ndarray:
         parts = []
-        for group in groups(n_targets, at_once):
+        for group in groups(n_targets, chunk.n_targets):
             towards = jnp.take(y, group.places, axis=1).T
             found = worker.call(_run, worker.model, x, towards, key_data)
             parts.append(np.moveaxis(np.asarray(found), 0, 1)[:, : group.n])
-            update(count * group.n / n_targets)
+            on_progress(count * group.n / n_targets)
         return np.concatenate(parts, axis=1)
 
-    with call_progress(len(x), method.name, progress, on_progress) as update:
-        found = gather(len(x), map_batches(task, (x, y, key_data), work, chunk_rows(len(x), cost, at_once)))
-    return found if several else found[:, 0]
+    arrays = (images, targets, np.asarray(jax.random.key_data(keys)))
+    found: np.ndarray = gather(len(images), map_batches(task, arrays, work, chunk.rows))
+    return found
 
 
 def _checked_targets(
