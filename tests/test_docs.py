@@ -307,6 +307,7 @@ def test_commands_with_a_model_of_ones_own_run(tmp_path):
     assert accuracy["robust_accuracy"] < accuracy["accuracy"]
     results = json.loads((tmp_path / "output/explanations.json").read_text())
     assert results["class_names"][3] == "digit 3"
+    assert list(results["images"][0]["methods"]) == ["adversarial", "input_x_gradient"]
     assert json.loads((tmp_path / "ara/mine_net-fmn/ara.json").read_text())["settings"]["model"] == "mine_net"
 
 

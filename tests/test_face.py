@@ -90,6 +90,9 @@ scores = ax.score_attributions(model, x[:2], y[:2], ["gradient", "adversarial"],
 print(scores["gradient"]["road"].mean())
 print(attributed.shape, own.n_classes, ax.from_linen, ax.from_nnx, ax.from_equinox, ax.from_haiku)
 ax.explain_images(model, x, attack=quick)
+compared = ax.explain_images(model, x, norm="Linf", methods=["smoothgrad", ax.attribution.IntegratedGradients(steps=8)])
+if compared[0].comparison is not None:
+    print(compared[0].comparison.attributions["smoothgrad"].shape, compared[0].comparison.quality.valid)
 try:
     ax.load_model("nothing")
 except ax.UserError as error:
@@ -187,11 +190,24 @@ def test_explanations(few, tmp_path):
     np.testing.assert_array_equal(explained[0].image, x[0])
     with pytest.raises(UserError, match="expected names of the model's 10 classes, got 2"):
         ax.explain_images(model, x[:1], class_names=("cat", "dog"))
-    (only,) = ax.explain_images(lambda images: images.mean((1, 2)), x[:1], attack=quick)
-    assert only.perturbations.shape == (3, 32, 32, 3)
     thirds = lambda images: images.mean((1, 2))  # noqa: E731
+    (only,) = ax.explain_images(thirds, x[:1], attack=quick)
+    assert only.perturbations.shape == (3, 32, 32, 3)
+    assert only.comparison is None
     ax.explain_images(thirds, x[:1], output=tmp_path / "own", attack=quick, name="thirds")
     assert json.loads((tmp_path / "own" / "explanations.json").read_text())["settings"]["model"] == "thirds"
+
+    # In another norm, beside another method; as often as one likes, with files or without.
+    given = {"norm": "linf", "methods": "adversarial,gradient", "targets": "0,2"}
+    for output in (None, tmp_path / "both", tmp_path / "both"):
+        (compared,) = ax.explain_images(thirds, x[:1], output=output, **given)
+        assert np.abs(compared.perturbations).max() <= 8.001 / 255
+        found = compared.comparison.attributions
+        np.testing.assert_array_equal(found["adversarial"], compared.perturbations)
+        np.testing.assert_allclose(found["gradient"].sum((1, 2)), np.eye(3)[[0, 2]], rtol=1e-5)
+        assert compared.comparison.quality.linf.shape == (2,)
+    with pytest.raises(UserError, match="expected attack or norm, got both"):
+        ax.explain_images(thirds, x[:1], attack=quick, norm="L2")
 
 
 def test_networks_are_saved_and_loaded(few, tmp_path):

@@ -1,13 +1,17 @@
 """Explanations as Python shows them: short in words, with pictures in a notebook."""
 
 import base64
+import dataclasses
 import html.parser
 import io
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
+from advx_jax.analysis.comparison import Comparison
+from advx_jax.analysis.faithfulness.counterfactual import CounterfactualQuality
 from advx_jax.reports.shown_explanation import Explanation, Explanations
 
 NAMES = ("cat", "dog", "<script>alert('&')</script>\n\x1b[31m")
@@ -114,6 +118,19 @@ def test_what_is_no_picture_is_shown_in_words():
     assert flat._repr_html_() is None
     assert Explanations([flat])._repr_html_() is None
     assert Explanations()._repr_html_() is None
+
+
+def test_methods_are_shown_beside_each_explanation():
+    one = explanation(5)
+    maps = {"adversarial": one.perturbations, "grad_cam": np.zeros((5, 4, 6), np.float32)}
+    quality = CounterfactualQuality(*(jnp.linspace(0, 1, 5) for _ in CounterfactualQuality._fields))
+    page = Page(dataclasses.replace(one, comparison=Comparison(maps, {}, quality))._repr_html_())
+    towards = [name for name in page.names if name.startswith("→")]
+    assert len(towards) == 3
+    assert page.names == [name for title in towards for name in ("input", title, "adversarial", "grad cam")]
+    assert page.pictures[2].shape == (4, 6, 3)
+    assert "full colour: 0 everywhere" in page.text
+    assert {"is 0.250", "… 2 less confident classes"} <= set(page.text)
 
 
 def test_a_list_of_explanations_is_a_list_that_shows_the_first():

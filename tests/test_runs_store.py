@@ -115,6 +115,15 @@ def test_results_of_other_settings_are_refused_or_replaced(tmp_path):
         assert store.records == {}
 
 
+def test_what_differs_is_named_also_where_it_is_no_more_or_lies_deeper(tmp_path):
+    with opened(tmp_path, targets="top5", methods={"a": {"steps": 3, "rule": "x"}, "b": 1}):
+        pass
+    with pytest.raises(UserError, match=r"\(methods\.a\.steps=3 there, 4 now; targets=top5 there, nothing now\)"):
+        opened(tmp_path, methods={"a": {"steps": 4, "rule": "x"}, "b": 1})
+    with pytest.raises(UserError, match=r"\(methods=a\+b there, nothing now\)"):
+        opened(tmp_path, targets="top5")
+
+
 def test_what_is_no_store_is_refused(tmp_path):
     (tmp_path / "counts.jsonl").write_text('{"format": 7}\n')
     with pytest.raises(UserError, match="expected results of format 1"):

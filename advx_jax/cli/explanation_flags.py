@@ -29,8 +29,8 @@ _STEPS = define_whole(
 _METHODS = flags.DEFINE_string(
     "methods",
     None,
-    f"Methods to compare with, side by side in the gallery, with commas between them: {', '.join([*METHODS, *VARIANTS])}, "
-    "or package.module:name of your own; settings in brackets, smoothgrad(samples=16).",
+    f"Methods to compare with, side by side in the gallery: {', '.join([*METHODS, *VARIANTS])}, or yours, "
+    "package.module:name; settings in brackets, smoothgrad(samples=16).",
 )
 flags.adopt_module_key_flags(attack_flags)
 
