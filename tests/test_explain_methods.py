@@ -160,7 +160,7 @@ def test_nothing_is_new_where_nobody_asks(network, data, tmp_path, capsys):
     assert "Heat maps" not in (tmp_path / "index.html").read_text()
 
 
-@pytest.mark.parametrize(("norm", "words"), [("Linf", "L∞ 8/255"), ("L1.5", "L1.5 12")])
+@pytest.mark.parametrize(("norm", "words"), [("Linf", "L∞ norm 8/255"), ("L1.5", "L1.5 norm 12")])
 def test_the_norm_can_be_another(norm, words, network, data, tmp_path):
     written(network, data, tmp_path, 1, {}, EXPLANATIONS[norm].with_settings(steps=3))
     found = results(tmp_path)

@@ -37,7 +37,8 @@ def closing_words(output: Path, results: Mapping[str, Any], beside: Mapping[str,
 
 def bound(settings: Mapping[str, Any]) -> str:
     """The size that explanations are to have, by their settings."""
-    return f"{settings.get('norm', 'RMS').replace('inf', '∞')} {length(settings['eps'])}"
+    measure = f"{settings['norm']} norm".replace("inf", "∞") if "norm" in settings else "RMS"
+    return f"{measure} {length(settings['eps'])}"
 
 
 def cost_in_words(model: str, n_images: int, n_targets: int, passes: Mapping[str, int]) -> str:

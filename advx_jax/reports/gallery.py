@@ -299,7 +299,8 @@ def _quality(found: Mapping[str, Any], place: int) -> _Quality:
 def _heat(method: str, entry: Mapping[str, Any], place: int, picture: Path) -> _Heat:
     gaps = entry.get("completeness_gap")
     return _Heat(
-        method=method.replace("_", " "),
+        # Where a line may be broken.
+        method=method.replace("_", " ").replace("(", " ("),
         picture=_data_uri(picture),
         scale=scale_text(float(entry["scale"])),
         is_finite=entry["sum"][place] is not None,
