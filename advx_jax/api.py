@@ -128,7 +128,7 @@ def explain_images(
     overwrite: bool = False,
     progress: bool | None = None,
     norm: str | None = None,
-    methods: str | Sequence[str | Attribution] | Mapping[str, Attribution] = (),
+    methods: str | Attribution | Sequence[str | Attribution] | Mapping[str, Attribution] = (),
 ) -> Explanations:
     """Explain images towards classes: what would make each look more like the class (arXiv 1906.02896).
 
@@ -146,8 +146,8 @@ def explain_images(
         overwrite: replace what other settings left in `output`.
         progress: show a bar; None for in a notebook only.
         norm: `"L2"`, `"Linf"` or `"L1.5"`, for the usual attack in this norm in place of `attack`.
-        methods: to compare with, `"integrated_gradients,smoothgrad"` or a list of names and methods; or by names of
-            your own. Explanations then have their attributions, and how good they are as counterfactuals.
+        methods: to compare with, `"integrated_gradients,smoothgrad"`, a method, or a list of names and methods; or
+            by names of your own. Explanations then have their attributions, and how good they are as counterfactuals.
 
     Returns:
         The explanation of each image, in a list; a notebook shows their pictures.

@@ -136,18 +136,18 @@ def test_it_goes_on_where_it_was_interrupted_and_in_shards(whole, network, data,
     assert not (tmp_path / "attributions").exists()
 
 
-def test_the_cost_is_said_before_and_completeness_after(network, data, tmp_path, capsys):
+def test_the_cost_is_said_before_and_completeness_after(network, data, tmp_path, capfd):
     out = written(network, data, tmp_path, 1, {"integrated_gradients": IntegratedGradients(steps=3)})
     assert "1 image explained towards each of 3 classes by three, compared with integrated_gradients\n" in out
     assert "integrated_gradients adds up to the change of the logit within " in out
-    lines = capsys.readouterr().err.splitlines()
+    lines = capfd.readouterr().err.splitlines()
     assert lines[0] == (
         "cost: 1 image × 3 classes × 18 passes (adversarial 9, integrated_gradients 9; a gradient counts as 3) = "
         "54 passes through three"
     )
 
 
-def test_nothing_is_new_where_nobody_asks(network, data, tmp_path, capsys):
+def test_nothing_is_new_where_nobody_asks(network, data, tmp_path, capfd):
     written(network, data, tmp_path, 1, {})
     found = results(tmp_path)
     assert "methods" not in found["settings"]
@@ -156,7 +156,7 @@ def test_nothing_is_new_where_nobody_asks(network, data, tmp_path, capsys):
         *("rms", "first_ok", "reached", "input_sha256"),
     ]
     assert not (tmp_path / "attributions").exists()
-    assert "cost" not in capsys.readouterr().err
+    assert "cost" not in capfd.readouterr().err
     assert "Heat maps" not in (tmp_path / "index.html").read_text()
 
 
@@ -212,6 +212,7 @@ def test_records_of_other_methods_are_made_again(network, data, tmp_path):
 def test_methods_are_chosen_by_name():
     both = chosen_methods(["Smoothgrad", Gradient()], ATTACK)
     assert list(both) == ["smoothgrad", "gradient"]
+    assert chosen_methods(Gradient(), ATTACK) == {"gradient": Gradient()}
     assert chosen_methods({"mine": Gradient()}, ATTACK) == {"mine": Gradient()}
     assert chosen_methods("adversarial", ATTACK)["adversarial"].attack is ATTACK
     for methods, message in (("gradient,gradient", "each method once, got gradient twice"), ("g", "got 'g'")):

@@ -43,12 +43,12 @@ class Comparison(NamedTuple):
 
 
 def chosen_methods(
-    methods: str | Iterable[str | Attribution] | Mapping[str, Attribution], attack: ExplanationAttack
+    methods: str | Attribution | Iterable[str | Attribution] | Mapping[str, Attribution], attack: ExplanationAttack
 ) -> dict[str, Attribution]:
     """The methods that a person asks for, by their names.
 
     Args:
-        methods: names with commas between them, or names and methods; a name is one of `attribution.METHODS` or
+        methods: names with commas between them, a method, or several of both; a name is one of `attribution.METHODS` or
             `package.module:name`. Or methods by names of one's own.
         attack: that makes the explanations; `adversarial` is its.
 
@@ -58,7 +58,9 @@ def chosen_methods(
     if isinstance(methods, Mapping):
         return {str(name): as_attribution(method) for name, method in methods.items()}
     found: dict[str, Attribution] = {}
-    for given in methods.split(",") if isinstance(methods, str) else methods:
+    if isinstance(methods, str):
+        methods = methods.split(",")
+    for given in [methods] if isinstance(methods, Attribution) else methods:
         text = given.strip() if isinstance(given, str) else ""
         method = find_method(text) if isinstance(given, str) else as_attribution(given)
         # Two of one's own may have the name that they inherit.

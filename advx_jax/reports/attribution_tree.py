@@ -1,5 +1,6 @@
 """Heat maps of the methods that explanations are compared with, as files, and what `explanations.json` says of them."""
 
+import contextlib
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,8 +57,11 @@ def are_written(output: Path, methods: Mapping[str, Any], folder: str) -> bool:
 def forget_attributions(output: Path, folders: Sequence[str]) -> None:
     """Remove the heat maps of images, of whatever methods there are."""
     top = output / _ATTRIBUTIONS
-    for of_method in sorted(top.iterdir()) if top.is_dir() else ():
+    if not (folders and top.is_dir()):
+        return
+    for of_method in [*sorted(top.iterdir()), top]:
         for folder in folders:
             shutil.rmtree(of_method / folder, ignore_errors=True)
-        if of_method.is_dir() and not any(of_method.iterdir()):
+        # Where there are pictures of other images, or what is somebody else's, it stays.
+        with contextlib.suppress(OSError):
             of_method.rmdir()
