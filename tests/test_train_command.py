@@ -83,6 +83,14 @@ def test_the_field_nearest_to_an_unknown_one_is_named(field, nearest, folder):
     assert nearest in message
 
 
+def test_fields_are_listed_where_none_is_near(folder):
+    message = fail(folder, SMOKE, "--config.optimizer.x=3")
+    assert message.startswith("error: config has no field optimizer.x, only ")
+    assert "learning_rate_per_128, " in message
+    assert "keeping" not in message
+    assert fail(folder, SMOKE, "--config.epochs.x=3") == "error: config has no field epochs.x: epochs is a value"
+
+
 def test_an_unknown_field_is_told_in_plain_words(folder):
     message = fail(folder, SMOKE, "--config.epoch=3")
     assert message == "error: config has no field epoch; did you mean epochs?"

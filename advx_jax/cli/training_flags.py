@@ -1,6 +1,7 @@
 """Flags of the training command, and what they mean."""
 
 import contextlib
+import functools
 import runpy
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +33,8 @@ flags.adopt_module_key_flags(process_flags)
 _SAMPLE_TRAIN = 192
 _PREFIX = "--config="
 _OVERRIDE = "--config."
+# What is less similar is no slip of the finger.
+_SIMILAR_ENOUGH = 0.6
 _RECIPES = Path(__file__).parents[1] / "configs"
 
 
@@ -173,9 +176,22 @@ def _reason(argv: list[str], error: Exception) -> str:
         for argument in argv:
             name = argument.partition("=")[0].removeprefix(_OVERRIDE)
             if loaded is not None and name != argument.partition("=")[0] and not _has(loaded, name):
-                return f"config has no field {name}{nearest(name, _names(loaded))}"
+                return f"config has no field {name}{_fields_instead(loaded, name)}"
     text = " ".join(str(error).split())
     return f"cannot use the config: {text}"
+
+
+def _fields_instead(loaded: Any, name: str) -> str:
+    """Name the field that may be meant, or all there are beside it."""
+    place, _, field = name.rpartition(".")
+    if place and not _has(loaded, place):
+        return nearest(name, _names(loaded))
+    section = functools.reduce(lambda inside, part: inside[part], place.split(".") if place else [], loaded)
+    if not isinstance(section, Mapping | ConfigDict):
+        return f": {place} is a value"
+    similar = nearest(field, list(section), _SIMILAR_ENOUGH)
+    similar = similar or ("" if place else nearest(name, _names(loaded), _SIMILAR_ENOUGH))
+    return similar or f", only {', '.join(section)}"
 
 
 def _has(loaded: Any, name: str) -> bool:
