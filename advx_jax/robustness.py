@@ -18,7 +18,7 @@ from absl import flags
 
 from advx_jax.cli.commands import command, no_arguments
 from advx_jax.attacks import Attack
-from advx_jax.attacks.named import FIXED_EPSILON, fixed_epsilon_members
+from advx_jax.attacks.named import FIXED_EPSILON, autoattack_named, fixed_epsilon_members
 from advx_jax.attacks.threat_model import spans_box, threat_model
 from advx_jax.cli import inference_flags, run_flags
 from advx_jax.cli.flag_types import check_eps_within_box, define_length, define_norm, define_whole
@@ -30,6 +30,7 @@ _EPS = define_length(
     "eps", None, "Radius of the ball in that norm, for instance 12 for L1, 0.5 for L2, 8/255 for Linf."
 )
 _ATTACK = flags.DEFINE_string("attack", "autoattack", f"{', '.join(FIXED_EPSILON)}, or yours: package.module:name.")
+_VERSION = flags.DEFINE_enum("version", "standard", ["standard", "plus"], "Of autoattack; plus has two attacks more.")
 _N_IMAGES = define_whole("n_images", None, "How many test images, from the first (1000 if not given).")
 _STEPS = define_whole("steps", None, "Steps of each run of each attack; the field's usual ones if not given.")
 _RESTARTS = define_whole(
@@ -48,15 +49,16 @@ flags.adopt_module_key_flags(inference_flags)
 def main(arguments: list[str]) -> None:
     """Parse the flags, measure, print."""
     no_arguments(arguments)
-    members = _members(_ATTACK.value)
+    name = autoattack_named(_ATTACK.value, _VERSION.value)
+    members = _members(name)
     threat = threat_model(members)
     with run_flags.share() as share:
         network, data, n_images = inference_flags.load_network_and_images(_N_IMAGES.value, 1000)
         n_values = math.prod(data.images.shape[1:])
         check_eps_within_box(threat.eps, spans_box(threat.norm, n_values), threat.norm)
-        suffix = "" if _ATTACK.value.lower() == "autoattack" else f"-{members[0].name}"
+        suffix = {"autoattack": "", "autoattack-plus": "-plus"}.get(name.lower(), f"-{members[0].name}")
         output = Path(_OUTPUT.value or f"robustness/{network.provenance.name}-{threat.norm}-{threat.eps:g}{suffix}")
-        attacks = _ATTACK.value, members, _SEED.value
+        attacks = name, members, _SEED.value
         accuracy = RobustAccuracy(network, data, n_images, *attacks, output, _PICTURES.value)
         print(measure(accuracy, run_flags.OVERWRITE.value, share).text)
 

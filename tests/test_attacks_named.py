@@ -9,6 +9,7 @@ from advx_jax.attacks import APGD, FMN, PGD, AutoAttack, FirstSuccess, Restarted
 from advx_jax.attacks.named import (
     FIXED_EPSILON,
     MINIMUM_NORM,
+    autoattack_named,
     find_attack,
     fixed_epsilon_attack,
     fixed_epsilon_members,
@@ -103,6 +104,17 @@ def test_named_attacks_are_of_the_ball_that_is_asked_for(name):
 )
 def test_a_ball_bounds_the_rms(threat, expected):
     assert threat.largest_rms(64) == pytest.approx(expected)
+
+
+def test_autoattack_plus_is_that_of_its_authors():
+    name = autoattack_named("AutoAttack", "plus")
+    members = fixed_epsilon_members(name, eps=0.25)
+    assert [member.name for member in members] == ["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"]
+    # Ten classes: five points for each loss, and nine targets.
+    assert [len(member.parts(10)) for member in members] == [5, 5, 1, 1, 9, 9]
+    assert autoattack_named("square", "standard") == "square"
+    with pytest.raises(UserError, match="expected --version=plus with --attack=autoattack only, got it with square"):
+        autoattack_named("square", "plus")
 
 
 def test_members_are_run_as_often_and_as_long_as_asked():

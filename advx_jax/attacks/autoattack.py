@@ -4,27 +4,41 @@ From "Reliable evaluation of adversarial robustness with an ensemble of diverse 
 (Croce and Hein 2020, arXiv 2003.01690).
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from flax import struct
 
 from advx_jax.attacks.apgd import APGD, APGDT
 from advx_jax.attacks.base import Attack
-from advx_jax.attacks.fab import FABT
+from advx_jax.attacks.ensemble import Restarted
+from advx_jax.attacks.fab import FAB, FABT
 from advx_jax.attacks.fixed_epsilon import FixedEpsilonEnsemble
 from advx_jax.attacks.square import Square
+
+# The authors' code, of those attacks in "plus" that draw.
+_PLUS_RESTARTS = 5
 
 
 @struct.dataclass(kw_only=True)
 class AutoAttack(FixedEpsilonEnsemble):
-    """The standard version, each attack with its usual number of steps.
+    """AutoAttack, each attack with its usual number of steps.
 
     Called as a function it attacks broken images on, in vain: a compiled function has no use for fewer of them.
     `robust_accuracy` attacks only those that are still robust.
+
+    Attributes:
+        version: "standard", or "plus": APGD on both losses from five points, untargeted FAB, Square, APGD-T, FAB-T. FAB
+            draws no points here, so that it has no restarts.
     """
+
+    version: Literal["standard", "plus"] = struct.field(pytree_node=False, default="standard")
 
     def members(self, n_classes: int | None) -> tuple[Attack, ...]:
         """The attacks, in their order."""
         del n_classes
         ball: dict[str, Any] = {"eps": self.eps, "norm": self.norm, "stay_in_range": self.stay_in_range}
-        return (APGD(**ball), APGDT(**ball), FABT(**ball), Square(**ball))
+        if self.version == "standard":
+            return (APGD(**ball), APGDT(**ball), FABT(**ball), Square(**ball))
+        ascents = APGD(**ball), APGD(**ball, loss="dlr")
+        several = (Restarted(attack=ascent, restarts=_PLUS_RESTARTS) for ascent in ascents)
+        return (*several, FAB(**ball), Square(**ball), APGDT(**ball), FABT(**ball))

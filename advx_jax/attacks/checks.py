@@ -54,6 +54,7 @@ _NORMS = {
 # Of those that are known, what attacks take that do not say otherwise by `norms`.
 _USUAL_NORMS = ("L2", "Linf")
 _CHOICES = {
+    "version": ("standard", "plus"),
     "direction": ("cross_entropy", "scale_free"),
     "climb": ("margin", "log_odds"),
     "rule": ("squares", "midpoint", "gauss_legendre"),

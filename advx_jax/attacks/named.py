@@ -38,6 +38,7 @@ FIXED_EPSILON: dict[str, FixedEpsilonMaker] = {
     "apgd-t": APGDT,
     "fab-t": FABT,
     "square": Square,
+    "autoattack-plus": functools.partial(AutoAttack, version="plus"),
 }
 
 MINIMUM_NORM: dict[str, Attack] = {
@@ -84,6 +85,23 @@ def minimum_norm_attack(name: str, norm: NormLike | None = None) -> Attack:
     found = find_attack(name, MINIMUM_NORM)
     attack = _checked(name, found if isinstance(found, Attack) else made(name, found, "an attack"))
     return attack if norm is None else _with_norm(attack, norm)
+
+
+def autoattack_named(name: str, version: str) -> str:
+    """The name of a version of AutoAttack.
+
+    Args:
+        name: of an attack.
+        version: "standard", which all have, or another one.
+
+    Raises:
+        UserError: it is another one of another attack.
+    """
+    if version == "standard":
+        return name
+    if name.lower() != "autoattack":
+        raise UserError(f"expected --version={version} with --attack=autoattack only, got it with {name}")
+    return f"autoattack-{version}"
 
 
 def fixed_epsilon_attack(name: str, **given: Any) -> Attack:
