@@ -6,7 +6,7 @@ Reads what `evaluate`, `ara` and `explain` wrote into prebuilt/measured (`python
 Nothing in the tables is typed by hand.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from advx_jax.cli.commands import command, no_arguments
@@ -17,7 +17,7 @@ from benchmarks.measured import BALLS, ROOT, measurements, read_manifest, write_
 from benchmarks.results_picture import PICTURE, write_results_picture
 
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "results.md")
-BEGIN = "<!-- {}: python -m benchmarks.results_table -->"
+BEGIN = "<!-- {}: python -m {} -->"
 END = "<!-- end of {} -->"
 
 _STRONGER_HEADER = (
@@ -52,40 +52,53 @@ def main(arguments: list[str]) -> None:
     print(*(table(content["networks"]) for table in TABLES.values()), sep="\n\n")
 
 
-def with_tables(text: str, networks: Mapping[str, Mapping[str, Any]]) -> str:
+def with_tables(
+    text: str,
+    networks: Mapping[str, Mapping[str, Any]],
+    tables: Mapping[str, Callable[[Any], str]] | None = None,
+    module: str = "benchmarks.results_table",
+) -> str:
     """A document with the tables of these networks in place of those that it has.
+
+    Args:
+        text: of the document.
+        networks: of the manifest.
+        tables: what makes each table, by its name in the document; those of the results if None.
+        module: that the document says its tables are made by.
 
     Raises:
         UserError: the document does not say where a table is.
     """
-    found = [name for name in TABLES if BEGIN.format(name) in text]
+    tables = TABLES if tables is None else tables
+    found = [name for name in tables if BEGIN.format(name, module) in text]
     if not found:
-        raise UserError(f"expected a line such as {BEGIN.format('results')} in the document, got none")
+        raise UserError(f"expected a line such as {BEGIN.format('results', module)} in the document, got none")
     for name in found:
-        begin, end = BEGIN.format(name), END.format(name)
+        begin, end = BEGIN.format(name, module), END.format(name)
         before, _, rest = text.partition(begin)
         _, ended, after = rest.partition(end)
         if not ended:
             raise UserError(f"expected the line {end} after {begin}, got none")
-        text = f"{before}{begin}\n{TABLES[name](networks)}\n{end}{after}"
+        text = f"{before}{begin}\n{tables[name](networks)}\n{end}{after}"
     return text
 
 
 def results_table(networks: Mapping[str, Mapping[str, Any]]) -> str:
     """All networks of the manifest as a Markdown table; published figures stand in brackets."""
-    return _markdown(_HEADER, [_row(networks, name) for name in networks])
+    return markdown(_HEADER, [_row(networks, name) for name in networks])
 
 
 def stronger_table(networks: Mapping[str, Mapping[str, Any]]) -> str:
     """What stronger attacks than the published one leave of the networks."""
     rows = [_stronger_row(name, entry.get("measured", {})) for name, entry in networks.items()]
-    return _markdown(_STRONGER_HEADER, rows)
+    return markdown(_STRONGER_HEADER, rows)
 
 
 TABLES = {"results": results_table, "stronger attacks": stronger_table}
 
 
-def _markdown(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+def markdown(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """A table in Markdown."""
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, ("---",) * len(header), *rows))
 
 

@@ -1,0 +1,191 @@
+"""Time attributions beside Captum's and metrics beside Quantus', on the same network, images, steps and draws' number.
+
+    python -m benchmarks.attributions [--n_images=32] [--rounds=2]
+
+Needs Captum and Quantus (the extra `peers`). PyTorch gets the images as one batch, and every core; ours are computed as
+`ax.attribute_images` and `ax.score_attributions` do it, in chunks on all lanes. Both in turns, first calls not counted;
+the best round of each counts. Quantus is given the gradients; ours computes them again. Memory of Integrated Gradients
+is what the compiled program says of itself, for 16 and 128 steps.
+"""
+
+import contextlib
+import platform
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from advx_jax.cli.commands import command, no_arguments
+from advx_jax.analysis.attribution import (
+    Attribution,
+    GradCAM,
+    Gradient,
+    InputXGradient,
+    IntegratedGradients,
+    Occlusion,
+    SmoothGrad,
+    attribute_images,
+)
+from advx_jax.analysis.faithfulness import FaithfulnessCorrelation, Metric, PixelFlipping, Sparseness
+from advx_jax.analysis.faithfulness.scoring import score_attributions
+from advx_jax.errors import UserError
+from benchmarks.side_by_side import ModelPair, Row, compare, model_pair, report
+
+# Of Integrated Gradients and SmoothGrad, and images that Captum puts through the network at once.
+_STEPS, _SAMPLES = 64, 50
+_MEMORY_STEPS = (16, 128)
+_SUBSETS, _FLIPS = 50, 32
+# Quantus takes seconds an image for some.
+_QUANTUS_IMAGES = 4
+
+_N_IMAGES = flags.DEFINE_integer("n_images", 32, "Images of the attributions, one batch.", lower_bound=4)
+_ROUNDS = flags.DEFINE_integer("rounds", 2, "How often to time each.", lower_bound=1)
+
+
+@command()
+def main(arguments: list[str]) -> None:
+    """Run the benchmark."""
+    no_arguments(arguments)
+    them, n_images = model_pair(), _N_IMAGES.value
+    images, labels = them.images[:n_images], them.labels[:n_images]
+    rows: list[Row] = []
+    for name, (method, by_captum) in _attributions(them, n_images).items():
+        rows.append(compare(name, by_captum, _ours(them, images, labels, method), _ROUNDS.value))
+    for name, (metric, by_quantus) in _metrics(them).items():
+        rows.append(compare(name, by_quantus, _scored(them, metric), _ROUNDS.value))
+    memory = {steps: _memory(them, images[:16], labels[:16], steps) for steps in _MEMORY_STEPS}
+    print(", ".join(f"IG with {steps} steps: {size / 2**20:.1f} MiB" for steps, size in memory.items()))
+    report(
+        "attributions",
+        rows,
+        n_images=n_images,
+        n_images_of_quantus=_QUANTUS_IMAGES,
+        processor=processor(),
+        temporary_bytes_of_integrated_gradients={str(steps): size for steps, size in memory.items()},
+    )
+
+
+def processor() -> str:
+    """Its name, as the system says it."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _ours(them: ModelPair, images: np.ndarray, labels: np.ndarray, method: Attribution) -> Callable[[], object]:
+    return lambda: attribute_images(them.classifier, images, labels, method)
+
+
+def _attributions(them: ModelPair, n_images: int) -> dict[str, tuple[Attribution, Callable[[], object]]]:
+    """By name: our method, and Captum's."""
+    import torch
+
+    attr = _peer("captum.attr")
+    twin = them.twin
+    x = them.tensors[:n_images]
+    y = torch.tensor(them.labels[:n_images], dtype=torch.int64)
+
+    def leaf() -> Any:
+        return x.clone().requires_grad_()
+
+    def integrated() -> object:
+        return attr.IntegratedGradients(twin).attribute(
+            leaf(), target=y, n_steps=_STEPS, internal_batch_size=max(n_images, 32)
+        )
+
+    def smoothgrad() -> object:
+        return attr.NoiseTunnel(attr.Saliency(twin)).attribute(
+            leaf(), nt_samples=_SAMPLES, nt_samples_batch_size=1, stdevs=0.15, target=y, abs=False
+        )
+
+    def occlusion() -> object:
+        with torch.no_grad():
+            return attr.Occlusion(twin).attribute(x, (3, 8, 8), (3, 4, 4), target=y)
+
+    last_stage = twin.pipe[-6][-1]
+    return {
+        "gradient": (Gradient(), lambda: attr.Saliency(twin).attribute(leaf(), target=y, abs=False)),
+        "input x gradient": (InputXGradient(), lambda: attr.InputXGradient(twin).attribute(leaf(), target=y)),
+        f"integrated gradients, {_STEPS} steps": (IntegratedGradients(steps=_STEPS, rule="gauss_legendre"), integrated),
+        f"smoothgrad, {_SAMPLES} samples": (SmoothGrad(samples=_SAMPLES), smoothgrad),
+        "occlusion, 49 windows": (Occlusion(), occlusion),
+        "grad-cam": (GradCAM(upsample=False), lambda: attr.LayerGradCam(twin, last_stage).attribute(leaf(), target=y)),
+    }
+
+
+def _metrics(them: ModelPair) -> dict[str, tuple[Metric, Callable[[], object]]]:
+    """By name: our metric, and Quantus'."""
+    quantus = _peer("quantus")
+    n = _QUANTUS_IMAGES
+    found = attribute_images(them.classifier, them.images[:n], them.labels[:n], Gradient())
+    x, a = (np.ascontiguousarray(array.transpose(0, 3, 1, 2)) for array in (them.images[:n], found))
+
+    def by_quantus(kind: Any, **settings: Any) -> Callable[[], object]:
+        def work() -> object:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                made = kind(normalise=False, disable_warnings=True, display_progressbar=False, **settings)
+                return made(them.twin, x, them.labels[:n], a_batch=a.copy(), channel_first=True, softmax=False)
+
+        return work
+
+    values = x[0].size
+    return {
+        f"pixel flipping, {_FLIPS} steps": (
+            PixelFlipping(unit="value", steps=_FLIPS),
+            by_quantus(quantus.PixelFlipping, features_in_step=values // _FLIPS, perturb_baseline=0.0),
+        ),
+        f"faithfulness correlation, {_SUBSETS} subsets": (
+            FaithfulnessCorrelation(n_subsets=_SUBSETS, subset=0.1, unit="value"),
+            by_quantus(
+                quantus.FaithfulnessCorrelation, nr_runs=_SUBSETS, subset_size=values // 10, perturb_baseline=0.0
+            ),
+        ),
+        "sparseness": (Sparseness(), by_quantus(quantus.Sparseness, abs=True)),
+    }
+
+
+def _scored(them: ModelPair, metric: Metric) -> Callable[[], object]:
+    """With the gradient, which costs little beside."""
+    images, labels = them.images[:_QUANTUS_IMAGES], them.labels[:_QUANTUS_IMAGES]
+    return lambda: score_attributions(them.classifier, images, labels, [Gradient()], [metric])
+
+
+def _memory(them: ModelPair, images: np.ndarray, labels: np.ndarray, steps: int) -> int:
+    """Temporary memory of the compiled program, in bytes."""
+    method = IntegratedGradients(steps=steps)
+
+    def work(model: Any, x: jax.Array, y: jax.Array, keys: jax.Array) -> jax.Array:
+        return method.attribute(model, x, y, keys)
+
+    keys = jax.random.split(jax.random.key(0), len(images))
+    compiled = jax.jit(work).lower(them.classifier, jnp.asarray(images), jnp.asarray(labels), keys).compile()
+    analysis: Any = compiled.memory_analysis()
+    return int(analysis.temp_size_in_bytes)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _peer(module: str) -> Any:
+    from reference.peers import peer
+
+    try:
+        with _quietly():
+            return peer(module)
+    except ImportError as error:
+        raise UserError(f"expected {module} (pip install -e '.[peers]'), got {error}") from error
+
+
+if __name__ == "__main__":
+    main()
