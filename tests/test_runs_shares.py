@@ -15,6 +15,7 @@ from stores import change_record
 from warm_process import call_warm
 
 import advx_jax.files
+import advx_jax.runs.measurement as measurement_module
 from advx_jax.analysis.accuracy import predict
 from advx_jax.analysis.attribution import find_method
 from advx_jax.analysis.faithfulness import find_metric
@@ -126,6 +127,19 @@ def test_shards_make_the_files_of_one_process(work, count, network, data, tmp_pa
     assert files(output) == expected
     for path, text in before.items():
         assert path.read_text() == text
+
+
+def test_bars_of_two_networks_say_whose_they_are(network, data, tmp_path, monkeypatch):
+    described, shown = [], measurement_module.progress
+
+    def noted(total, unit, description, *rest, **options):
+        described.append(description)
+        return shown(total, unit, description, *rest, **options)
+
+    monkeypatch.setattr(measurement_module, "progress", noted)
+    explain(network, data, tmp_path / "two", WHOLE)
+    evaluate(network, data, tmp_path / "one", WHOLE)
+    assert described == ["explain tiny", "explain tiny", "evaluate"]
 
 
 def test_evaluation_is_that_of_all_images_at_once(network, data, tmp_path):

@@ -298,6 +298,7 @@ def write_explanations(
     if beside is not None:
         folder = output / BESIDE_FOLDER / safe_name(beside.provenance.name)
         by_second = ExplanationPictures(beside, wanted, attack, folder, targets, overwrite, methods=methods)
+        by_first.of, by_second.of = network.provenance.name, beside.provenance.name
     first = measure(by_first, overwrite, share)
     second = None if by_second is None else measure(by_second, overwrite, share)
     if first.summary is None:

@@ -49,6 +49,7 @@ class Measurement(abc.ABC, Generic[Summary]):
 
     Attributes:
         command: its name, in results and beside the bar.
+        of: what else stands beside the bar, where one command shows several.
         path: of the store that keeps its records; None to keep nothing.
         settings: everything that a record depends on, apart from its image.
         images: names of those wanted.
@@ -66,6 +67,7 @@ class Measurement(abc.ABC, Generic[Summary]):
     path: Path | None
     settings: Mapping[str, Any]
     images: Sequence[str]
+    of: str = ""
 
     def keys(self, image: str) -> tuple[str, ...]:
         """Of an image's records."""
@@ -185,7 +187,8 @@ def _compute_missing(measurement: Measurement[Any], store: Records, share: Share
     with contextlib.ExitStack() as context:
         update: Update = _unseen
         if not (share.together and share.index > 0):
-            bar = progress(len(keys), "image", measurement.command, shown, seconds_left=seconds_left)
+            description = f"{measurement.command} {measurement.of}".rstrip()
+            bar = progress(len(keys), "image", description, shown, seconds_left=seconds_left)
             update = context.enter_context(bar)
 
         def done(amount: int | float, note: str = "", spared: bool = False) -> None:
