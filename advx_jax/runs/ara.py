@@ -20,6 +20,7 @@ from advx_jax.analysis.row_cost import row_bytes
 from advx_jax.analysis.soundness import check_fit
 from advx_jax.analysis.subset import SUBSET_SEED, ara_subset
 from advx_jax.attacks import Attack, example_keys
+from advx_jax.attacks.passes import total_passes
 from advx_jax.attacks.projections import Norm
 from advx_jax.data.image_set import ImageSet
 from advx_jax.files import check_output_folder
@@ -130,7 +131,9 @@ class RobustnessAreas(Measurement[str]):
         del seconds
         n_classes = self._network.classifier.n_classes
         results = head(self.command, self.format, {**self.settings, "n_images": len(self._indices)})
-        results |= {"data": self._data.source, "gradient_evaluations": self._attack.evaluations}
+        shape = tuple(self._data.images.shape[1:])
+        gradients = total_passes(self._attack, n_classes, shape).backward or self._attack.evaluations
+        results |= {"data": self._data.source, "gradient_evaluations": gradients}
         areas = {}
         for kind in KINDS:
             distances = _distances([records[f"{kind}/{index}"] for index in self._indices])
@@ -138,7 +141,7 @@ class RobustnessAreas(Measurement[str]):
             in_time = distances.first_ok <= self._attack.n_steps // 2
             areas[kind] = MeasuredArea(robustness_curve(distances.distances, n_classes), distances, in_time)
         title = f"{self._network.provenance.name}: accuracy under attack, {len(self._indices)} test images"
-        pixels = math.prod(self._data.images.shape[1:])
+        pixels = math.prod(shape)
         unit = RMS if self._norm is None else self._norm
         if self._norm is not None:
             results |= {"unit": UNITS[unit]}
