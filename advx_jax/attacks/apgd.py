@@ -6,6 +6,7 @@ In L1 its steps are sparse: "Mind the box: l1-APGD for sparse adversarial attack
 2021, arXiv 2103.01208), section 3 and algorithm 1.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -37,11 +38,11 @@ class Sparsity(NamedTuple):
     """What steps in L1 know besides.
 
     Attributes:
-        share: of the values that a step moves.
+        moved: how many values a step moves.
         changed: how many the best point changed at the last checkpoint.
     """
 
-    share: Values
+    moved: Values
     changed: Values
 
 
@@ -150,8 +151,9 @@ class APGD(RandomStart):
         batch, sparsity, length = images.shape[0], None, _FIRST_STEP
         if self.norm == "L1":
             length = _FIRST_STEP_L1
-            shares, all_values = (jnp.full(batch, value, images.dtype) for value in (_FIRST_SHARE, images[0].size))
-            sparsity = Sparsity(shares, all_values)
+            n_values = images[0].size
+            moved = n_values - math.floor((1 - _FIRST_SHARE) * n_values)
+            sparsity = Sparsity(*(jnp.full(batch, count, images.dtype) for count in (moved, n_values)))
         return jnp.full(batch, length, images.dtype) * self.eps, sparsity
 
     def drawn(self, keys: Keys, images: Images) -> Perturbations:
@@ -217,9 +219,8 @@ class APGD(RandomStart):
 
     def _sparse(self, images: Images, state: APGDState) -> Images:
         """The next point in L1: all values that move do so by the same."""
-        n_values, share = images[0].size, _known(state.sparsity).share
-        moved = n_values - jnp.floor((1 - share) * n_values)
-        direction = jnp.sign(project_l0(state.gradient, jnp.maximum(moved, 1)))
+        moved = jnp.maximum(_known(state.sparsity).moved, 1)
+        direction = jnp.sign(project_l0(state.gradient, moved))
         length = state.step_size / jnp.maximum(l0_norm(direction), 1)
         return self.project(images, state.iterate + per_example(length, direction) * direction)
 
@@ -243,7 +244,8 @@ class APGD(RandomStart):
         sparser = changed < _SPARSER * before.changed
         longest = _FIRST_STEP_L1 * self.eps
         shorter = jnp.maximum(state.step_size / _STEP_SHRINKS, _SHORTEST_STEP * longest)
-        looked = Sparsity(changed / images[0].size / _CHANGED_OVER_MOVED, changed)
+        # Of these whole numbers the quotient is exact; of shares of all values rounding would decide.
+        looked = Sparsity(jnp.ceil(changed / _CHANGED_OVER_MOVED), changed)
         return self._back(state, at_check & sparser)._replace(
             step_size=jnp.where(at_check, jnp.where(sparser, longest, shorter), state.step_size),
             sparsity=jax.tree.map(lambda new, old: jnp.where(at_check, new, old), looked, before),
