@@ -4,12 +4,14 @@
 
 Needs Captum and Quantus (the extra `peers`). PyTorch gets the images as one batch, and every core; ours are computed as
 `ax.attribute_images` and `ax.score_attributions` do it, in chunks on all lanes. Both in turns, first calls not counted;
-the best round of each counts. Quantus is given the gradients; ours computes them again. Memory of Integrated Gradients
-is what the compiled program says of itself, for 16 and 128 steps.
+the best round of each counts. Processor time is that of all threads together. On a machine that does other work, too,
+compare that, on one core (`taskset -c 0`): there no thread waits for another. Quantus is given the gradients; ours
+computes them again. Memory of Integrated Gradients is what the compiled program says of itself, for 16 and 128 steps.
 """
 
 import contextlib
 import platform
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,7 +36,7 @@ from advx_jax.analysis.attribution import (
 from advx_jax.analysis.faithfulness import FaithfulnessCorrelation, Metric, PixelFlipping, Sparseness
 from advx_jax.analysis.faithfulness.scoring import score_attributions
 from advx_jax.errors import UserError
-from benchmarks.side_by_side import ModelPair, Row, compare, model_pair, report
+from benchmarks.side_by_side import ModelPair, Row, model_pair, report
 
 # Of Integrated Gradients and SmoothGrad, and images that Captum puts through the network at once.
 _STEPS, _SAMPLES = 64, 50
@@ -54,10 +56,22 @@ def main(arguments: list[str]) -> None:
     them, n_images = model_pair(), _N_IMAGES.value
     images, labels = them.images[:n_images], them.labels[:n_images]
     rows: list[Row] = []
+    processor_ratios: dict[str, float] = {}
+
+    def timed(name: str, theirs: Callable[[], object], ours: Callable[[], object]) -> None:
+        theirs(), ours()
+        rounds = [(_cost(theirs), _cost(ours)) for _ in range(_ROUNDS.value)]
+        best = [min(times) for times in zip(*[(*one, *other) for one, other in rounds], strict=True)]
+        rows.append(Row(name, best[0], best[2]))
+        processor_ratios[name] = best[3] / best[1]
+        wall, processor_time = (f"{best[place]:.3f} s and {best[place + 2]:.3f} s" for place in (0, 1))
+        ratios = f"{rows[-1].ratio:.3f}, {processor_ratios[name]:.3f}"
+        print(f"{name}: theirs and ours {wall}, processor time {processor_time}; ratios {ratios}", flush=True)
+
     for name, (method, by_captum) in _attributions(them, n_images).items():
-        rows.append(compare(name, by_captum, _ours(them, images, labels, method), _ROUNDS.value))
+        timed(name, by_captum, _ours(them, images, labels, method))
     for name, (metric, by_quantus) in _metrics(them).items():
-        rows.append(compare(name, by_quantus, _scored(them, metric), _ROUNDS.value))
+        timed(name, by_quantus, _scored(them, metric))
     memory = {steps: _memory(them, images[:16], labels[:16], steps) for steps in _MEMORY_STEPS}
     print(", ".join(f"IG with {steps} steps: {size / 2**20:.1f} MiB" for steps, size in memory.items()))
     report(
@@ -66,8 +80,16 @@ def main(arguments: list[str]) -> None:
         n_images=n_images,
         n_images_of_quantus=_QUANTUS_IMAGES,
         processor=processor(),
+        processor_time_ratios=processor_ratios,
         temporary_bytes_of_integrated_gradients={str(steps): size for steps, size in memory.items()},
     )
+
+
+def _cost(work: Callable[[], object]) -> tuple[float, float]:
+    """Wall time of a call, and processor time of all threads."""
+    wall, processor_time = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - wall, time.process_time() - processor_time
 
 
 def processor() -> str:
