@@ -146,7 +146,9 @@ def _metrics(them: ModelPair) -> dict[str, tuple[Metric, Callable[[], object]]]:
     quantus = _peer("quantus")
     n = _QUANTUS_IMAGES
     found = attribute_images(them.classifier, them.images[:n], them.labels[:n], Gradient())
-    x, a = (np.ascontiguousarray(array.transpose(0, 3, 1, 2)) for array in (them.images[:n], found))
+    # Of pixels, as both have it where attributions have no channels.
+    x = np.ascontiguousarray(them.images[:n].transpose(0, 3, 1, 2))
+    a = found.sum(-1)[:, None]
 
     def by_quantus(kind: Any, **settings: Any) -> Callable[[], object]:
         def work() -> object:
@@ -157,16 +159,16 @@ def _metrics(them: ModelPair) -> dict[str, tuple[Metric, Callable[[], object]]]:
 
         return work
 
-    values = x[0].size
+    pixels = a[0].size
     return {
         f"pixel flipping, {_FLIPS} steps": (
-            PixelFlipping(unit="value", steps=_FLIPS),
-            by_quantus(quantus.PixelFlipping, features_in_step=values // _FLIPS, perturb_baseline=0.0),
+            PixelFlipping(steps=_FLIPS),
+            by_quantus(quantus.PixelFlipping, features_in_step=pixels // _FLIPS, perturb_baseline=0.0),
         ),
         f"faithfulness correlation, {_SUBSETS} subsets": (
-            FaithfulnessCorrelation(n_subsets=_SUBSETS, subset=0.1, unit="value"),
+            FaithfulnessCorrelation(n_subsets=_SUBSETS, subset=0.1),
             by_quantus(
-                quantus.FaithfulnessCorrelation, nr_runs=_SUBSETS, subset_size=values // 10, perturb_baseline=0.0
+                quantus.FaithfulnessCorrelation, nr_runs=_SUBSETS, subset_size=pixels // 10, perturb_baseline=0.0
             ),
         ),
         "sparseness": (Sparseness(), by_quantus(quantus.Sparseness, abs=True)),
