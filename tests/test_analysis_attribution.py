@@ -208,10 +208,13 @@ def test_grad_cam_of_pooled_maps_is_their_sum_weighted_by_the_head():
 # Whatever the network.
 
 
-# Two differ from those that stay in what they make of the same gradients.
+ALIKE = ("input_x_gradient", "vargrad", "smoothgrad", "expected_gradients")
+
+
+# These differ from those that stay in what they make of the same gradients.
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow if name in ("input_x_gradient", "vargrad") else ()) for name in METHODS],
+    [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in METHODS],
 )
 def test_every_method_gives_one_result_however_images_targets_and_batches_come(name, net):
     """Alone, among others, compiled, mapped, with several targets, with a key for each image."""

@@ -185,6 +185,7 @@ def call(folder: Path, module: str, *arguments: str, lanes: int = 2, devices: in
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
 
 
+@pytest.mark.slow
 def test_command_explains_in_one_lane_with_the_right_pictures_and_one_line(tmp_path):
     save_network(tmp_path / "tiny.safetensors", random_classifier(), Provenance(name="tiny"))
     arguments = ("--model=tiny.safetensors", "--n_images=3", "--steps=5")

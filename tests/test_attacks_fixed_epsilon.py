@@ -34,6 +34,18 @@ ATTACKS = {
     "square": Square,
 }
 
+# Of all attacks in both norms those whose steps the others do not have; the rest is slow.
+ALIKE = {(name, "L2") for name in ("apgd-dlr", "fab")}
+ALIKE |= {(name, "Linf") for name in ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t")}
+each_in_norms = pytest.mark.parametrize(
+    ("name", "norm"),
+    [
+        pytest.param(name, norm, marks=pytest.mark.slow if (name, norm) in ALIKE else ())
+        for name in ATTACKS
+        for norm in NORMS
+    ],
+)
+
 # x + δ rounds by half a unit in the last place of a pixel, below 2⁻²⁴; in L2 all pixels' add up.
 PIXEL_ROUNDING = 2.0**-24
 # The same float32 arithmetic in a batch of another size.
@@ -114,8 +126,7 @@ def assert_within(norm, eps, images, adversarial):
     assert 0 <= float(adversarial.min()) <= float(adversarial.max()) <= 1
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ATTACKS)
+@each_in_norms
 def test_no_attack_leaves_its_budget_where_the_box_is_what_ends_the_way(name, norm):
     images, labels = batch()
     eps = eps_of(norm) * 30
@@ -144,8 +155,7 @@ def test_so_it_is_on_a_convolutional_network(name, norm):
     assert found.success.any()
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ATTACKS)
+@each_in_norms
 def test_accuracy_never_rises_with_eps(name, norm):
     standing = [int((~run(name, norm, eps_of(norm) * scale).success).sum()) for scale in (1e-6, 0.5, 1, 2, 4)]
     assert standing == sorted(standing, reverse=True)
@@ -153,9 +163,9 @@ def test_accuracy_never_rises_with_eps(name, norm):
     assert standing[-1] < N
 
 
-# The steps of `apgd-dlr` are those of `apgd-ce`, and those of `fab` are in `fab-t`.
+# The others' steps are in these.
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in ("apgd-dlr", "fab") else ()) for name in ATTACKS]
+    "name", [pytest.param(name, marks=() if name in ("apgd-t", "square") else pytest.mark.slow) for name in ATTACKS]
 )
 def test_steps_one_by_one_are_the_whole(name):
     """As the contract says: `init`, `step` so often as `n_steps` tells, `result`; of ensembles too."""
@@ -177,8 +187,7 @@ def test_steps_one_by_one_are_the_whole(name):
     assert (whole.first_success <= whole.evaluations).all()
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ATTACKS)
+@each_in_norms
 def test_robust_accuracy_of_a_linear_classifier_is_exact(name, norm):
     eps, distances = eps_of(norm), exact_distances(norm)
     found = run(name, norm, eps)
@@ -390,7 +399,7 @@ def test_square_spends_its_whole_budget():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("norm", "L1", "expected L2 or Linf as the norm, got 'L1'"),
+        ("norm", "L0", "expected (L1, )?L2 or Linf as the norm, got 'L0'"),
         ("steps", 0, "expected at least 1 step, got 0"),
         ("eps", 0.0, "expected eps above 0, got 0.0"),
         ("eps", float("nan"), "expected eps above 0, got nan"),

@@ -67,7 +67,8 @@ def surroundings(tmp_path, monkeypatch):
 
 
 # Between them they have every ingredient.
-@pytest.mark.parametrize("name", [pytest.param("adv_train", marks=pytest.mark.slow), "all"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["adv_train", "all"])
 def test_both_do_the_same_work(name):
     found = compare_steps(tiny_recipe(name), rounds=3, n_steps=2)
     assert found.first_jax == pytest.approx(found.first_torch, rel=OUTCOME_TOLERANCE)
@@ -118,6 +119,7 @@ def call(*flags):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("surroundings")
 def test_command(tmp_path):
     done = call("--recipes=standard", "--batch_size=2", "--rounds=1", "--peak_tflops=0.1")

@@ -288,7 +288,10 @@ def as_written(value, zipped, path, protocol):
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize(
+    "protocol",
+    [pytest.param(name, marks=() if name in (PROTOCOLS[0], PROTOCOLS[-1]) else pytest.mark.slow) for name in PROTOCOLS],
+)
 def test_damaged_files_of_all_dialects_are_refused_or_harmless(protocol, zipped, tmp_path):
     net = torch.nn.Sequential(Normalise(), torch.nn.Conv2d(3, 1, 1), torch.nn.BatchNorm2d(1)).half()
     value = {

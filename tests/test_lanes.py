@@ -49,7 +49,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): SECONDS.sub(b"", path.read_bytes()) for path in paths}
 
 
-@pytest.mark.parametrize("work", [explain, ara, pytest.param(robustness, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("work", [explain, *(pytest.param(work, marks=pytest.mark.slow) for work in (ara, robustness))])
 def test_files_are_the_same_twice_and_in_any_number_of_lanes(work, tmp_path, monkeypatch):
     save_network(tmp_path / "small.safetensors", random_classifier(architecture=ARCHITECTURE), Provenance(name="small"))
     network = resolve_network(str(tmp_path / "small.safetensors"))

@@ -110,7 +110,10 @@ def haiku_and_by_hand():
 FRAMEWORKS = [linen_and_by_hand, nnx_and_by_hand, equinox_and_by_hand, haiku_and_by_hand]
 
 
-@pytest.mark.parametrize("make", FRAMEWORKS)
+@pytest.mark.parametrize(
+    "make",
+    [pytest.param(make, marks=pytest.mark.slow if make is haiku_and_by_hand else ()) for make in FRAMEWORKS],
+)
 def test_real_frameworks(make):
     adapted, by_hand = make()
     np.testing.assert_allclose(jax.jit(adapted)(IMAGES), by_hand(jnp.asarray(IMAGES)), rtol=1e-5, atol=1e-6)

@@ -68,7 +68,7 @@ def test_logits(name, twin, golden):
     np.testing.assert_array_equal(logits.argmax(1), expected.argmax(1))
 
 
-@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("index", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_explanations(index, twin, golden):
     images, labels = batch_of(golden("images_test_first256.npz"))
     expected = golden("explain_all.npz")
@@ -84,6 +84,7 @@ def test_explanations(index, twin, golden):
     np.testing.assert_allclose(rows[:2], rows[2:][[labels[index], second]], rtol=0, atol=EXPLANATION_TOLERANCE)
 
 
+@pytest.mark.slow
 def test_minimum_distance(twin, golden):
     images, labels = batch_of(golden("images_ara_first32.npz"))
     expected = golden("ara_all.npz")

@@ -106,6 +106,7 @@ def runs_made(path):
     return {index: record["runs"] for index, record in kept_records(path).items()}
 
 
+@pytest.mark.slow
 def test_interrupted_robustness_keeps_what_it_has_and_goes_on(folder):
     # So near that nothing is broken, and all targets have their turn.
     flags = ("--model=tiny.safetensors", "--attack=apgd-t", "--steps=50", "--eps=1e-7", "--output=cut")

@@ -80,8 +80,10 @@ def killed_and_continued(folder, command, output, kills, undisturbed, seed, sign
     assert results(folder / output) == expected
 
 
-# All commands go on with the same store: those of the longest runs are killed with the slow tests.
-@pytest.mark.parametrize("command", ["explain", "ara", pytest.param("robustness", marks=pytest.mark.slow), "evaluate"])
+# All commands go on with the same store: but for the shortest they are killed with the slow tests.
+@pytest.mark.parametrize(
+    "command", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("explain", "ara", "robustness")), "evaluate"]
+)
 def test_killed_and_continued_gives_the_files_of_an_undisturbed_run(command, folder, undisturbed):
     killed_and_continued(folder, command, f"killed-{command}", 1, undisturbed, seed=command)
 

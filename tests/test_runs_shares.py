@@ -312,6 +312,7 @@ def alone(folder):
     return get
 
 
+@pytest.mark.slow
 def test_a_killed_shard_goes_on(folder, alone):
     command, output = "robustness", "killed"
     process = start_quick(folder, command, *flags(command, output), "--shard=1/2")
@@ -340,6 +341,7 @@ def test_processes_together_make_the_files_of_one(command, count, folder, alone)
     assert measured_together(command, count, folder)[1] == alone(command)
 
 
+@pytest.mark.slow
 def test_folders_that_are_not_shared_are_told_in_one_line(folder):
     arguments = ("--model=tiny.safetensors", "--n_images=10")
     processes = start_together(folder, "evaluate", arguments, 2, ["here/accuracy.json", "there/accuracy.json"])

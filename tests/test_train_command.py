@@ -189,6 +189,7 @@ def test_a_request_is_told_once_and_handlers_come_back(capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_needs_no_more_than_its_workdir(folder):
     """It saves and ends; other commands name --export, which writes the network; the run goes on."""
     environment = quick_environment(folder / "cache")

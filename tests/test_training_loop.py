@@ -110,6 +110,7 @@ def test_training_learns(tmp_path):
     assert notes.epochs[-1].train_loss < 0.8 * notes.epochs[0].train_loss
 
 
+@pytest.mark.slow
 def test_the_exported_network_tells_how_it_was_trained(tmp_path):
     run(dataclasses.replace(quick("all"), epochs=1), tmp_path)
     _, provenance = load_network(tmp_path / "network.safetensors")
@@ -170,6 +171,7 @@ def test_last_checkpoints_stay(tmp_path):
     assert steps == [16, 20, 24]
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_the_end_is_the_same(tmp_path, capsys):
     recipe = quick()
     run(recipe, tmp_path / "damaged")

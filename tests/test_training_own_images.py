@@ -165,6 +165,7 @@ TINY = (
 )
 
 
+@pytest.mark.slow
 def test_what_was_trained_on_own_images_is_taken_by_every_command(tmp_path):
     """Grey images in class folders, in two sizes: trained at 12x12, explained by their names."""
     rng = np.random.default_rng(0)

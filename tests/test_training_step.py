@@ -120,7 +120,7 @@ def test_golden_psi(golden_step):
     np.testing.assert_allclose(metrics.psi, file["psi_after"], rtol=SIX_DIGITS)
 
 
-@pytest.fixture(scope="module", params=["relu", "half_huber"])
+@pytest.fixture(scope="module", params=[pytest.param("relu", marks=pytest.mark.slow), "half_huber"])
 def tiny_steps(request):
     """Three steps of a random network in float64, by both implementations, ties among the logits included."""
     torch = pytest.importorskip("torch")
@@ -210,7 +210,7 @@ def small_step(recipe, batch):
 # What all recipes do, one of them does.
 @pytest.mark.parametrize(
     "name",
-    [name if name == "all" else pytest.param(name, marks=pytest.mark.slow) for name in PUBLISHED_RECIPES],
+    [name if name == "adv_train" else pytest.param(name, marks=pytest.mark.slow) for name in PUBLISHED_RECIPES],
 )
 def test_padding_changes_nothing_whatever_it_holds(name):
     with jax.enable_x64(True):
@@ -222,7 +222,10 @@ def test_padding_changes_nothing_whatever_it_holds(name):
                 np.testing.assert_allclose(ours, theirs, rtol=FLOAT64_TOLERANCE, atol=FLOAT64_TOLERANCE)
 
 
-@pytest.mark.parametrize(("name", "passes"), [("standard", 1), ("adv_train", 8), ("robust", 1), ("all", 9)])
+OTHERS = [pytest.param(*case, marks=pytest.mark.slow) for case in (("standard", 1), ("robust", 1), ("all", 9))]
+
+
+@pytest.mark.parametrize(("name", "passes"), [("adv_train", 8), *OTHERS])
 def test_every_pass_of_the_attack_moves_the_running_statistics(name, passes):
     """The stem's statistics see the clean image first: after p passes they kept 0.9^p of where they began."""
     recipe = dataclasses.replace(tiny_recipe(name), attack=dataclasses.replace(tiny_recipe(name).attack, eps=1e-12))

@@ -212,7 +212,9 @@ class APGD(RandomStart):
     def _with_momentum(self, images: Images, state: APGDState) -> Images:
         """The next point in L2 and L∞."""
         here = state.iterate
-        inertia = per_example(jnp.where(state.step > 0, _INERTIA, 1).astype(images.dtype), here)
+        # Some searches start anew at another step for each image.
+        steps = jnp.broadcast_to(state.step, here.shape[:1])
+        inertia = per_example(jnp.where(steps > 0, _INERTIA, 1).astype(images.dtype), here)
         uphill = here + per_example(state.step_size, here) * steepest(self.norm, state.gradient)
         plain = self.project(images, uphill)
         return self.project(images, here + inertia * (plain - here) + (1 - inertia) * (here - state.previous))
