@@ -20,7 +20,7 @@ from absl import flags
 
 from advx_jax.cli.commands import command, no_arguments
 from advx_jax.attacks import Published
-from advx_jax.attacks.named import MINIMUM_NORM
+from advx_jax.attacks.named import MINIMUM_NORM, minimised
 from advx_jax.attacks.projections import NORMS
 from advx_jax.cli import attack_flags, inference_flags, run_flags
 from advx_jax.cli.flag_types import define_length, define_momentum, define_norm, define_whole
@@ -57,6 +57,9 @@ def main(arguments: list[str]) -> None:
         return
     norm, steps = _NORM.value, attack_flags.Steps(_STEPS.value, _BUDGET.value)
     attack = attack_flags.minimum_norm(_ATTACK.value, norm, steps, _EPS, _MOMENTUM)
+    if norm is None and "L2" not in (known := minimised(attack)):
+        # The paper's unit, RMS, is L2's: what another norm makes smallest is far from smallest in it.
+        norm = next(iter(known), None)
     with run_flags.share() as share:
         network, data, n_images = inference_flags.load_network_and_images(_N_IMAGES.value, 1000)
         attack = attack_flags.within(steps, attack, network.classifier.n_classes, data.images.shape[1:])

@@ -89,3 +89,6 @@ def test_the_command_takes_norm_and_budget(tmp_path):
     assert results["settings"]["steps"] == results["gradient_evaluations"] == 7
     assert "at most 7 gradient evaluations" in text
     assert fail(tmp_path, "ara", *flags) == "error: expected L2 as the norm of published, got 'Linf'"
+    # An attack that does not know L2 tells the norm that it has.
+    succeed(tmp_path, "ara", *flags[:-1], "--attack=sigma-zero", "--steps=5")
+    assert read(tmp_path / "ara", "tiny-sigma-zero-L0")["unit"] == "number of values changed"
