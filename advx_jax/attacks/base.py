@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Key
 from advx_jax.attacks.arrays import Counts, Images, Keys, Labels, Logits, Mask, Values
 from advx_jax.attacks.checks import ImagesLike, LabelsLike, check_settings, checked, with_settings
 from advx_jax.attacks.criteria import Criterion, Misclassified
+from advx_jax.attacks.norms import per_example
 from advx_jax.errors import UserError
 from advx_jax.messages import size_in_words
 from advx_jax.networks.pytrees import as_pytree
@@ -270,7 +271,7 @@ def nothing_found(images: Images) -> AttackResult:
 
 def _joined(first: AttackResult, second: AttackResult, take_second: Mask) -> AttackResult:
     def choose(one: Array, other: Array) -> Array:
-        return jnp.where(take_second.reshape(take_second.shape + (1,) * (one.ndim - 1)), other, one)
+        return jnp.where(per_example(take_second, one), other, one)
 
     return AttackResult(
         adversarial=choose(first.adversarial, second.adversarial),

@@ -228,7 +228,7 @@ def _begun(run: APGD, images: Images, ascent: APGDState) -> APGDState:
 
 def _where(chosen: Mask, one: APGDState, other: APGDState) -> APGDState:
     def choose(one: Array, other: Array) -> Array:
-        return jnp.where(chosen.reshape(chosen.shape + (1,) * (one.ndim - 1)), one, other) if one.ndim else one
+        return jnp.where(per_example(chosen, one), one, other) if one.ndim else one
 
     result: APGDState = jax.tree.map(choose, one, other)
     return result

@@ -12,7 +12,7 @@ from advx_jax.errors import UserError
 from advx_jax.reports.ara_curve import area_in_words, corners, right_end
 from advx_jax.reports.ara_files import RESULTS_FILE
 from advx_jax.reports.console import table
-from advx_jax.reports.figures import COLOURS, save_figure
+from advx_jax.reports.figures import draw_grid, line_style, save_figure
 from advx_jax.reports.results_json import read_json
 from advx_jax.reports.units import RMS, UNITS
 
@@ -62,15 +62,13 @@ def compare_areas(folders: Sequence[Path], output: Path) -> str:
             for place, results in enumerate(there):
                 curve = results.curves[kind]
                 label = f"{results.label}: {area_in_words(curve, unit)}"
-                style = {"color": COLOURS[place % len(COLOURS)], "ls": ("-", "--", ":")[place // len(COLOURS) % 3]}
-                axes.plot(*corners(curve, end), drawstyle="steps-pre", lw=1.6, label=label, **style)
+                axes.plot(*corners(curve, end), drawstyle="steps-pre", lw=1.6, label=label, **line_style(place))
             axes.set_xlim(0, end)
             axes.set_ylim(0, 1)
             axes.set_xlabel(f"perturbation allowed, {UNITS[unit]}")
             axes.set_ylabel("share of images")
             axes.set_title(words, fontsize=10)
-            axes.grid(color="#e4e4e4", lw=0.7)
-            axes.set_axisbelow(True)
+            draw_grid(axes)
             axes.legend(frameon=False, fontsize=8, title="area", title_fontsize=8)
     save_figure(figure, output / COMPARISON_FILE)
     rows = [

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from advx_jax.analysis.robustness_area import RobustnessCurve
 from advx_jax.errors import UserError
-from advx_jax.reports.figures import save_figure
+from advx_jax.reports.figures import draw_grid, save_figure
 from advx_jax.reports.units import RMS, UNITS, area_text
 
 _LABELS = {"attack": "misclassified (attack)", "btr": "no better than random (BTR)"}
@@ -70,8 +70,7 @@ def write_ara_curve(
     axes.set_ylim(0, 1)
     axes.set_xlabel(f"perturbation allowed, {UNITS[unit]}")
     axes.set_ylabel("accuracy (BTR: share better than random)")
-    axes.grid(color="#e4e4e4", lw=0.7)
-    axes.set_axisbelow(True)
+    draw_grid(axes)
     axes.spines["right"].set_visible(False)
     if unit == RMS:
         as_l2 = partial(np.multiply, root), partial(np.multiply, 1 / root)

@@ -19,7 +19,7 @@ from advx_jax.analysis.optimality import (
 from advx_jax.attacks.passes import Passes
 from advx_jax.errors import UserError
 from advx_jax.reports.console import table
-from advx_jax.reports.figures import COLOURS, save_figure
+from advx_jax.reports.figures import draw_grid, line_style, save_figure
 from advx_jax.reports.known_distances import KnownDistances, read_known
 from advx_jax.reports.results_json import write_json
 from advx_jax.reports.units import UNITS
@@ -90,7 +90,7 @@ def write_scores(
         "elsewhere": elsewhere,
     }
     write_json(output / RESULTS_FILE, results)
-    _draw(output / CURVES_FILE, final | others, envelope, attacks, f"distance, {UNITS[norm]}", title)
+    _draw(output / CURVES_FILE, final | others, envelope, end or 1.0, attacks, f"distance, {UNITS[norm]}", title)
     rows = [
         (
             attack["name"],
@@ -160,6 +160,7 @@ def _draw(
     path: Path,
     distances: Mapping[str, Distances],
     envelope: Distances,
+    end: float,
     attacks: Sequence[Mapping[str, Any]],
     label: str,
     title: str,
@@ -169,26 +170,21 @@ def _draw(
 
     figure = Figure(figsize=(10, 4.2), dpi=150, layout="constrained")
     left, right = figure.subplots(1, 2)
-    styles = {
-        name: {"color": COLOURS[place % len(COLOURS)], "ls": ("-", "--", ":")[place // len(COLOURS) % 3], "lw": 1.4}
-        for place, name in enumerate(distances)
-    }
-    end = float(envelope[np.isfinite(envelope)].max(initial=0.0)) or 1.0
+    styles = {name: line_style(place) for place, name in enumerate(distances)}
     for name, values in distances.items():
-        left.plot(*_steps(values, end), **styles[name], label=name)
+        left.plot(*_steps(values, end), **styles[name], lw=1.4, label=name)
     left.plot(*_steps(envelope, end), color="black", lw=0.8, label="smallest of all")
     left.set_xlim(0, end)
     left.set_ylim(0, 1)
     left.set_xlabel(label)
     left.set_ylabel("accuracy")
     for attack in attacks:
-        right.plot(attack["looks"], attack["optimality_at_looks"], marker=".", ms=4, **styles[attack["name"]])
+        right.plot(attack["looks"], attack["optimality_at_looks"], marker=".", ms=4, lw=1.4, **styles[attack["name"]])
     right.set_xscale("log")
     right.set_xlabel("passes through the network, forward and backward, an image")
     right.set_ylabel("local optimality")
     for axes in (left, right):
-        axes.grid(color="#e4e4e4", lw=0.7)
-        axes.set_axisbelow(True)
+        draw_grid(axes)
     left.legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=11, parse_math=False)
     save_figure(figure, path)

@@ -1,12 +1,11 @@
 """The picture of scores of explanations: a panel for each metric, a line for each method, a colour for each network."""
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from advx_jax.files import atomic_write
+from advx_jax.reports.figures import draw_grid, missing_letters_allowed, save_figure
 
 # Told apart by colour-blind people too; and by their markers in grey.
 _STYLES = (
@@ -35,9 +34,7 @@ def write_faithfulness_figure(paths: Sequence[Path], everything: Sequence[Mappin
     n_rows = math.ceil(len(metrics) / n_columns)
     height = _TITLE + len(methods) * (_GAP + _LINE * len(everything))
     # Text of an SVG is to be text, and equal results are to give equal files.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "advx_jax"}), warnings.catch_warnings():
-        # A letter that the font lacks becomes a box; that is no reason to fail.
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "advx_jax"}), missing_letters_allowed():
         figure = Figure(figsize=(n_columns * _WIDTH, n_rows * height + 0.5), dpi=120, layout="constrained")
         grid = figure.subplots(n_rows, n_columns, squeeze=False)
         for axes in grid.flat[len(metrics) :]:
@@ -53,10 +50,7 @@ def write_faithfulness_figure(paths: Sequence[Path], everything: Sequence[Mappin
         settings = first["settings"]
         title = f"{settings['n_images']} test images" if len(everything) > 1 else _name(first)
         figure.suptitle(f"{title}: scores of explanations, means and 95% intervals", fontsize=11, parse_math=False)
-        for path in paths:
-            kind = path.suffix.removeprefix(".")
-            with atomic_write(path) as temporary:
-                figure.savefig(temporary, format=kind, metadata={"Date": None} if kind == "svg" else None)
+        save_figure(figure, *paths)
 
 
 def _name(results: Mapping[str, Any]) -> str:
@@ -83,9 +77,8 @@ def _draw(axes: Any, metric: str, methods: Sequence[str], everything: Sequence[M
     axes.set_yticks(range(len(methods)), methods, fontsize=8, parse_math=False)
     axes.set_ylim(len(methods) - 0.5, -0.5)
     axes.tick_params(axis="x", labelsize=7)
-    axes.grid(axis="x", color="#e4e4e4", lw=0.7)
+    draw_grid(axes, "x")
     for line in range(1, len(methods)):
         axes.axhline(line - 0.5, color="#eeeeee", lw=0.7)
-    axes.set_axisbelow(True)
     for side in ("right", "top"):
         axes.spines[side].set_visible(False)

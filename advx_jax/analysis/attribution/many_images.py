@@ -89,9 +89,18 @@ def attribution_chunk(model: Model, images: Any, method: Attribution, n_targets:
     Raises:
         UserError: see `chunk_rows`; or the method does not work with such a model.
     """
-    cost = row_bytes(jax.tree_util.Partial(_attributed_once, as_pytree(model), method), images)
+    cost = attribution_row_bytes(model, images, method)
     at_once = evenly(n_targets, cost)
     return AttributionChunk(chunk_rows(len(images), cost, at_once), at_once)
+
+
+def attribution_row_bytes(model: Model, images: Any, method: Attribution) -> int:
+    """Memory that attributing one target of an image takes, see `row_bytes`.
+
+    Raises:
+        UserError: the method does not work with such a model.
+    """
+    return row_bytes(jax.tree_util.Partial(_attributed_once, as_pytree(model), method), images)
 
 
 def attributed(

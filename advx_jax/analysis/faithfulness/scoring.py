@@ -11,13 +11,14 @@ from jaxtyping import Array, Float, Int, Key, UInt32
 
 from advx_jax.analysis.attribution.adversarial import AdversarialExplanation
 from advx_jax.analysis.attribution.base import Attribution, Attributions, as_attribution
+from advx_jax.analysis.attribution.many_images import attribution_row_bytes
 from advx_jax.analysis.attribution.named import find_method
 from advx_jax.analysis.batches import map_batches
 from advx_jax.analysis.chunks import chunk_rows
 from advx_jax.analysis.faithfulness.base import Metric, checked_attributions, measured_values
 from advx_jax.analysis.faithfulness.counterfactual import CounterfactualQuality, quality
 from advx_jax.analysis.faithfulness.named import find_metric
-from advx_jax.analysis.row_cost import classify, row_bytes
+from advx_jax.analysis.row_cost import row_bytes
 from advx_jax.analysis.soundness import prepared
 from advx_jax.analysis.workers import Worker
 from advx_jax.attacks.arrays import Images, Keys, Labels
@@ -111,10 +112,7 @@ def row_cost(model: Model, images: ImagesLike, method: Attribution, metrics: Seq
     """
     model, shape = as_pytree(model), tuple(np.shape(images)[1:])
     as_attribution(method).check(shape)
-    most = max(
-        row_bytes(jax.tree_util.Partial(_attributed_once, model, method), images, classify),
-        row_bytes(model, images),
-    )
+    most = max(attribution_row_bytes(model, images, method), row_bytes(model, images))
     like = jax.ShapeDtypeStruct((1, *(shape[:-1] if method.is_spatial else shape)), jnp.float32)
     for metric in metrics:
         metric.check(model, shape, method if metric.takes_method else like)
@@ -244,11 +242,6 @@ def by_name(given: Any, find: Callable[[str], _Named], what: str) -> dict[str, _
 
 def _attributed(method: Attribution, model: Model, images: Images, targets: Labels, keys: Keys) -> Attributions:
     return method.attribute(model, images, targets, keys)
-
-
-def _attributed_once(model: Model, method: Attribution, images: Array) -> Array:
-    keys = example_keys(None, jnp.arange(len(images)))
-    return method.attribute(model, images, jnp.zeros(len(images), jnp.int32), keys)
 
 
 @jax.jit
