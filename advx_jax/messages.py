@@ -1,6 +1,8 @@
 """Values from files that nobody vouches for, made fit for a terminal and a one-line message."""
 
 import difflib
+import functools
+import sys
 from collections.abc import Iterable, Sequence
 
 _LONGEST = 60
@@ -58,3 +60,9 @@ def nearest(name: str, known: Iterable[str], least_similar: float = 0) -> str:
 def size_in_words(shape: Sequence[int]) -> str:
     """The shape of an array as people write it: 32×32×3."""
     return "×".join(map(str, shape)) or "1"
+
+
+@functools.cache
+def say_once(line: str) -> None:
+    """Write a line to standard error, unless this process has done so before."""
+    sys.stderr.write(f"{line}\n")

@@ -15,6 +15,7 @@ from networks import random_classifier
 from advx_jax.analysis import lane_check, workers
 from advx_jax.analysis.lane_check import lanes_agree
 from advx_jax.errors import UserError
+from advx_jax.messages import say_once
 from advx_jax.networks.classifier import Provenance
 from advx_jax.networks.files import save_network
 from advx_jax.training import parallel
@@ -40,10 +41,10 @@ def cache(tmp_path, monkeypatch):
     """A cache without verdicts, and a process that remembers none."""
     monkeypatch.setenv("ADVX_CACHE", str(tmp_path / "cache"))
     lanes_agree.cache_clear()
-    workers._say_once.cache_clear()
+    say_once.cache_clear()
     yield tmp_path / "cache" / "lanes"
     lanes_agree.cache_clear()
-    workers._say_once.cache_clear()
+    say_once.cache_clear()
 
 
 def two_lanes():
@@ -106,7 +107,7 @@ def test_a_wrong_lane_is_found_and_one_lane_computes(cache, monkeypatch, capsys)
     assert len(workers.lanes()) == 1
     assert capsys.readouterr().err == ""
     lanes_agree.cache_clear()
-    workers._say_once.cache_clear()
+    say_once.cache_clear()
     threads = set()
     done = workers.spread(lambda images: images, range(5), lambda worker, task: threads.add(threading.get_ident()))
     assert len(list(done)) == 5

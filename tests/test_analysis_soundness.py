@@ -17,11 +17,13 @@ from advx_jax.analysis.accuracy import accuracy, predict
 from advx_jax.analysis.explanations import Explanation, explain
 from advx_jax.analysis.robust_accuracy import robust_accuracy, run_attack, sanity_checks
 from advx_jax.analysis.robustness_area import boundary_distances, minimum_norm_distances
-from advx_jax.analysis.soundness import check_answers, check_fit
+from advx_jax.analysis.soundness import NO_LOGITS, check_answers, check_fit
 from advx_jax.attacks import APGD, EXPLANATION, FMN, PGD, Targeted
 from advx_jax.attacks.base import Part
 from advx_jax.data.image_set import CIFAR10_CLASSES, ImageSet
 from advx_jax.errors import UserError
+from advx_jax.messages import say_once
+from advx_jax.networks.adapters import from_function
 from advx_jax.networks.classifier import Classifier
 
 SHAPE, N, K = (8, 8, 3), 5, 4
@@ -165,6 +167,26 @@ def test_a_single_image_has_company_too():
 def test_every_analysis_looks_first(name):
     with pytest.raises(UserError, match=EVALUATION):
         ANALYSES[name](softmax_over_the_batch(), IMAGES, LABELS)
+
+
+def test_every_command_looks_first_at_an_own_classifier():
+    """What they have in common, before any work."""
+    classifier = from_function(softmax_over_the_batch(), tuple("abcd"), SHAPE).of_images(SHAPE, K)
+    data = ImageSet((255 * IMAGES).astype(np.uint8), LABELS.astype(np.int64), tuple("abcd"), "a test")
+    with pytest.raises(UserError, match=EVALUATION):
+        check_fit(classifier, data)
+    check_fit(classifier, ImageSet(data.images[:0], data.labels[:0], data.class_names, "no images"))
+
+
+def test_a_softmax_at_the_end_is_told_of_once(capsys):
+    say_once.cache_clear()
+    for _ in range(2):
+        check_answers(lambda images: jax.nn.softmax(linear(images)), IMAGES)
+    assert capsys.readouterr().err == f"warning: {NO_LOGITS}\n"
+    say_once.cache_clear()
+    check_answers(linear, IMAGES)
+    check_answers(lambda images: jax.nn.sigmoid(linear(images)), IMAGES)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_random_classifier_is_told_of_where_that_is_what_is_asked():

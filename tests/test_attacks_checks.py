@@ -159,7 +159,10 @@ BAD_CLASSIFIERS = {
     "no function": (7, "expected a function from images to logits, got int"),
     "channels first": (channels_first, r"got one with channels first: pass lambda x: f\(x.transpose\(0, 3, 1, 2\)\)"),
     "half only": (half_only, r"got one that takes bfloat16 only: pass lambda x: f\(x.astype\('bfloat16'\)\)"),
-    "other shape": (lambda x: x.reshape(N, 7) @ jnp.ones((7, K)), r"takes float32 images of shape .*, got from it: "),
+    "other shape": (
+        lambda x: x.reshape(N, 7) @ jnp.ones((7, K)),
+        r"takes float32 images of shape .*, got from it TypeError: ",
+    ),
     "training mode": (Training(), r"evaluation mode, got one that is in training mode: call its eval\(\)"),
 }
 

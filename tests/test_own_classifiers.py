@@ -345,7 +345,7 @@ def test_what_is_no_model_is_refused_in_one_line(mine, monkeypatch):
         fitted(resolve_model("own_models:too_many_names"), SHAPE)
     with pytest.raises(UserError, match="expected images of 12×10×1 for the model, got 12×10×3"):
         fitted(resolve_model("own_models:plain"), (12, 10, 3))
-    with pytest.raises(UserError, match="got from it: "):
+    with pytest.raises(UserError, match="got from it TypeError: "):
         fitted(resolve_model("own_models:instance"), (9, 10, 1))
     with pytest.raises(UserError, match="no_such of --model=no_such:name to be a module that can be imported"):
         resolve_model("no_such:name")

@@ -13,9 +13,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from advx_jax.attacks.base import Model
 from advx_jax.attacks.checks import ImagesLike, LabelsLike, checked, number_of_classes
-from advx_jax.data.image_set import ImageSet
+from advx_jax.data.image_set import ImageSet, unit_images
 from advx_jax.errors import UserError
-from advx_jax.messages import one_line, size_in_words
+from advx_jax.messages import one_line, say_once, size_in_words
 from advx_jax.networks.classifier import Classifier
 from advx_jax.networks.own_classifier import OwnClassifier
 from advx_jax.networks.pytrees import as_pytree
@@ -26,6 +26,14 @@ _COMPANY = 3
 # How much two passes over one image may differ, of the logits compared: in float32, and in units in the last place of
 # what has fewer digits. Statistics of the batch and dropout move logits by far more than either.
 _ROUNDING, _UNITS = 1e-3, 16
+# How near to 1 the outputs of a softmax sum up, as in AutoAttack's own checks.
+_SUMS_TO_ONE = 1e-5
+
+NO_LOGITS = (
+    "outputs are between 0 and 1 and sum to 1, like a softmax's: attacks need logits, for a softmax's gradients vanish"
+)
+"""What is to be said of a classifier that has a softmax at its end."""
+
 # By their names in compiled code.
 _NARROW = {"bf16": jnp.bfloat16, "f16": jnp.float16}
 # What accelerators make of products of float32 if not told otherwise: TF32 has the digits of float16.
@@ -55,13 +63,15 @@ def fitted(model: NamedModel, shape: tuple[int, ...]) -> NamedModel:
 
 
 def check_fit(classifier: Classifier | OwnClassifier, data: ImageSet) -> None:
-    """Refuse a network and data that do not belong together, before any work.
+    """Refuse a network and data that do not belong together, and a network that gives no answers, before any work.
 
     Raises:
-        UserError: they have not equally many classes, or the network does not take such images.
+        UserError: they have not equally many classes, or the network does not take such images; see `check_answers`.
     """
     check_classes(classifier, data.class_names)
     checked(classifier, np.zeros((1, *data.images.shape[1:]), np.float32), np.zeros(1, np.int32))
+    if len(data.images):
+        check_answers(classifier, unit_images(data.images[:1]))
 
 
 def check_classes(classifier: Classifier | OwnClassifier, class_names: tuple[str, ...]) -> None:
@@ -119,7 +129,8 @@ def check_answers(model: Model, images: Float[np.ndarray, "n *shape"]) -> None:
     """Refuse a classifier whose answer for an image does not depend on that image alone.
 
     The first image is classified in a small batch, twice, and alone without compilation, where it has another place
-    too. A `Classifier` is in evaluation mode by its making and is not looked at.
+    too. A `Classifier` is in evaluation mode by its making and is not looked at. Where outputs look like a softmax's, a
+    line on standard error says so once: with one on top of them, there still are answers, but to other questions.
 
     Raises:
         UserError: the answer depends on the rest of the batch, differs from call to call, or was fixed
@@ -154,6 +165,8 @@ def check_answers(model: Model, images: Float[np.ndarray, "n *shape"]) -> None:
             "explained or measured image by image; fix what it draws"
         )
     if not differs(_uncompiled(compiled, batch[-1:])):
+        if like_a_softmaxs(first).all():
+            say_once(f"warning: {NO_LOGITS}")
         return
     if not differs(_uncompiled(compiled, batch)):
         raise UserError(
@@ -207,6 +220,13 @@ def differing_rows(
     apart = np.abs(np.subtract(one, other, where=finite, out=np.zeros(one.shape)))
     close = finite & (apart <= tolerance * (np.where(finite, np.abs(one), 0) + scale))
     return ~(same | close).all(-1)
+
+
+def like_a_softmaxs(logits: Float[np.ndarray, "batch classes"]) -> Bool[np.ndarray, " batch"]:
+    """Of which images the outputs are between 0 and 1 and sum to 1."""
+    in_range = ((logits > -_SUMS_TO_ONE) & (logits < 1 + _SUMS_TO_ONE)).all(-1, keepdims=True)
+    sums = np.where(in_range, logits, 0).sum(-1)
+    return np.asarray(np.abs(sums - 1) < _SUMS_TO_ONE)
 
 
 def _precision(compiled: Model, batch: Array) -> float:

@@ -5,10 +5,8 @@ order: so neither the number of lanes nor the order in which chunks finish chang
 wrong numbers in several lanes at once (`lane_check`), there is one.
 """
 
-import functools
 import os
 import queue
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +18,7 @@ import numpy as np
 from advx_jax.analysis.lane_check import lanes_agree, what_is_wrong
 from advx_jax.attacks.base import Model
 from advx_jax.errors import UserError
+from advx_jax.messages import say_once
 from advx_jax.networks.pytrees import as_pytree
 
 Task = TypeVar("Task")
@@ -82,7 +81,7 @@ def lanes() -> list[jax.Device]:
     several = tuple(devices[index % len(devices)] for index in range(wanted))
     if wanted == 1 or lanes_agree(several):
         return list(several)
-    _say_once(f"warning: {what_is_wrong(several)}; one lane computes instead, with the right numbers but slower")
+    say_once(f"warning: {what_is_wrong(several)}; one lane computes instead, with the right numbers but slower")
     return devices[:1]
 
 
@@ -94,11 +93,6 @@ def _wanted_lanes(n_devices: int) -> int:
     if not asked.isdecimal() or int(asked) < 1:
         raise UserError(f"expected ADVX_LANES to be a whole number from 1, got {asked!r}")
     return int(asked)
-
-
-@functools.cache
-def _say_once(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
 
 
 def least_rows() -> int:

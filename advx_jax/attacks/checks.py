@@ -433,5 +433,6 @@ def _refusal(model: Callable[..., Any], shape: tuple[int, ...], dtype: Any, prob
         return problem
     if evaluate := _TRAINING_MODE.get(type(problem).__name__):
         return UserError(f"expected a classifier in evaluation mode, got one that is in training mode: {evaluate}")
-    reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0][:_LONGEST_REASON]
-    return UserError(f"expected a classifier that takes {dtype} images of shape {shape}, got from it: {reason}")
+    kind, reason = type(problem).__name__, (str(problem).strip().splitlines() or [""])[0][:_LONGEST_REASON]
+    said = f"{kind}: {reason}" if reason else kind
+    return UserError(f"expected a classifier that takes {dtype} images of shape {shape}, got from it {said}")

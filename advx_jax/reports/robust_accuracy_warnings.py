@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from advx_jax.analysis.soundness import NO_LOGITS
 from advx_jax.attacks import Attack, Restarted
 
 # Of all images; AutoAttack's own figure.
@@ -40,10 +41,7 @@ def warnings(records: Sequence[Mapping[str, Any]], attacks: Sequence[Attack], n_
             "network, gradients and single looks say little, and the accuracy left is no bound"
         )
     if all(record["normalised"] for record in records):
-        lines.append(
-            "outputs are between 0 and 1 and sum to 1, like a softmax's: attacks need logits, for a softmax's "
-            "gradients vanish"
-        )
+        lines.append(NO_LOGITS)
     flat = sum(record["flat"] and record["correct"] for record in records)
     if flat:
         lines.append(
