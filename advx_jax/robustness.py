@@ -5,10 +5,10 @@
     python -m advx_jax.robustness --model=network.pt --norm=L2 --eps=0.5 --attack=square --steps=500 --pictures
 
 The images are the first of the test set, in its order. --eps is a usual norm on the [0,1] scale: an L2
-norm (RMS times √3072 for CIFAR-10), or the largest change of any value (Linf). autoattack is its standard
-version: apgd-ce, apgd-t, fab-t, square, each on the images that still stand. Writes robustness.json,
-broken images as broken/INDEX.npy, and images.jsonl, from which an interrupted measurement goes on, and
-which several calls at once share.
+norm (RMS times √3072 for CIFAR-10), the sum of all changes (L1), or the largest change of any value (Linf).
+autoattack is its standard version: apgd-ce, apgd-t, fab-t, square, each on the images that still stand.
+Writes robustness.json, broken images as broken/INDEX.npy, and images.jsonl, from which an interrupted
+measurement goes on, and which several calls at once share.
 """
 
 import math
@@ -25,7 +25,7 @@ from advx_jax.cli.flag_types import check_eps_within_box, define_length, define_
 from advx_jax.runs.measurement import measure
 from advx_jax.runs.robustness import RobustAccuracy
 
-_NORM = define_norm("norm", "L2", "Norm of the ball; L1 for apgd-ce, apgd-dlr and apgd-t.", ("L1", "L2", "Linf"))
+_NORM = define_norm("norm", "L2", "Norm of the ball; L1 for all attacks but pgd.", ("L1", "L2", "Linf"))
 _EPS = define_length(
     "eps", None, "Radius of the ball in that norm, for instance 12 for L1, 0.5 for L2, 8/255 for Linf."
 )

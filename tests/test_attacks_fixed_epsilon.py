@@ -10,6 +10,7 @@ from networks import random_classifier
 
 from advx_jax.attacks import APGD, APGDT, FAB, FABT, PGD, AutoAttack, FirstSuccess, Restarted, Square, example_keys
 from advx_jax.attacks.apgd import checkpoints
+from advx_jax.attacks.apgd_phases import PhasedAPGD, planned
 from advx_jax.attacks.criteria import logit_lag
 from advx_jax.attacks.fab import to_hyperplane
 from advx_jax.attacks.losses import dlr, likeliest_targets, targeted_dlr
@@ -115,6 +116,8 @@ def run(name, norm, eps=None, seed=0, order=slice(None)):
 
 def sizes_of(norm, delta):
     flat = np.asarray(delta).reshape(len(delta), -1)
+    if norm == "L1":
+        return np.abs(flat).sum(1)
     return np.abs(flat).max(1) if norm == "Linf" else np.sqrt((flat**2).sum(1))
 
 
@@ -212,7 +215,7 @@ def test_fab_finds_the_distance_to_the_nearest_boundary(name, norm):
     np.testing.assert_array_equal(np.isinf(within.norm), ~within.success)
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", ["L1", *NORMS])
 def test_the_way_to_a_hyperplane_is_short_and_stays_in_the_box(norm):
     rng = np.random.default_rng(0)
     points = rng.uniform(size=(20, *SHAPE)).astype(np.float32)
@@ -231,7 +234,26 @@ def test_the_way_to_a_hyperplane_is_short_and_stays_in_the_box(norm):
         moved = (normal * found).sum((1, 2, 3))
         np.testing.assert_allclose(moved, np.minimum(-gap, reach), rtol=SUM_ROUNDING)
         assert (found[:, 0, 0] == 0).all()
-        np.testing.assert_allclose(sizes_of(norm, found), _by_bisection(norm, points, normal, gap), rtol=SUM_ROUNDING)
+        shortest = _steepest_first if norm == "L1" else functools.partial(_by_bisection, norm)
+        np.testing.assert_allclose(sizes_of(norm, found), shortest(points, normal, gap), rtol=SUM_ROUNDING)
+
+
+def test_values_that_are_equally_steep_share_the_rest_of_the_way():
+    points, normal = jnp.full((1, 4), 0.5), jnp.array([[2.0, 1.0, -1.0, 0.5]])
+    np.testing.assert_allclose(to_hyperplane("L1", points, normal, jnp.array([-1.5]), True), [[0.5, 0.25, -0.25, 0]])
+    even = jnp.array([[1.0, 1.0, -1.0, 0.5]])
+    np.testing.assert_allclose(to_hyperplane("L1", points, even, jnp.array([-3.0]), False), [[1, 1, -1, 0]])
+
+
+def _steepest_first(points, normal, gap):
+    """L1 norm of the shortest way: the steepest values go to their ends, one after the other."""
+    steepness = np.abs(normal).reshape(len(points), -1).astype(float)
+    room = np.where(normal > 0, 1 - points, points).reshape(steepness.shape).astype(float)
+    order = np.argsort(-steepness, 1)
+    steepness, room = (np.take_along_axis(values, order, 1) for values in (steepness, room))
+    before = np.cumsum(steepness * room, 1) - steepness * room
+    wanted = np.abs(gap)[:, None]
+    return np.clip((wanted - before) / np.where(steepness > 0, steepness, np.inf), 0, room).sum(1)
 
 
 def _by_bisection(norm, points, normal, gap):
@@ -271,6 +293,37 @@ def test_autoattack_is_the_papers_standard_version():
     names = [(part.attack.name, part.attack.n_steps) for part in attack.parts(10)]
     assert names == [("apgd-ce", 100), *[("apgd-t", 100)] * 9, *[("fab-t", 100)] * 9, ("square", 5000)]
     assert [part.path for part in attack.parts(3)] == [(0,), (1, 0), (1, 1), (2, 0), (2, 1), (3,)]
+
+
+def test_autoattack_in_l1_is_the_authors_version():
+    """Five starts of APGD on the cross-entropy, and five targets; each in three balls, of which two begin once more."""
+    parts = AutoAttack(eps=12.0, norm="L1").parts(10)
+    names = [(part.attack.name, part.attack.n_steps) for part in parts]
+    assert names == [*[("apgd-ce", 102)] * 5, *[("apgd-t", 102)] * 5, *[("fab-t", 100)] * 9, ("square", 5000)]
+    assert {type(part.attack) for part in parts[:10]} == {PhasedAPGD}
+
+
+@pytest.mark.parametrize(("steps", "lengths"), [(100, (30, 30, 40)), (25, (8, 8, 9)), (2, (1, 1, 0)), (1, (1, 0, 0))])
+def test_phases_share_all_steps(steps, lengths):
+    plan = planned(steps)
+    assert plan.lengths == lengths
+    assert len(plan.phase) == len(plan.made) == PhasedAPGD(eps=1.0, norm="L1", steps=steps).n_steps
+    assert (plan.made == -1).sum() == 2
+
+
+def test_only_the_last_ball_of_phases_counts():
+    images, labels = batch()
+    attack = PhasedAPGD(eps=1.0, norm="L1", steps=10)
+    state = attack.init(linear, images, labels, keys_of())
+    step = quickly(lambda state: attack.step(linear, images, labels, state))
+    for made in range(attack.n_steps):
+        far = sizes_of("L1", state.iterate - images).max()
+        ball = (3, 2, 1)[0 if made < 4 else 1 if made < 8 else 2]
+        assert far <= ball * (1 + SUM_ROUNDING)
+        assert far > ball * 0.9
+        assert not state.best_so_far.success.any() or made >= 8
+        state = step(state)
+    assert attack.result(linear, images, labels, state).evaluations.max() == attack.evaluations
 
 
 def test_restarts_draw_anew_and_find_no_less():
@@ -376,7 +429,7 @@ def test_square_windows_shrink_as_in_the_paper():
     l2 = [window_side(step, 32, 32, "L2") for step in (0, 11, 51, 201, 501, 1001, 2001, 4001)]
     assert l2 == [29, 21, 15, 11, 7, 5, 5, 3]
     for side in (1, 2, 3, 7):
-        bump = _bump(side)
+        bump = _bump("L2", side)
         assert np.sqrt((bump**2).sum()) == pytest.approx(1)
         # Positive above, negative below.
         assert (bump[: side // 2] >= 0).all()

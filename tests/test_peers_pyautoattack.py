@@ -5,14 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advx_jax.attacks import APGD, APGDT, FAB, FABT, Square
+from advx_jax.attacks import APGD, APGDT, FAB, FABT, PhasedAPGD, Square
 from advx_jax.attacks.apgd import _FIRST_STEP
+from advx_jax.attacks.apgd_phases import planned
+from advx_jax.attacks.square import _bump
 
 pytestmark = pytest.mark.slow
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("pyautoattack", reason="needs pyautoattack: pip install -e '.[peers]'")
 
+from pyautoattack import autopgd_base
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from pyautoattack.fab_pt import FABAttack_PT
 from pyautoattack.square import SquareAttack
@@ -118,7 +121,38 @@ def test_a_network_that_was_imported_stands_as_with_the_peer(norm, tmp_path):
     assert 0 < stand.sum() < len(stand)
 
 
-@pytest.mark.parametrize("norm", NORMS)
+def test_every_step_of_the_phases_in_l1_equals_the_peers(tiny, monkeypatch):
+    """Whose draw is handed over, and which is kept from counting what x + δ - δ leaves of x as a change."""
+    classifier, twin, images, labels = tiny
+    count = autopgd_base.L0_norm
+    monkeypatch.setattr(autopgd_base, "L0_norm", lambda v: count(v * (v.abs() > STEP_TOLERANCE)))
+    steps, eps = 40, 2.0
+    recorded = Recorded(twin)
+    peer = APGDAttack(recorded, n_iter=steps, loss="ce", norm="L1", eps=eps, device="cpu")
+    peer.init_hyperparam(to_torch(images))
+    torch.manual_seed(0)
+    drawn = to_numpy(torch.randn_like(to_torch(images)))
+    torch.manual_seed(0)
+    lengths = list(planned(steps).lengths)
+    best, standing, best_loss, _ = peer.decr_eps_pgd(
+        to_torch(images), torch.tensor(labels), [3 * eps, 2 * eps, eps], lengths
+    )
+    attack = PhasedAPGD(eps=eps, norm="L1", steps=steps)
+    arrays = jnp.asarray(images), jnp.asarray(labels)
+    state = attack.init_at(classifier, *arrays, arrays[0] + drawn)
+    advance = jax.jit(lambda state: attack.step(classifier, *arrays, state))
+    expected = recorded.points
+    assert len(expected) == attack.evaluations
+    for step, wanted in enumerate(expected):
+        np.testing.assert_allclose(state.iterate, wanted, rtol=0, atol=STEP_TOLERANCE, err_msg=f"step {step}")
+        if step < attack.n_steps:
+            state = advance(state)
+    np.testing.assert_array_equal(state.best_so_far.success, ~standing.numpy().astype(bool))
+    np.testing.assert_allclose(state.best_loss, best_loss.numpy(), atol=STEP_TOLERANCE)
+    np.testing.assert_allclose(state.best, to_numpy(best), rtol=0, atol=STEP_TOLERANCE)
+
+
+@pytest.mark.parametrize("norm", [*NORMS, "L1"])
 @pytest.mark.parametrize("targeted", [True, False])
 def test_fab_finds_the_peers_points(targeted, norm, tiny):
     classifier, twin, images, labels = tiny
@@ -155,6 +189,15 @@ def test_accuracy_left_is_the_peers(name, attack, norm, golden, published_pt):
     )
     print(f"\n{name} {attack} {norm}: {ours} of {N_IMAGES} images left, {theirs} by the peer")
     assert abs(ours - theirs) <= IMAGES_APART[attack]
+
+
+def test_bumps_of_square_in_l1_are_the_peers(monkeypatch):
+    peer = SquareAttack(torch.nn.Identity(), norm="L1", eps=1.0, seed=0, device="cpu")
+    for side in (3, 4, 5, 6, 9, 31):
+        for turned in (False, True):
+            monkeypatch.setattr(torch, "rand", lambda _, turned=turned: torch.tensor([float(turned)]))
+            found = _bump("L1", side)
+            np.testing.assert_allclose(found.T if turned else found, peer.eta(side), atol=1e-6)
 
 
 def peers_attack(twin, attack, norm):

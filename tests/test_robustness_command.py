@@ -154,7 +154,7 @@ def test_restarts_go_on_with_what_stands(folder):
         (["--eps=1", "--restarts=0"], "flag --restarts=0: expected a whole number of at least 1, got 0"),
         (["--eps=1", "--attack=fab-t", "--restarts=2"], "expected --restarts=1 for fab-t"),
         (["--eps=1", "--norm=L0"], "flag --norm=L0: expected L1, L2 or Linf as the norm, got 'L0'"),
-        (["--eps=1", "--norm=L1"], "expected L2 or Linf as the norm, got 'L1'"),
+        (["--eps=1", "--norm=L1", "--attack=pgd"], "expected L2 or Linf as the norm, got 'L1'"),
         (["--eps=3072", "--norm=L1", "--attack=apgd-ce"], "expected --eps below 3072, which as L1 spans all of [0,1]"),
         (["--eps=1", "--attack=fgsm"], "expected an attack (autoattack, pgd,"),
         (["--eps=1", "--n_images=257"], "expected --n_images from 1 to 256, got 257"),

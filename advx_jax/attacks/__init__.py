@@ -2,6 +2,7 @@
 
 from advx_jax.attacks.alma import ALMA
 from advx_jax.attacks.apgd import APGD, APGDT
+from advx_jax.attacks.apgd_phases import PhasedAPGD, PhasedAPGDT
 from advx_jax.attacks.autoattack import AutoAttack
 from advx_jax.attacks.base import Attack, AttackResult, example_keys
 from advx_jax.attacks.best import BEST
@@ -52,6 +53,8 @@ __all__ = [
     "MinimumNorm",
     "Misclassified",
     "NoBetterThanRandom",
+    "PhasedAPGD",
+    "PhasedAPGDT",
     "Published",
     "PublishedBounded",
     "RandomStart",

@@ -7,7 +7,7 @@ In L1 its steps are sparse: "Mind the box: l1-APGD for sparse adversarial attack
 """
 
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -100,6 +100,11 @@ def checkpoints(steps: int) -> Int[np.ndarray, " steps"]:
     return ends
 
 
+def sparsity_window(steps: int) -> int:
+    """In L1, after how many steps of so many it is looked whether the best point became sparser."""
+    return max(int(_WINDOW_L1 * steps), 1)
+
+
 @struct.dataclass(kw_only=True)
 class APGD(RandomStart):
     """APGD from a random point on the surface of the ball.
@@ -111,7 +116,7 @@ class APGD(RandomStart):
             towards one class (see `APGDT` for several).
     """
 
-    norms = ("L1", "L2", "Linf")
+    norms: ClassVar[tuple[str, ...]] = ("L1", "L2", "Linf")
 
     steps: int = struct.field(pytree_node=False, default=100)
     loss: LossName = struct.field(pytree_node=False, default="cross_entropy")
@@ -209,6 +214,10 @@ class APGD(RandomStart):
         )
         return self._checked_sparsity(images, state) if self.norm == "L1" else self._checked_rises(state)
 
+    def checked_each(self) -> int | Array:
+        """In L1, after how many steps it is looked whether the best point became sparser."""
+        return sparsity_window(self.steps)
+
     def _with_momentum(self, images: Images, state: APGDState) -> Images:
         """The next point in L2 and L∞."""
         here = state.iterate
@@ -240,14 +249,13 @@ class APGD(RandomStart):
 
     def _checked_sparsity(self, images: Images, state: APGDState) -> APGDState:
         """At a checkpoint, long steps and the best point where that became sparser, else shorter steps."""
-        at_check = state.step % max(int(_WINDOW_L1 * self.steps), 1) == 0
+        at_check = state.step % self.checked_each() == 0
         before = _known(state.sparsity)
         changed = l0_norm(state.best - images)
         sparser = changed < _SPARSER * before.changed
         longest = _FIRST_STEP_L1 * self.eps
         shorter = jnp.maximum(state.step_size / _STEP_SHRINKS, _SHORTEST_STEP * longest)
-        # Of these whole numbers the quotient is exact; of shares of all values rounding would decide.
-        looked = Sparsity(jnp.ceil(changed / _CHANGED_OVER_MOVED), changed)
+        looked = sparsity_of(changed)
         return self._back(state, at_check & sparser)._replace(
             step_size=jnp.where(at_check, jnp.where(sparser, longest, shorter), state.step_size),
             sparsity=jax.tree.map(lambda new, old: jnp.where(at_check, new, old), looked, before),
@@ -265,6 +273,12 @@ class APGD(RandomStart):
         return loss_and_gradient(self.loss, model, points, labels, targets, self.criterion.towards_label)
 
 
+def sparsity_of(changed: Values) -> Sparsity:
+    """How many values the next steps in L1 move, from how many the best point changes."""
+    # Of these whole numbers the quotient is exact; of shares of all values rounding would decide.
+    return Sparsity(jnp.ceil(changed / _CHANGED_OVER_MOVED), changed)
+
+
 def _known(sparsity: Sparsity | None) -> Sparsity:
     if sparsity is None:
         raise TypeError("expected a state of steps in L1, got one of another norm")
@@ -275,7 +289,7 @@ def _known(sparsity: Sparsity | None) -> Sparsity:
 class APGDT(Targets):
     """AutoAttack's APGD-T: APGD on the targeted DLR loss, towards the likeliest other classes one after another."""
 
-    norms = APGD.norms
+    norms: ClassVar[tuple[str, ...]] = APGD.norms
 
     def towards(self, rank: int) -> APGD:
         """APGD towards one class."""

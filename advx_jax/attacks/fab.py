@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import lax
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from advx_jax.attacks.arrays import Images, Keys, Labels, Perturbations, Values
 from advx_jax.attacks.ascent import at_least_float32
@@ -20,7 +20,7 @@ from advx_jax.attacks.base import AttackResult, Model, smaller
 from advx_jax.attacks.criteria import are_numbers, clearly_met, is_met
 from advx_jax.attacks.fixed_epsilon import BestSoFar, FixedEpsilon, Targets
 from advx_jax.attacks.norms import per_example
-from advx_jax.attacks.projections import Norm, clipped, dual_size, linf_norm, size
+from advx_jax.attacks.projections import Norm, clipped, dual_size, linf_norm, size, smallest_fitting
 
 # The paper's α_max, η and β: how much of a step may start from the image itself, how far steps go
 # beyond the linearised boundary, and how much of the way an adversarial point keeps.
@@ -53,9 +53,12 @@ class FAB(FixedEpsilon):
     With an infinite eps it is a minimum-norm attack: the result is the nearest success.
 
     Attributes:
+        norm: "L1", "L2" or "Linf".
         steps: AutoAttack makes 100.
         targeted: towards one class instead, with one gradient a step (see `FABT` for several).
     """
+
+    norms = ("L1", "L2", "Linf")
 
     steps: int = struct.field(pytree_node=False, default=100)
     targeted: bool = struct.field(pytree_node=False, default=False)
@@ -130,6 +133,8 @@ class FAB(FixedEpsilon):
 class FABT(Targets):
     """AutoAttack's FAB-T: towards the likeliest other classes one after another, with one gradient a step."""
 
+    norms = FAB.norms
+
     def towards(self, rank: int) -> FAB:
         """FAB towards one class."""
         return FAB(
@@ -149,8 +154,9 @@ class FABT(Targets):
 def to_hyperplane(norm: Norm, points: Images, normal: Perturbations, gap: Values, stay_in_range: bool) -> Perturbations:
     """The shortest d with gap + ⟨normal, d⟩ = 0 and points + d in [0,1]; as far as the box goes if there is none.
 
-    Both norms have a solution of the form d_i = ±min(λ·v_i, room_i), with v = |normal| for L2 and 1 for
-    L∞; λ solves an equation that is linear between the values at which a pixel reaches its end of the box.
+    L2 and L∞ have a solution of the form d_i = ±min(λ·v_i, room_i), with v = |normal| for L2 and 1 for
+    L∞; λ solves an equation that is linear between the values at which a pixel reaches its end of the box. In L1
+    the steepest values go to their ends, one after the other.
 
     Args:
         norm: in which d is short.
@@ -166,17 +172,20 @@ def to_hyperplane(norm: Norm, points: Images, normal: Perturbations, gap: Values
     flat, w = points.reshape(len(points), -1), normal.reshape(len(points), -1)
     sign = -jnp.sign(gap)[:, None] * jnp.sign(w)
     steepness = jnp.abs(w)
-    speed = jnp.where(steepness > 0, steepness if norm == "L2" else 1, 0)
+    # Points may lie out of the box by as much as their images do.
+    room = jnp.maximum(jnp.where(sign > 0, 1 - flat, flat), 0)
     # No way leads to a class that is masked, by -inf or the like.
     wanted = jnp.where(jnp.isfinite(gap), jnp.abs(gap), 0)
+    if norm == "L1":
+        moved = _steepest_first(steepness, room if stay_in_range else None, wanted)
+        return (sign * moved).reshape(points.shape)
+    speed = jnp.where(steepness > 0, steepness if norm == "L2" else 1, 0)
     slope = steepness * speed
     if not stay_in_range:
         total = slope.sum(1)
         pace = jnp.where(total > 0, wanted / jnp.where(total > 0, total, 1), 0)
         return (sign * pace[:, None] * speed).reshape(points.shape)
 
-    # Points may lie out of the box by as much as their images do.
-    room = jnp.maximum(jnp.where(sign > 0, 1 - flat, flat), 0)
     ends = jnp.where(speed > 0, room / jnp.where(speed > 0, speed, 1), jnp.inf)
 
     def paces(pace: Array) -> Array:
@@ -196,6 +205,34 @@ def to_hyperplane(norm: Norm, points: Images, normal: Perturbations, gap: Values
     )
     moved = jnp.minimum(jnp.where(speed > 0, pace[:, None] * jnp.where(speed > 0, speed, 1), 0), room)
     return (sign * jnp.maximum(moved, 0)).reshape(points.shape)
+
+
+def _steepest_first(
+    steepness: Float[Array, "batch values"], room: Float[Array, "batch values"] | None, wanted: Values
+) -> Float[Array, "batch values"]:
+    """How far each value goes in L1: the steepest as far as they can, and among the last equally steep ones all alike.
+
+    Args:
+        steepness: what a value contributes for its way.
+        room: how far it can go; any distance if None.
+        wanted: of all contributions together.
+    """
+    if room is None:
+        last = steepness == steepness.max(1, keepdims=True)
+        room, before = jnp.where(last, 1.0, 0.0).astype(steepness.dtype), jnp.zeros_like(steepness)
+        most = jnp.inf
+    else:
+        reach = steepness * room
+        threshold = smallest_fitting(
+            lambda value: jnp.where(steepness > value[:, None], reach, 0).sum(1) <= wanted, steepness
+        )[:, None]
+        last = steepness == threshold
+        before = jnp.where(steepness > threshold, room, 0)
+        most = 1.0
+    missing = wanted - (steepness * before).sum(1)
+    left = jnp.where(last, steepness * room, 0).sum(1)
+    part = jnp.clip(jnp.where(left > 0, missing / jnp.where(left > 0, left, 1), 0), 0, most)
+    return before + jnp.where(last, part[:, None] * room, 0)
 
 
 def _towards_target(model: Model, points: Array, labels: Array, targets: Array) -> tuple[Values, Perturbations]:

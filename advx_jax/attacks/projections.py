@@ -102,7 +102,7 @@ def project_l0(delta: Perturbations, eps: Radius, room: Perturbations | float = 
     # Of |δ_i|² - (|δ_i| - kept_i)² the root, since squares underflow; where there is room, |δ_i| itself.
     gain = jnp.where(kept < sizes, jnp.sqrt(kept) * jnp.sqrt(2 * sizes - kept), sizes).reshape(len(delta), -1)
     count = jnp.floor(jnp.broadcast_to(jnp.asarray(eps, delta.dtype), delta.shape[:1]))
-    threshold = _smallest(lambda value: (gain > value[:, None]).sum(1) <= count, gain)[:, None]
+    threshold = smallest_fitting(lambda value: (gain > value[:, None]).sum(1) <= count, gain)[:, None]
     above, equal = gain > threshold, gain == threshold
     left = count[:, None] - above.sum(1, keepdims=True)
     chosen = above | (equal & (jnp.cumsum(equal, 1) <= left)) | jnp.isnan(gain)
@@ -128,7 +128,7 @@ def project_l1(delta: Perturbations, eps: Radius, room: Perturbations | float = 
     def shrunk(threshold: Values) -> Perturbations:
         return jnp.minimum(jnp.maximum(sizes - per_example(threshold, sizes), 0), room)
 
-    threshold = _smallest(lambda value: l1_norm(shrunk(value)) <= eps, delta)
+    threshold = smallest_fitting(lambda value: l1_norm(shrunk(value)) <= eps, delta)
     return jnp.sign(delta) * shrunk(threshold)
 
 
@@ -210,7 +210,7 @@ def _each(values: Radius, like: Perturbations) -> Array:
     return per_example(jnp.broadcast_to(jnp.asarray(values, like.dtype), like.shape[:1]), like)
 
 
-def _smallest(fits: Callable[[Values], Mask], like: Array) -> Values:
+def smallest_fitting(fits: Callable[[Values], Mask], like: Array) -> Values:
     """The smallest number of at least 0, of those of the type of `like`, that fits each example.
 
     Numbers from 0 on have the order of their bits as integers, so that one bit after the other is found, the highest
