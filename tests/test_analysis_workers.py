@@ -88,6 +88,16 @@ def test_segments_add_up_and_have_few_lengths(steps):
         assert len(set(lengths)) == 1
 
 
+@pytest.mark.parametrize("kind", [np.asarray, jnp.asarray])
+def test_numbers_of_the_network_lie_on_the_workers_device(kind):
+    variables = {"kernel": kind(np.arange(6, dtype=np.float32).reshape(2, 3)), "bias": kind(np.ones(3, np.float32))}
+    model = jax.tree_util.Partial(lambda variables, images: images @ variables["kernel"] + variables["bias"], variables)
+    ((_, (worker, logits)),) = spread(model, [0], lambda worker, task: (worker, worker.model(np.eye(2))))
+    np.testing.assert_array_equal(logits, variables["kernel"] + variables["bias"])
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(worker.model))
+    assert all(leaf.devices() == {worker.device} for leaf in jax.tree.leaves(worker.model))
+
+
 def test_several_devices_share_the_work(monkeypatch):
     """As on a machine with more lanes than the CPU gives: each lane appears, and results stay the same."""
     device = jax.devices()[0]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from networks import random_classifier
 
 from advx_jax.attacks import (
     APGD,
@@ -24,6 +25,7 @@ from advx_jax.attacks import (
 )
 from advx_jax.attacks.checks import checked, checked_images, norm_named, number_of_classes
 from advx_jax.errors import UserError
+from advx_jax.networks.classifier import Classifier
 
 N, K, SHAPE = 4, 3, (5, 6, 3)
 
@@ -256,6 +258,19 @@ def test_first_look_costs_no_pass_through_the_network():
     checked(functools.partial(counting), IMAGES, LABELS)
     jax.effects_barrier()
     assert not calls
+
+
+def test_later_looks_at_a_network_read_none_of_its_numbers(monkeypatch):
+    """Small calls would take as long for its digest as for their work."""
+    digests = []
+    monkeypatch.setattr(Classifier, "fingerprint", lambda classifier: digests.append(1) or "")
+    classifier, images = random_classifier(), np.zeros((2, 32, 32, 3), np.float32)
+    assert number_of_classes(classifier, images) == classifier.n_classes
+    first = len(digests)
+    assert number_of_classes(classifier, images) == classifier.n_classes
+    assert len(digests) == first
+    with pytest.raises(UserError, match="expected"):
+        number_of_classes(classifier, images[..., :1])
 
 
 BAD_SETTINGS = {

@@ -4,7 +4,7 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,17 +54,32 @@ def row_bytes(model: Model, images: Any, work: Attack | Callable[[Model, Any], A
     return max((_bytes_of(None, *kind, shape, dtype) for kind in kinds), default=0)
 
 
-def _types(tree: Any) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
+class _Type(NamedTuple):
+    """Of an array; quicker to make than JAX's, and there are hundreds in a network."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+
+
+def _types(tree: Any) -> tuple[Any, tuple[_Type, ...]]:
     leaves, structure = jax.tree.flatten(tree)
-    return structure, tuple(jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+    return structure, tuple(map(_type, leaves))
+
+
+def _type(leaf: Any) -> _Type:
+    if isinstance(leaf, np.ndarray):
+        return _Type(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype))
+    return _Type(np.shape(leaf), jnp.result_type(leaf))
+
+
+def _as_arrays(types: tuple[_Type, ...]) -> tuple[jax.ShapeDtypeStruct, ...]:
+    return tuple(jax.ShapeDtypeStruct(*one) for one in types)
 
 
 @functools.lru_cache(maxsize=32)
-def _n_classes(
-    structure: Any, leaves: tuple[jax.ShapeDtypeStruct, ...], shape: tuple[int, ...], dtype: np.dtype
-) -> int:
+def _n_classes(structure: Any, leaves: tuple[_Type, ...], shape: tuple[int, ...], dtype: np.dtype) -> int:
     images = jax.ShapeDtypeStruct((1, *shape), dtype)
-    logits = jax.eval_shape(lambda values, x: jax.tree.unflatten(structure, values)(x), leaves, images)
+    logits = jax.eval_shape(lambda values, x: jax.tree.unflatten(structure, values)(x), _as_arrays(leaves), images)
     return int(logits.shape[-1])
 
 
@@ -72,11 +87,11 @@ def _n_classes(
 def _bytes_of(
     function: Any,
     structure: Any,
-    leaves: tuple[jax.ShapeDtypeStruct, ...],
+    leaves: tuple[_Type, ...],
     shape: tuple[int, ...],
     dtype: np.dtype,
 ) -> int:
-    images = jax.ShapeDtypeStruct((_TRACED_ROWS, *shape), dtype)
+    images, numbers = jax.ShapeDtypeStruct((_TRACED_ROWS, *shape), dtype), _as_arrays(leaves)
 
     def begun(values: tuple[Any, ...], images: Any, keys: Any) -> Any:
         model, attack = jax.tree.unflatten(structure, values)
@@ -89,8 +104,8 @@ def _bytes_of(
     state: Any = ()
     if function is None:
         keys = jax.eval_shape(lambda: example_keys(None, jnp.arange(_TRACED_ROWS)))
-        state = jax.eval_shape(begun, leaves, images, keys)
-    inside = _peak(jax.make_jaxpr(worked)(leaves, images, state).jaxpr)
+        state = jax.eval_shape(begun, numbers, images, keys)
+    inside = _peak(jax.make_jaxpr(worked)(numbers, images, state).jaxpr)
     return math.ceil((inside + sum(map(_size, jax.tree.leaves((images, state))))) / _TRACED_ROWS)
 
 

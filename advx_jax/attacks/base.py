@@ -238,7 +238,13 @@ def example_keys(key: Key[Array, "..."] | None, indices: Counts) -> Keys:
         raise UserError(f"expected a key such as jax.random.key(0), got {key!r}")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
-    return key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
+    return key if key.ndim else _folded(key, indices)
+
+
+# Compiled, for operation by operation it takes as long as a pass of a small network.
+@jax.jit
+def _folded(key: Key[Array, ""], indices: Counts) -> Keys:
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
 
 
 def as_attack(attack: Any) -> Attack:

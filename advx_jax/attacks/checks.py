@@ -7,6 +7,7 @@ are not, so that every attack runs under `jit`, `vmap` and `scan`.
 import dataclasses
 import math
 import operator
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from advx_jax.errors import UserError
+from advx_jax.networks.classifier import Classifier
 
 _Settings = TypeVar("_Settings", bound=Any)
 
@@ -212,7 +214,7 @@ def number_of_classes(model: Any, images: Array | np.ndarray) -> int:
         raise UserError(f"expected a function from images to logits, got {type(model).__name__}")
     shape, dtype = tuple(images.shape), images.dtype
     try:
-        logits = jax.eval_shape(model, jax.ShapeDtypeStruct(shape, dtype))
+        logits = _answer(model, shape, dtype)
     except Exception as problem:
         raise _refusal(model, shape, dtype, problem) from problem
     if not isinstance(logits, jax.ShapeDtypeStruct):
@@ -235,6 +237,21 @@ def number_of_classes(model: Any, images: Array | np.ndarray) -> int:
             "a single logit z stands for two, 0 and z"
         )
     return int(logits.shape[1])
+
+
+def _answer(model: Callable[..., Any], shape: tuple[int, ...], dtype: Any) -> Any:
+    """Shape and type of what a model gives."""
+    images = jax.ShapeDtypeStruct(shape, dtype)
+    if not isinstance(model, Classifier):
+        return jax.eval_shape(model, images)
+    # JAX remembers what it has traced, but would print the network, digest and all, at every call.
+    known = _answers.setdefault(model, {})
+    if (shape, dtype) not in known:
+        known[shape, dtype] = jax.eval_shape(model, images)
+    return known[shape, dtype]
+
+
+_answers: weakref.WeakKeyDictionary[Classifier, dict[Any, Any]] = weakref.WeakKeyDictionary()
 
 
 def norm_named(norm: Any, taken: tuple[str, ...] = _USUAL_NORMS, of: str = "") -> str:

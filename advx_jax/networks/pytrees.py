@@ -28,7 +28,8 @@ def as_pytree(model: Callable[..., Any]) -> Callable[..., Any]:
 
 def is_array(leaf: Any) -> bool:
     """Whether it can be an argument of compiled code: an array, or what stands for one inside such code."""
-    return isinstance(leaf, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct)
+    # `jax.Array` last: what is none takes longest to tell from it.
+    return isinstance(leaf, np.ndarray | np.generic | jax.ShapeDtypeStruct | jax.Array)
 
 
 @dataclasses.dataclass(frozen=True)

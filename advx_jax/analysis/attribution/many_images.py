@@ -130,8 +130,7 @@ def attributed(
     def work(worker: Worker, count: int, x: Array, y: Array, key_data: Array) -> np.ndarray:
         parts = []
         for group in groups(n_targets, chunk.n_targets):
-            towards = jnp.take(y, group.places, axis=1).T
-            found = worker.call(_run, worker.model, x, towards, key_data)
+            found = worker.call(_run, worker.model, x, y, group.places, key_data)
             parts.append(np.moveaxis(np.asarray(found), 0, 1)[:, : group.n])
             on_progress(count * group.n / n_targets)
         return np.concatenate(parts, axis=1)
@@ -174,5 +173,6 @@ def _attributed_once(model: Model, method: Attribution, images: Array) -> Array:
 
 
 @jax.jit
-def _run(task: Callable[..., Array], images: Array, targets: Array, key_data: Array) -> Array:
-    return task(images, targets, jax.random.wrap_key_data(key_data))
+def _run(task: Callable[..., Array], images: Array, targets: Array, places: Array, key_data: Array) -> Array:
+    """Towards those of each image's targets that are at these places."""
+    return task(images, jnp.take(targets, places, axis=1).T, jax.random.wrap_key_data(key_data))
