@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from networks import random_classifier
 
-from advx_jax.attacks import BEST, DDN, FMN, Misclassified, NoBetterThanRandom, SmallestSuccess, Targeted
+from advx_jax.attacks import BEST, DDN, FMN, Misclassified, NoBetterThanRandom, SmallestSuccess, SteepFMN, Targeted
 from advx_jax.attacks.base import AttackResult, smaller
+from advx_jax.attacks.best import BEST_OF
 from advx_jax.errors import UserError
 
 SHAPE = (4, 4, 3)
@@ -70,8 +71,10 @@ def exact_distances(linear, dual):
         (FMN(stay_in_range=False), jnp.linalg.norm),
         (FMN(norm="Linf", stay_in_range=False), lambda v, axis: jnp.abs(v).sum(axis)),
         (BEST.with_settings(stay_in_range=False), jnp.linalg.norm),
+        (BEST_OF["L1"].with_settings(stay_in_range=False), lambda v, axis: jnp.abs(v).max(axis)),
+        (SteepFMN(norm="Linf", stay_in_range=False, inertia=1.0), lambda v, axis: jnp.abs(v).sum(axis)),
     ],
-    ids=["ddn", "fmn", "fmn linf", "best"],
+    ids=["ddn", "fmn", "fmn linf", "best", "best l1", "fmn-steep linf"],
 )
 def test_distance_to_a_linear_boundary(attack, dual, linear):
     result = run_linear(attack, linear)

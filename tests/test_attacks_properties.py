@@ -148,6 +148,8 @@ TABLE = {
     "sigma-zero": SigmaZero(steps=25),
     "pdgd": PDGD(steps=25, first_ratio=1.0),
     "pdpgd L0": PDPGD(norm="L0", steps=25, shrink="L1"),
+    "steep fmn L1": package.SteepFMN(norm="L1", steps=15),
+    "steep fmn Linf": package.SteepFMN(norm="Linf", steps=15),
     "pdpgd L1": PDPGD(norm="L1", steps=25),
     "pdpgd L2": PDPGD(steps=25),
     "pdpgd Linf": PDPGD(norm="Linf", steps=25),

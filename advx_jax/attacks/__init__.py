@@ -23,6 +23,7 @@ from advx_jax.attacks.primal_dual import PDGD, PDPGD
 from advx_jax.attacks.published import EXPLANATION, Published, PublishedBounded
 from advx_jax.attacks.sigma_zero import SigmaZero
 from advx_jax.attacks.square import Square
+from advx_jax.attacks.steep_fmn import SteepFMN
 
 __all__ = [
     "ALMA",
@@ -62,6 +63,7 @@ __all__ = [
     "SigmaZero",
     "SmallestSuccess",
     "Square",
+    "SteepFMN",
     "SuperDeepFool",
     "Targeted",
     "example_keys",

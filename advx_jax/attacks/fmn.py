@@ -7,7 +7,7 @@ changes by one value at least.
 """
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,23 @@ from advx_jax.attacks.base import Model, Number
 from advx_jax.attacks.criteria import grid_step
 from advx_jax.attacks.minimum_norm import MinimumNorm, SearchState, SmallestSoFar, cosine, farthest_in_box
 from advx_jax.attacks.norms import per_example
-from advx_jax.attacks.projections import NORMS, dual_size, project, unit_l2
+from advx_jax.attacks.projections import NORMS, Norm, dual_size, project, unit_l2
+
+
+class Look(NamedTuple):
+    """What a step knows once the perturbation was evaluated.
+
+    Attributes:
+        gradient: to be descended.
+        lengths: of the step.
+        radius: of the ball that it has to stay in.
+        best_so_far: the smallest success.
+    """
+
+    gradient: Perturbations
+    lengths: Values
+    radius: Values
+    best_so_far: SmallestSoFar
 
 
 @struct.dataclass(kw_only=True)
@@ -39,7 +55,7 @@ class FMN(MinimumNorm):
             any robustness.
     """
 
-    norms = NORMS
+    norms: ClassVar[tuple[Norm, ...]] = NORMS
 
     step_length: Number = 1.0
     last_step_length: Number = 0.01
@@ -55,6 +71,15 @@ class FMN(MinimumNorm):
 
     def step(self, model: Model, images: Images, labels: Labels, state: SearchState) -> SearchState:
         """Look, change the radius, follow the gradient, and go back into the ball."""
+        gradient, lengths, radius, best = self.look(model, images, labels, state)
+        moved = state.perturbation - per_example(lengths, gradient) * unit_l2(gradient)
+        # One value at least moves, also where none was to: no gradient is had at the image itself for the next step.
+        ball = jnp.maximum(radius, 1) if self.norm == "L0" else radius
+        perturbation = self.project(images, project(self.norm, moved, ball))
+        return SearchState(state.step + 1, perturbation, radius, best)
+
+    def look(self, model: Model, images: Images, labels: Labels, state: SearchState) -> Look:
+        """Evaluate the perturbation, and change the radius."""
 
         def descended(perturbation: Array) -> tuple[Array, tuple[Array, Array]]:
             logits = model(images + perturbation)
@@ -79,12 +104,8 @@ class FMN(MinimumNorm):
             radius = jnp.minimum(radius, self.size(farthest_in_box(images)))
         # No ball is known to hold a boundary where the gradient vanishes or all other classes are masked.
         radius = jnp.where(jnp.isfinite(radius), radius, self.size(state.perturbation))
-        lengths = jnp.broadcast_to(length, radius.shape) * (self._reach(images, radius) if self.relative else 1)
-        moved = state.perturbation - per_example(lengths, gradient) * unit_l2(gradient)
-        # One value at least moves, also where none was to: no gradient is had at the image itself for the next step.
-        ball = jnp.maximum(radius, 1) if self.norm == "L0" else radius
-        perturbation = self.project(images, project(self.norm, moved, ball))
-        return SearchState(state.step + 1, perturbation, radius, best)
+        lengths = jnp.broadcast_to(length, radius.shape) * (self.reach(images, radius) if self.relative else 1)
+        return Look(gradient, lengths, radius, best)
 
     def _radius(self, state: SearchState, best: SmallestSoFar, success: Mask, gamma: Array, distance: Values) -> Values:
         """Of the next ball, where sizes are lengths.
@@ -109,7 +130,7 @@ class FMN(MinimumNorm):
         slope = dual_size(self.norm, gradient)
         return jnp.maximum(slope, jnp.finfo(slope.dtype).tiny)
 
-    def _reach(self, images: Images, radius: Values) -> Values:
+    def reach(self, images: Images, radius: Values) -> Values:
         """The longest step, in L2, that fits into the ball: to its corner."""
         match self.norm:
             case "L0":

@@ -24,6 +24,7 @@ from advx_jax.attacks.projections import NormLike
 from advx_jax.attacks.published import Published
 from advx_jax.attacks.sigma_zero import SigmaZero
 from advx_jax.attacks.square import Square
+from advx_jax.attacks.steep_fmn import SteepFMN
 from advx_jax.errors import UserError
 from advx_jax.importing import find_by_name, made
 
@@ -45,6 +46,7 @@ MINIMUM_NORM: dict[str, Attack] = {
     "published": Published(),
     "ddn": DDN(),
     "fmn": FMN(),
+    "fmn-steep": SteepFMN(),
     "best": BEST,
     "alma": ALMA(),
     "pdgd": PDGD(),
