@@ -4,7 +4,7 @@
     python -m benchmarks.measure_networks --networks=resnet20-quick-robust --only=ara,ara-best --n_ara_images=1000
 
 Results go to prebuilt/measured/NAME; what is there is kept, and an interrupted measurement goes on. Needs all
-CIFAR-10 test images. Then `python -m benchmarks.results_table`.
+CIFAR-10 test images. Then `python -m benchmarks.results_table` and `python -m benchmarks.minimum_norm_table`.
 """
 
 import functools
@@ -18,7 +18,7 @@ from advx_jax.cli.commands import command, no_arguments
 from advx_jax.data.sources import load_images
 from advx_jax.errors import UserError
 from advx_jax.networks.registry import manifest
-from benchmarks.measured import BALLS, N_TEST, ROOT, SHOWN, Files, files_of
+from benchmarks.measured import BALLS, BENCHED, N_TEST, ROOT, SHOWN, Files, files_of
 
 
 def _call(command: str, arguments: Sequence[str]) -> None:
@@ -58,18 +58,26 @@ def _robustness(place: int, model: str, files: Files) -> None:
     _call("robustness", [model, *size, f"--output={files.robustness[place]}"])
 
 
+def _attackbench(norm: str, model: str, files: Files) -> None:
+    chosen = [f"--norm={norm}", f"--attacks={','.join(BENCHED[norm])}", f"--n_images={_N_BENCH_IMAGES.value}"]
+    _call("attackbench", [model, *chosen, f"--output={files.benches[norm]}"])
+
+
 _MEASUREMENTS: dict[str, Callable[[str, Files], None]] = {
     "accuracy": _accuracy,
     "explain": _explain,
     "ara": _ara,
     "ara-best": _best_ara,
     **{f"robustness-{ball.norm}": functools.partial(_robustness, place) for place, ball in enumerate(BALLS)},
+    **{f"attackbench-{norm}": functools.partial(_attackbench, norm) for norm in BENCHED},
 }
 
 _NETWORKS = flags.DEFINE_list("networks", None, "Which networks; all if not given.")
 _ONLY = flags.DEFINE_list("only", None, f"Which of {', '.join(_MEASUREMENTS)}; all if not given.")
 _N_ARA_IMAGES = flags.DEFINE_integer("n_ara_images", 1000, "Images of the accuracy-robustness areas.", lower_bound=1)
 _N_BALL_IMAGES = flags.DEFINE_integer("n_ball_images", 64, "Images that AutoAttack attacks.", lower_bound=1)
+
+_N_BENCH_IMAGES = flags.DEFINE_integer("n_bench_images", 32, "Images that attacks are scored on.", lower_bound=1)
 
 
 @command()

@@ -43,6 +43,15 @@ class Ball(NamedTuple):
 BALLS = (Ball("L2", 0.5, "L2 0.5"), Ball("Linf", 4 / 255, "L∞ 4/255"))
 
 
+BENCHED: dict[str, tuple[str, ...]] = {
+    "L0": ("best@500", "best", "fmn"),
+    "L1": ("best@500", "best", "fmn-steep", "fmn", "pdpgd", "apgd"),
+    "L2": ("best@500", "best", "fmn", "ddn", "pdgd", "apgd"),
+    "Linf": ("best@500", "best", "fmn-steep", "fmn", "pdpgd", "apgd", "apgd-t"),
+}
+"""By norm, the minimum-norm attacks that are scored, as `--attacks` of `attackbench`."""
+
+
 class Files(NamedTuple):
     """Where the measurements of a network lie.
 
@@ -53,6 +62,7 @@ class Files(NamedTuple):
         best_ara: folder of `ara --attack=best`.
         robustness: folders of `robustness`, as many as `BALLS`.
         explanations: folder of `explain`.
+        benches: folders of `attackbench` by norm.
     """
 
     accuracy: Path
@@ -61,6 +71,7 @@ class Files(NamedTuple):
     best_ara: Path
     robustness: tuple[Path, ...]
     explanations: Path
+    benches: dict[str, Path]
 
 
 def files_of(name: str) -> Files:
@@ -73,6 +84,7 @@ def files_of(name: str) -> Files:
         best_ara=folder / "ara-best",
         robustness=tuple(folder / ball.folder for ball in BALLS),
         explanations=folder / "explain",
+        benches={norm: folder / f"attackbench-{norm}" for norm in BENCHED},
     )
 
 

@@ -344,7 +344,7 @@ def test_memory_of_ara_grows_neither_with_images_nor_with_steps(folder):
         (
             "ara",
             ["--model=tiny.safetensors", "--attack=pgd"],
-            "expected an attack (published, ddn, fmn, best, alma, ",
+            "expected an attack (published, ddn, fmn, best, fmn-steep, alma, ",
         ),
     ],
 )

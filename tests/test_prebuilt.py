@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 # The benchmarks are no part of what is installed.
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import faithfulness_table
+from benchmarks import faithfulness_table, minimum_norm_table
 from benchmarks.measured import files_of, measurements
 from benchmarks.results_table import DOCUMENTS, with_tables
 
@@ -115,6 +115,11 @@ def test_the_tables_are_those_that_the_measurements_make(document):
 def test_the_tables_of_faithfulness_are_those_that_the_measurements_make():
     text = faithfulness_table.DOCUMENT.read_text(encoding="utf-8")
     assert faithfulness_table.with_its_tables(text, CONTENT["networks"]) == text
+
+
+def test_the_table_of_minimum_norm_attacks_is_what_the_measurements_make():
+    text = minimum_norm_table.DOCUMENT.read_text(encoding="utf-8")
+    assert minimum_norm_table.with_its_tables(text, CONTENT["networks"]) == text
 
 
 @pytest.mark.slow
