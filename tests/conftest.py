@@ -35,6 +35,17 @@ def compiled_code_is_released() -> Iterator[None]:
     gc.collect()
 
 
+@pytest.fixture(scope="module")
+def package_compiled_quickly() -> Iterator[None]:
+    """What the package compiles itself is compiled without optimisation, where no test compares with reference outputs.
+
+    For what a test compiles, `compiling.quickly` is faster still.
+    """
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def unchecked() -> Iterator[None]:
     """Shapes in signatures are not checked for a while, which takes a hundred times as long as reading a file does."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from compiling import QUICK_FLAGS
 from warm_process import call_warm
 
 # ml_collections loads configs in an old way of Python's; all other warnings are errors.
@@ -20,13 +21,13 @@ def quick_environment(cache: Path) -> dict[str, str]:
     What is compiled runs slower and computes the same to within rounding; what is compiled once is there for the
     others.
     """
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_FLAGS}"
     return {**os.environ, "JAX_PLATFORMS": "cpu", "ADVX_CACHE": str(cache), "XLA_FLAGS": flags.strip()}
 
 
 def shell_environment(folder: Path) -> dict[str, str]:
-    """What a person's shell has, with a CPU and a cache of its own."""
-    environment = {**os.environ, "ADVX_CACHE": str(folder / "cache"), "JAX_PLATFORMS": "cpu"}
+    """What a person's shell has, with a CPU and a cache of its own, and code that is compiled fast."""
+    environment = quick_environment(folder / "cache")
     # The test process has JAX's own default here; a person's shell has nothing.
     for name in ("CIFAR10_PATH", "TF_CPP_MIN_LOG_LEVEL"):
         environment.pop(name, None)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import quickly
 from networks import TINY, random_classifier
 
 from advx_jax.attacks import NoBetterThanRandom, Published, PublishedBounded, Targeted
@@ -29,8 +30,6 @@ GOLDEN_TOLERANCE = 1e-3
 FIRST_STEP_TOLERANCE = 1e-5
 FIRST_STEP_IMAGES = 4
 
-# What runs once is compiled without optimisation, in a tenth of the time in float64.
-COMPILE_QUICKLY = {"xla_backend_optimization_level": 0}
 
 ATTACKS = {
     "bounded": (PublishedBounded, {"eps": 0.05, "overshoot": 3.0}),
@@ -175,7 +174,7 @@ def _first_steps(file, golden, published_pt, dtype):
     attacked = expected["attacked"][few]
     assert attacked.any()
 
-    @functools.partial(jax.jit, compiler_options=COMPILE_QUICKLY)
+    @quickly
     def one_step(classifier, x, y, attacked):
         state = attack.init(None, x, y, None, classifier.variables["batch_stats"])
         return attack.training_step(classifier.in_training_mode, x, y, state, attacked).perturbation

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 # The benchmarks are no part of what is installed.
 sys.path.insert(0, str(ROOT))
 
+from compiling import QUICK_FLAGS
 from PIL import Image
 from recipes import tiny_recipe
 from torch.utils.flop_counter import FlopCounterMode
@@ -63,7 +64,7 @@ def surroundings(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.setenv("ADVX_CACHE", str(tmp_path))
     monkeypatch.setenv("ADVX_BENCHMARK_RESULTS", str(tmp_path))
-    monkeypatch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0")
+    monkeypatch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {QUICK_FLAGS}")
 
 
 # Between them they have every ingredient.

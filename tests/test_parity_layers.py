@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiling import quickly
 from flax import traverse_util
 from jax import lax
 from jax.flatten_util import ravel_pytree
@@ -56,9 +57,6 @@ FLOAT64 = Tolerances(layer=1e-13, input_gradient=1e-13, penalty_gradient=1e-12)
 STEP = 1e-6
 # Seen: 8e-9.
 DIFFERENCE_TOLERANCE = 1e-6
-
-# These tests compile many programs to run each of them once.
-COMPILE_QUICKLY = {"xla_backend_optimization_level": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +139,7 @@ def flax_pass(architecture, train):
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum()
         return loss, (logits, changed["intermediates"], changed["batch_stats"])
 
-    return jax.jit(jax.grad(loss, has_aux=True), compiler_options=COMPILE_QUICKLY)
+    return quickly(jax.grad(loss, has_aux=True))
 
 
 @functools.cache
@@ -157,7 +155,7 @@ def flax_penalty_gradient(architecture):
 
         return jnp.square(jax.grad(chosen)(images)).mean()
 
-    return jax.jit(jax.grad(penalty), compiler_options=COMPILE_QUICKLY)
+    return quickly(jax.grad(penalty))
 
 
 def twin_pass(pair, train):
@@ -258,7 +256,7 @@ def check_derivatives(function, point, rng):
     def slope(flat):
         return jax.grad(value)(flat) @ gradient_weights
 
-    @functools.partial(jax.jit, compiler_options=COMPILE_QUICKLY)
+    @quickly
     def both(flat):
         return jnp.stack([value(flat), slope(flat)]), jnp.stack([jax.grad(value)(flat), jax.grad(slope)(flat)])
 
@@ -375,10 +373,7 @@ def check_against_automatic(inputs, stride, padding, same_padding):
         def second(x, kernel):
             return jax.grad(lambda *both: sum((g**2).sum() for g in first(*both)), (0, 1))(x, kernel)
 
-        return jax.jit(
-            lambda x, kernel: (convolve(x, kernel), *first(x, kernel), *second(x, kernel)),
-            compiler_options=COMPILE_QUICKLY,
-        )
+        return quickly(lambda x, kernel: (convolve(x, kernel), *first(x, kernel), *second(x, kernel)))
 
     names = ("value", "dx", "dkernel", "ddx", "ddkernel")
     for name, ours, expected in zip(names, all_orders(own)(*inputs), all_orders(automatic)(*inputs), strict=True):

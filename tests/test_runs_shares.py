@@ -35,6 +35,8 @@ from advx_jax.runs.robustness import RobustAccuracy
 from advx_jax.runs.shares import WHOLE, Share
 from advx_jax.runs.store import Store
 
+pytestmark = pytest.mark.usefixtures("package_compiled_quickly")
+
 N = 6
 SECONDS = re.compile(rb'"seconds": (\{[^}]*\}|[0-9.e-]+)')
 COMMANDS = {
