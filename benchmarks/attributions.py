@@ -5,8 +5,9 @@
 Needs Captum and Quantus (the extra `peers`). PyTorch gets the images as one batch, and every core; ours are computed as
 `ax.attribute_images` and `ax.score_attributions` do it, in chunks on all lanes. Both in turns, first calls not counted;
 the best round of each counts. Processor time is that of all threads together. On a machine that does other work, too,
-compare that, on one core (`taskset -c 0`): there no thread waits for another. Quantus is given the gradients; ours
-computes them again. Memory of Integrated Gradients is what the compiled program says of itself, for 16 and 128 steps.
+compare that, on one core (`taskset -c 0`): there no thread waits for another. Metrics are given the same gradients by
+both; beside those that ask the network stand the passes that they need, alone: the least that they can take. Memory of
+Integrated Gradients is what the compiled program says of itself, for 16 and 128 steps.
 """
 
 import contextlib
@@ -34,7 +35,6 @@ from advx_jax.analysis.attribution import (
     attribute_images,
 )
 from advx_jax.analysis.faithfulness import FaithfulnessCorrelation, Metric, PixelFlipping, Sparseness
-from advx_jax.analysis.faithfulness.scoring import score_attributions
 from advx_jax.errors import UserError
 from benchmarks.side_by_side import ModelPair, Row, model_pair, report
 
@@ -42,8 +42,8 @@ from benchmarks.side_by_side import ModelPair, Row, model_pair, report
 _STEPS, _SAMPLES = 64, 50
 _MEMORY_STEPS = (16, 128)
 _SUBSETS, _FLIPS = 50, 32
-# Quantus takes seconds an image for some.
-_QUANTUS_IMAGES = 4
+# Quantus takes half a second an image for some.
+_QUANTUS_IMAGES = 16
 
 _N_IMAGES = flags.DEFINE_integer("n_images", 32, "Images of the attributions, one batch.", lower_bound=4)
 _ROUNDS = flags.DEFINE_integer("rounds", 2, "How often to time each.", lower_bound=1)
@@ -70,8 +70,11 @@ def main(arguments: list[str]) -> None:
 
     for name, (method, by_captum) in _attributions(them, n_images).items():
         timed(name, by_captum, _ours(them, images, labels, method))
-    for name, (metric, by_quantus) in _metrics(them).items():
-        timed(name, by_quantus, _scored(them, metric))
+    gradients = attribute_images(them.classifier, *_of_quantus(them), Gradient())
+    for name, (metric, by_quantus) in _metrics(them, gradients).items():
+        timed(name, by_quantus, _scored(them, metric, gradients))
+        if passes := metric.cost(them.classifier, them.classifier.image_shape).passes:
+            timed(f"{passes} passes alone", *_passes(them, passes))
     memory = {steps: _memory(them, images[:16], labels[:16], steps) for steps in _MEMORY_STEPS}
     print(", ".join(f"IG with {steps} steps: {size / 2**20:.1f} MiB" for steps, size in memory.items()))
     report(
@@ -141,21 +144,25 @@ def _attributions(them: ModelPair, n_images: int) -> dict[str, tuple[Attribution
     }
 
 
-def _metrics(them: ModelPair) -> dict[str, tuple[Metric, Callable[[], object]]]:
+def _of_quantus(them: ModelPair) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels that metrics are measured with."""
+    return them.images[:_QUANTUS_IMAGES], them.labels[:_QUANTUS_IMAGES]
+
+
+def _metrics(them: ModelPair, gradients: np.ndarray) -> dict[str, tuple[Metric, Callable[[], object]]]:
     """By name: our metric, and Quantus'."""
     quantus = _peer("quantus")
-    n = _QUANTUS_IMAGES
-    found = attribute_images(them.classifier, them.images[:n], them.labels[:n], Gradient())
+    images, labels = _of_quantus(them)
     # Of pixels, as both have it where attributions have no channels.
-    x = np.ascontiguousarray(them.images[:n].transpose(0, 3, 1, 2))
-    a = found.sum(-1)[:, None]
+    x = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    a = gradients.sum(-1)[:, None]
 
     def by_quantus(kind: Any, **settings: Any) -> Callable[[], object]:
         def work() -> object:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 made = kind(normalise=False, disable_warnings=True, display_progressbar=False, **settings)
-                return made(them.twin, x, them.labels[:n], a_batch=a.copy(), channel_first=True, softmax=False)
+                return made(them.twin, x, labels, a_batch=a.copy(), channel_first=True, softmax=False)
 
         return work
 
@@ -175,10 +182,28 @@ def _metrics(them: ModelPair) -> dict[str, tuple[Metric, Callable[[], object]]]:
     }
 
 
-def _scored(them: ModelPair, metric: Metric) -> Callable[[], object]:
-    """With the gradient, which costs little beside."""
-    images, labels = them.images[:_QUANTUS_IMAGES], them.labels[:_QUANTUS_IMAGES]
-    return lambda: score_attributions(them.classifier, images, labels, [Gradient()], [metric])
+def _scored(them: ModelPair, metric: Metric, gradients: np.ndarray) -> Callable[[], object]:
+    images, labels = _of_quantus(them)
+    pixels = gradients.sum(-1)
+    return lambda: np.asarray(metric(them.classifier, images, labels, pixels))
+
+
+def _passes(them: ModelPair, count: int) -> tuple[Callable[[], object], Callable[[], object]]:
+    """So many passes of the images that metrics are measured with: theirs, and ours in one program as metrics are."""
+    import torch
+
+    tensors, images = them.tensors[:_QUANTUS_IMAGES], jnp.asarray(_of_quantus(them)[0])
+
+    def theirs() -> object:
+        with torch.no_grad():
+            return [them.twin(tensors) for _ in range(count)]
+
+    @jax.jit
+    def classify(model: Any, x: jax.Array) -> jax.Array:
+        # Other images each time, or the compiler would make one pass of all.
+        return jax.lax.scan(lambda _, shift: (None, model(x + shift)), None, jnp.linspace(0, 0.1, count))[1]
+
+    return theirs, lambda: jax.block_until_ready(classify(them.classifier, images))
 
 
 def _memory(them: ModelPair, images: np.ndarray, labels: np.ndarray, steps: int) -> int:

@@ -3,8 +3,8 @@
     python -m benchmarks.faithfulness_table
 
 Reads prebuilt/measured/NETWORK/faithfulness (all methods, metrics of what they point at), faithfulness-stability (their
-stability and sanity, on fewer images) and faithfulness-norms (adversarial explanations in several norms). Nothing in
-the tables is typed by hand.
+stability and sanity, on fewer images), faithfulness-randomisation (of networks that lose what they have learned) and
+faithfulness-norms (adversarial explanations in several norms). Nothing in the tables is typed by hand.
 """
 
 from collections.abc import Callable, Mapping
@@ -86,6 +86,11 @@ def stability_table(networks: Mapping[str, Any]) -> str:
     return _by_method("faithfulness-stability", networks, ("max_sensitivity", "random_logit"))
 
 
+def randomisation_table(networks: Mapping[str, Any]) -> str:
+    """How alike attributions stay to what they were while a network is randomised from its head on."""
+    return _by_method("faithfulness-randomisation", networks, ("parameter_randomisation",))
+
+
 def _by_method(folder: str, networks: Mapping[str, Any], metrics: tuple[str, ...]) -> str:
     results = found(folder, networks)
     first = next(iter(results.values()))["metrics"] if results else {}
@@ -118,6 +123,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "best methods": best_table,
     "every method": scores_table,
     "stability": stability_table,
+    "randomisation": randomisation_table,
     "counterfactuals": counterfactual_table,
 }
 
