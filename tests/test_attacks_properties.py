@@ -198,11 +198,14 @@ COMBINED |= {
     "targeted pdpgd",
     "targeted alma",
     "apgd-t L1",
+    "phased apgd-t L1",
+    "steep fmn Linf",
 }
 # Another loss, criterion or box for steps that are in the table, for the columns in which each costs a compilation.
 VARIED = {
     *("apgd-dlr L2", "apgd-margin L2", "apgd-ce L1 out of the box", "out of the box"),
     *("published, BTR", "smallest", "frank-wolfe out of the box"),
+    *("phased apgd-ce L1", "fab L1", "square L1"),
 }
 # What mixes images of a batch does so in either norm and towards any class; windows of Square differ in the norms.
 ALONE = {name for name in BRIEF if (name.endswith(" Linf") or "targeted" in name) and name != "square Linf"}
@@ -219,6 +222,7 @@ TRAINED = {
     "ddn",
     "fmn L2",
     "fmn L1",
+    "steep fmn L1",
     "pdgd",
     "apgd-ce L1 out of the box",
     *COMBINED,
