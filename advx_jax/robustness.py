@@ -39,6 +39,9 @@ _RESTARTS = define_whole(
 _SEED = define_whole("seed", 0, "Of all random draws.", least=0, most=2**32 - 1)
 _CLIP = flags.DEFINE_boolean("stay_in_range", True, "Keep perturbed images in [0,1].")
 _PICTURES = flags.DEFINE_boolean("pictures", False, "Write a picture of each broken image.")
+_START_FROM = flags.DEFINE_string(
+    "start_from", None, "Folder of other results, of another network say: the images broken there are looked at first."
+)
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder for the results. If not given, robustness/NAME-NORM-EPS, and -ATTACK if it is a single one."
 )
@@ -59,7 +62,8 @@ def main(arguments: list[str]) -> None:
         suffix = {"autoattack": "", "autoattack-plus": "-plus"}.get(name.lower(), f"-{members[0].name}")
         output = Path(_OUTPUT.value or f"robustness/{network.provenance.name}-{threat.norm}-{threat.eps:g}{suffix}")
         attacks = name, members, _SEED.value
-        accuracy = RobustAccuracy(network, data, n_images, *attacks, output, _PICTURES.value)
+        start_from = None if _START_FROM.value is None else Path(_START_FROM.value)
+        accuracy = RobustAccuracy(network, data, n_images, *attacks, output, _PICTURES.value, start_from)
         print(measure(accuracy, run_flags.OVERWRITE.value, share).text)
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from networks import random_classifier
@@ -99,6 +100,30 @@ def test_autoattack_runs_its_attacks_one_after_another(folder):
     assert left == sorted(left, reverse=True)
     assert left[-1] == results["robust_accuracy"]
     assert "L∞ 0.5/255 (RMS ≤ 0.00196)" in out
+
+
+def test_images_broken_elsewhere_are_looked_at_first(folder):
+    # In a larger ball, so that they have to be brought into this one.
+    flags = ("--model=tiny.safetensors", "--attack=pgd", "--steps=3", "--n_images=60")
+    succeed(folder, "robustness", *flags, f"--eps={1.2 * EPS}", "--output=elsewhere")
+    start = (*flags, f"--eps={EPS}", "--start_from=elsewhere", "--output=here")
+    succeed(folder, "robustness", *start)
+    results, there = (read(folder / name / "robustness.json") for name in ("here", "elsewhere"))
+    assert [attack["name"] for attack in results["attacks"]] == ["transfer", "pgd"]
+    images = load_sample().images[:60].astype(np.float32) / np.float32(255)
+    network = random_classifier()
+    transferred = [index for index, name in enumerate(results["broken_by"]) if name == "transfer"]
+    assert len(transferred) == results["attacks"][0]["broken"] > 0
+    for index in transferred:
+        assert there["broken_by"][index]
+        found = np.load(folder / "here" / "broken" / f"{index}.npy")
+        assert np.sqrt(np.square(found - images[index]).sum()) == pytest.approx(
+            results["distances"][index], abs=ROUNDING
+        )
+        assert results["distances"][index] <= EPS + ROUNDING
+        assert network(jnp.asarray(found[None])).argmax() == results["predicted"][index] != load_sample().labels[index]
+    message = fail(folder, "robustness", *start[:-2], "--start_from=nowhere", "--output=new")
+    assert "cannot read the results" in message
 
 
 def runs_made(path):

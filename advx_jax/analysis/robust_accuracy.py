@@ -17,10 +17,12 @@ from advx_jax.analysis.soundness import differing_rows, leading_scale, like_a_so
 from advx_jax.analysis.workers import Worker
 from advx_jax.attacks.base import Attack, Model, Part, as_attack, example_keys
 from advx_jax.attacks.checks import ImagesLike, LabelsLike
-from advx_jax.attacks.criteria import are_numbers, is_met
+from advx_jax.attacks.criteria import are_numbers, clearly_met, is_met
+from advx_jax.attacks.fixed_epsilon import FixedEpsilon
 from advx_jax.attacks.losses import CLASSES_NEEDED, LossName, loss_and_gradient
 from advx_jax.attacks.minimum_norm import MinimumNorm
 from advx_jax.attacks.passes import count_passes
+from advx_jax.attacks.projections import size
 from advx_jax.attacks.published import Published
 from advx_jax.errors import UserError
 from advx_jax.progress import call_progress
@@ -58,11 +60,11 @@ class AttackedImages(NamedTuple):
         finite: no logit was infinite or NaN on the way; otherwise the attack may have lost its way.
     """
 
-    success: Bool[np.ndarray, " n"]
-    predicted: Int[np.ndarray, " n"]
-    norm: Float[np.ndarray, " n"]
-    adversarial: Float[np.ndarray, "n *shape"]
-    finite: Bool[np.ndarray, " n"]
+    success: Bool[np.ndarray | Array, " n"]
+    predicted: Int[np.ndarray | Array, " n"]
+    norm: Float[np.ndarray | Array, " n"]
+    adversarial: Float[np.ndarray | Array, "n *shape"]
+    finite: Bool[np.ndarray | Array, " n"]
 
 
 def sanity_checks(
@@ -147,6 +149,34 @@ def run_attack(
     yield from map_batches(model, (images, labels, indices), work, rows)
 
 
+def transferred(
+    model: Model,
+    images: Float[np.ndarray, "n *shape"],
+    labels: Int[np.ndarray, " n"],
+    candidates: Float[np.ndarray, "n *shape"],
+    ball: FixedEpsilon,
+    rows: int,
+) -> AttackedImages:
+    """Look whether images that were broken elsewhere, on another network or within another ball, are so here.
+
+    Args:
+        model: images to logits.
+        images: as `prepared` gives them; at least one.
+        labels: true classes.
+        candidates: the broken images; they are brought to the nearest points in the ball and in [0,1].
+        ball: an attack, for its ball and criterion.
+        rows: images a chunk.
+    """
+
+    def work(worker: Worker, count: int, x: Array, y: Array, points: Array) -> AttackedImages:
+        del count
+        found: AttackedImages = worker.call(_transferred, ball, worker.model, x, y, points)
+        return found
+
+    whole: AttackedImages = gather(len(images), map_batches(model, (images, labels, candidates), work, rows))
+    return whole
+
+
 def robust_accuracy(
     model: Model,
     images: ImagesLike,
@@ -227,6 +257,15 @@ def _logits_and_flat(model: Model, images: Array, labels: Array) -> tuple[Float[
 
 def _unlabelled(model: Model, images: Array) -> Any:
     return _logits_and_flat(model, images, jnp.zeros(len(images), jnp.int32))
+
+
+@jax.jit
+def _transferred(ball: FixedEpsilon, model: Model, images: Array, labels: Array, candidates: Array) -> AttackedImages:
+    points = ball.project(images, candidates)
+    logits = model(points)
+    success = clearly_met(ball.criterion, logits, labels)
+    norm = jnp.where(success, size(ball.norm, points - images), jnp.inf)
+    return AttackedImages(success, logits.argmax(-1), norm, points, are_numbers(logits, labels))
 
 
 @jax.jit

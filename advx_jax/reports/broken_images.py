@@ -66,7 +66,7 @@ class BrokenImages:
         return len(broken)
 
     def _strip(self, index: int) -> np.ndarray:
-        image, adversarial = unit_images(self._data.images[index]), self._load(index)
+        image, adversarial = unit_images(self._data.images[index]), self.load(index)
         change = adversarial - image
         panels = [self._data.images[index], to_pixels(adversarial)]
         panels.append(difference_map(change, difference_scale(change[None])))
@@ -75,7 +75,12 @@ class BrokenImages:
         gap = np.full((image.shape[0], _GAP, image.shape[-1]), 255, np.uint8)
         return np.concatenate([panels[0], gap, panels[1], gap, panels[2]], axis=1)
 
-    def _load(self, index: int) -> np.ndarray:
+    def load(self, index: int) -> Float[np.ndarray, "height width channels"]:
+        """Read a broken image.
+
+        Raises:
+            UserError: its file is missing or damaged.
+        """
         path = self._path(index)
         try:
             # Mapped, so that a file can claim no more than it holds.

@@ -11,6 +11,8 @@ from advx_jax.reports.results_json import write_json
 from advx_jax.reports.robust_accuracy_warnings import is_robust, warnings
 
 RESULTS_FILE = "robustness.json"
+TRANSFER = "transfer"
+"""What broke an image that was broken elsewhere, and is so here."""
 
 
 def write_robust_accuracy(
@@ -22,6 +24,7 @@ def write_robust_accuracy(
     seconds: Mapping[str, float],
     n_classes: int,
     n_values: int,
+    started_elsewhere: bool = False,
 ) -> str:
     """Write `robustness.json`.
 
@@ -34,6 +37,7 @@ def write_robust_accuracy(
         seconds: that each attack took, by its name.
         n_classes: of the network.
         n_values: height·width·channels of an image.
+        started_elsewhere: images that were broken elsewhere were looked at first.
 
     Returns:
         A table by attack, and warnings.
@@ -42,11 +46,11 @@ def write_robust_accuracy(
     left = sum(record["correct"] for record in records)
     accuracy = left / n
     by_attack = []
-    for attack in attacks:
-        broken = sum(record.get("broken_by") == attack.name for record in records)
+    for name in (*([TRANSFER] if started_elsewhere else []), *(attack.name for attack in attacks)):
+        broken = sum(record.get("broken_by") == name for record in records)
         left -= broken
-        taken = seconds.get(attack.name, 0.0)
-        by_attack.append({"name": attack.name, "broken": broken, "accuracy_left": left / n, "seconds": taken})
+        taken = seconds.get(name, 0.0)
+        by_attack.append({"name": name, "broken": broken, "accuracy_left": left / n, "seconds": taken})
     results = {
         **head,
         "eps_rms": threat.largest_rms(n_values),

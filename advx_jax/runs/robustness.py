@@ -11,23 +11,24 @@ import jax
 import numpy as np
 
 from advx_jax.analysis.chunks import chunk_rows
-from advx_jax.analysis.robust_accuracy import SanityChecks, run_attack, sanity_checks
+from advx_jax.analysis.robust_accuracy import SanityChecks, run_attack, sanity_checks, transferred
 from advx_jax.analysis.row_cost import row_bytes
 from advx_jax.analysis.segments import segment_lengths
 from advx_jax.analysis.soundness import check_fit
 from advx_jax.analysis.workers import lanes
-from advx_jax.attacks import Attack, FirstSuccess
+from advx_jax.attacks import APGD, Attack, FirstSuccess
 from advx_jax.attacks.base import Part
 from advx_jax.attacks.named import FIXED_EPSILON
 from advx_jax.attacks.passes import count_passes
 from advx_jax.attacks.threat_model import threat_model
 from advx_jax.data.image_set import ImageSet
+from advx_jax.errors import UserError
 from advx_jax.files import check_output_folder
 from advx_jax.networks.registry import NamedModel
 from advx_jax.progress import Update
 from advx_jax.reports.broken_images import PICTURES_FOLDER, BrokenImages
-from advx_jax.reports.results_json import head, older_results
-from advx_jax.reports.robust_accuracy import RESULTS_FILE, write_robust_accuracy
+from advx_jax.reports.results_json import fingerprint, head, older_results, read_json
+from advx_jax.reports.robust_accuracy import RESULTS_FILE, TRANSFER, write_robust_accuracy
 from advx_jax.reports.robust_accuracy_warnings import is_robust
 from advx_jax.runs.blocks import load_block
 from advx_jax.runs.eta import Estimate, Phase
@@ -54,10 +55,11 @@ class RobustAccuracy(Measurement[str]):
         seed: of all random draws.
         output: folder for the results.
         pictures: write one of each broken image.
+        start_from: folder of other results, whose broken images are looked at first.
 
     Raises:
         UserError: network and images do not fit, attacks have several threat models, the network has too few
-            classes for one, or nothing can be written to `output`.
+            classes for one, nothing can be written to `output`, or the other results are none of these images.
     """
 
     command = "robustness"
@@ -73,6 +75,7 @@ class RobustAccuracy(Measurement[str]):
         seed: int,
         output: Path,
         pictures: bool = False,
+        start_from: Path | None = None,
     ) -> None:
         check_fit(network.classifier, data)
         self._n_classes = network.classifier.n_classes
@@ -98,6 +101,12 @@ class RobustAccuracy(Measurement[str]):
         }
         if name.lower() not in FIXED_EPSILON:
             self.settings["attack_settings"] = {attack.name: attack.settings() for attack in attacks}
+        self._elsewhere: BrokenImages | None = None
+        if start_from is not None:
+            self.settings["start_from"] = _told_elsewhere(start_from, data)
+            self._elsewhere = BrokenImages(start_from, data)
+            # Knows all norms, and is not run.
+            self._ball = APGD(eps=self._threat.eps, norm=self._threat.norm, stay_in_range=self._threat.stay_in_range)
         self._runs = FirstSuccess(attacks=self._attacks).parts(self._n_classes)
         shape = tuple(data.images.shape[1:])
         # In forward passes, of each run.
@@ -110,7 +119,7 @@ class RobustAccuracy(Measurement[str]):
 
     def is_valid(self, key: str, record: Record) -> bool:
         """Whether it has these fields, and the broken image is there."""
-        names = {attack.name for attack in self._attacks}
+        names = {attack.name for attack in self._attacks} | ({TRANSFER} if self._elsewhere else set())
         sound = is_index(key, len(self._data)) and all(type(record.get(name)) is bool for name in SanityChecks._fields)
         if not (sound and type(record.get("runs")) is int and 0 <= record["runs"] <= len(self._runs)):
             return False
@@ -192,8 +201,27 @@ class RobustAccuracy(Measurement[str]):
         found = {}
         for key, *fields in zip(keys, *checks, strict=True):
             found[key] = {name: bool(value) for name, value in zip(checks._fields, fields, strict=True)} | {"runs": 0}
-            done(self.portion_done(found[key]), spared=True)
+        found |= self._transferred(found, rows)
+        for record in found.values():
+            done(self.portion_done(record), spared=True)
         yield found
+
+    def _transferred(self, found: Mapping[str, Record], rows: int) -> dict[str, Record]:
+        """Of images that are classified correctly, the records of those that an image broken elsewhere breaks."""
+        if self._elsewhere is None:
+            return {}
+        block = [int(key) for key, record in found.items() if record["correct"] and self._elsewhere.holds(int(key))]
+        if not block:
+            return {}
+        candidates = np.stack([self._elsewhere.load(index) for index in block])
+        looked = transferred(self._classifier, *load_block(self._data, block), candidates, self._ball, rows)
+        records = {}
+        for index, success, predicted, distance, adversarial, _ in zip(block, *looked, strict=True):
+            if success:
+                self._broken.keep(index, adversarial)
+                told = {"broken_by": TRANSFER, "predicted": int(predicted), "distance": float(distance)}
+                records[str(index)] = found[str(index)] | told
+        return records
 
     def _attack(
         self,
@@ -248,9 +276,27 @@ class RobustAccuracy(Measurement[str]):
             seconds,
             self._n_classes,
             math.prod(self._data.images.shape[1:]),
+            started_elsewhere=self._elsewhere is not None,
         )
         text += f"\nresults: {self._output / RESULTS_FILE}"
         if self._pictures:
             n_pictures = self._broken.write_pictures(wanted)
             text += f", {n_pictures} pictures: {self._output / PICTURES_FOLDER}"
         return text
+
+
+def _told_elsewhere(folder: Path, data: ImageSet) -> dict[str, Any]:
+    """What other results say of themselves; whichever images they broke, so that more of them are another start.
+
+    Raises:
+        UserError: they cannot be read, or are of other images.
+    """
+    results = read_json(folder / RESULTS_FILE)
+    settings, broken = results.get("settings"), results.get("broken_by")
+    if (
+        not isinstance(settings, dict)
+        or not isinstance(broken, list)
+        or settings.get("data_sha256") != data.fingerprint
+    ):
+        raise UserError(f"expected results of the same images in {folder / RESULTS_FILE}, got others")
+    return {"model": str(settings.get("model")), "results": fingerprint({"settings": settings, "broken": broken})[:16]}
