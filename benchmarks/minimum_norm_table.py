@@ -61,16 +61,25 @@ def table(networks: Mapping[str, Any]) -> str:
         rows += [(norm, "images", "", "", *counts)] if results else []
         of_norm = {name: {attack["name"]: attack for attack in one["attacks"]} for name, one in results.items()}
         attacks = dict.fromkeys(attack for of_network in of_norm.values() for attack in of_network)
-        scored = [_row(norm, attack, [of_norm.get(name, {}).get(attack) for name in names]) for attack in attacks]
-        rows += sorted(scored, key=lambda row: row[3], reverse=True)
+        scores = [(attack, [of_norm.get(name, {}).get(attack) for name in names]) for attack in attacks]
+        scores.sort(key=lambda scored: _mean(scored[1]), reverse=True)
+        rows += [_row(norm, *scored) for scored in scores]
     return markdown(("norm", "attack", "passes", "optimality", *names), rows)
 
 
 def _row(norm: str, attack: str, scores: list[Mapping[str, Any] | None]) -> tuple[str, ...]:
-    measured = [score for score in scores if score is not None]
-    passes = ", ".join(dict.fromkeys(str(score["passes"]) for score in measured))
-    mean = global_optimality([score["local_optimality"] for score in measured])
-    return norm, f"`{attack}`", passes, f"{mean:.3f}", *("" if score is None else _cell(score) for score in scores)
+    passes = ", ".join(dict.fromkeys(str(score["passes"]) for score in scores if score is not None))
+    return (
+        norm,
+        f"`{attack}`",
+        passes,
+        f"{_mean(scores):.4f}",
+        *("" if score is None else _cell(score) for score in scores),
+    )
+
+
+def _mean(scores: list[Mapping[str, Any] | None]) -> float:
+    return global_optimality([score["local_optimality"] for score in scores if score is not None])
 
 
 def _cell(score: Mapping[str, Any]) -> str:
