@@ -4,11 +4,10 @@
     python -m advx_jax.robustness --model=resnet44-all --norm=Linf --eps=4/255 --attack=apgd-ce --n_images=200
     python -m advx_jax.robustness --model=network.pt --norm=L2 --eps=0.5 --attack=square --steps=500 --pictures
 
-The images are the first of the test set, in its order. --eps is a usual norm on the [0,1] scale: an L2
-norm (RMS times √3072 for CIFAR-10), the sum of all changes (L1), or the largest change of any value (Linf).
-autoattack is its standard version: apgd-ce, apgd-t, fab-t, square, each on the images that still stand.
-Writes robustness.json, broken images as broken/INDEX.npy, and images.jsonl, from which an interrupted
-measurement goes on, and which several calls at once share.
+The images are the first of the test set, in its order. --eps is a usual norm on the [0,1] scale: an L2 norm (RMS times
+√3072 for CIFAR-10), the sum of all changes (L1), or the largest change of any value (Linf). autoattack is its standard
+version: apgd-ce, apgd-t, fab-t, square, each on the images that still stand. Writes robustness.json, broken images as
+broken/INDEX.npy, and images.jsonl, from which an interrupted measurement goes on, and which several calls share.
 """
 
 import math
