@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import quickly
 from networks import random_classifier
 
 from advx_jax.attacks import APGD, APGDT, FAB, FABT, PGD, AutoAttack, FirstSuccess, Restarted, Square, example_keys
@@ -23,7 +24,6 @@ NORMS = ("L2", "Linf")
 STEPS = 20
 # Windows that are drawn need more of them to find a way.
 SQUARE_STEPS = 40
-QUICKLY = {"xla_backend_optimization_level": 0}
 
 ATTACKS = {
     "pgd": PGD,
@@ -88,12 +88,7 @@ def exact_distances(norm):
     return np.where(dual > 0, gaps / np.where(dual > 0, dual, 1), np.inf).min(-1)
 
 
-def quickly(function):
-    """Compiled without optimisation: what runs once need not run fast."""
-    return jax.jit(function, compiler_options=QUICKLY)
-
-
-@functools.partial(jax.jit, compiler_options=QUICKLY)
+@quickly
 def call(attack, model, images, labels, keys):
     return attack(model, images, labels, keys)
 
@@ -176,7 +171,7 @@ def test_steps_one_by_one_are_the_whole(name):
     attack = ATTACKS[name](eps=eps_of("L2"), norm="L2", steps=STEPS)
     fixed = (linear, images, labels)
     state = quickly(lambda: attack.init(*fixed, keys_of()))()
-    advance = jax.jit(lambda state, n: attack.advance(*fixed, state, n), static_argnums=1, compiler_options=QUICKLY)
+    advance = quickly(lambda state, n: attack.advance(*fixed, state, n), static_argnums=1)
     half, odd = divmod(attack.n_steps, 2)
     assert not odd, "two programs, which take longer to compile"
     state = advance(advance(state, half), half)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import quickly
 from networks import random_classifier
 
 from advx_jax.attacks import (
@@ -34,8 +35,6 @@ MASKS = [-1e9, LOWEST, -float("inf")]
 EPS = 0.0725
 # Decisions near a boundary, and sums in another order.
 DECISIONS = 0.02
-
-quickly = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 WEIGHTS = 4 * np.random.default_rng(0).normal(size=(int(np.prod(SHAPE)), K)).astype(np.float32)
