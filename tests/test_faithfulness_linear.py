@@ -31,6 +31,7 @@ from advx_jax.analysis.faithfulness.rank_correlation import ranks, similarity
 from advx_jax.analysis.faithfulness.units import Units
 from advx_jax.attacks import example_keys
 from advx_jax.errors import UserError
+from advx_jax.networks.programs import programs_in
 
 CASE = explained.linear_case()
 MODEL, IMAGES, TARGETS = CASE.model, CASE.images, CASE.targets
@@ -321,6 +322,23 @@ def test_ranks_share_the_mean_of_equal_values():
 def test_what_does_not_look_at_the_model_survives_its_randomisation():
     survives = ParameterRandomisation()(MODEL, IMAGES, TARGETS, lambda model, images, targets, key: images)
     np.testing.assert_allclose(survives, 1, atol=1e-6)
+
+
+def test_arrays_of_one_size_are_shuffled_in_one_sort_each_in_the_order_of_its_key():
+    arrays = [jnp.arange(6.0).reshape(shape) for shape in ((2, 3), (6,), (6,), (3, 2))]
+    model, metric = jax.tree_util.Partial(lambda arrays, images: images, arrays), ParameterRandomisation(seed=3)
+    for key, array, found in zip(
+        jax.random.split(jax.random.key(3), 4), arrays, metric.randomised(model, 4).args[0], strict=True
+    ):
+        np.testing.assert_array_equal(found, jax.random.permutation(key, array.ravel()).reshape(array.shape))
+
+    def sorts(program):
+        return sum(
+            (step.primitive.name == "sort") + sum(sorts(inner.jaxpr) for inner in programs_in(step))
+            for step in program.eqns
+        )
+
+    assert sorts(jax.make_jaxpr(lambda model: metric.randomised(model, 1))(model).jaxpr) == 1
 
 
 def test_randomised_slopes_are_the_same_values_in_another_order():

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 from jax import lax
 from jaxtyping import Array, Float
@@ -61,16 +62,7 @@ class ParameterRandomisation(Metric):
 
     def randomised(self, model: Model, n_modules: int | Array) -> Model:
         """The model with its last `n_modules` modules randomised."""
-        leaves, structure = jax.tree.flatten(model)
-        places = self._modules_of_leaves(model)
-        count = 1 + max(place for place in places if place is not None)
-        keys = jax.random.split(jax.random.key(self.seed), len(leaves))
-        mixed = [
-            leaf if place is None else jnp.where(count - place <= n_modules, _shuffled(key, leaf), leaf)
-            for leaf, place, key in zip(leaves, places, keys, strict=True)
-        ]
-        found: Model = jax.tree.unflatten(structure, mixed)
-        return found
+        return self._partly(model, self._shuffled(model), n_modules)
 
     def similarities(
         self, model: Model, images: Images, targets: Labels, method: Method, keys: Keys
@@ -78,12 +70,42 @@ class ParameterRandomisation(Metric):
         """The similarity after each module, from the head to the image."""
         places = [place for place in self._modules_of_leaves(model) if place is not None]
         here = self._rows(method(model, images, targets, keys))
+        # Outside of the loop: to shuffle all of a network's numbers takes as long as some of its gradients.
+        shuffled = self._shuffled(model)
 
         def look(_: None, n_modules: Array) -> tuple[None, Array]:
-            there = method(self.randomised(model, n_modules), images, targets, keys)
+            there = method(self._partly(model, shuffled, n_modules), images, targets, keys)
             return None, similarity(self.similarity, here, self._rows(there))
 
         return lax.scan(look, None, jnp.arange(1, max(places) + 2))[1].T
+
+    def _shuffled(self, model: Model) -> list[Any]:
+        """The model's leaves, those that belong to modules in a random order each."""
+        leaves, places = jax.tree.leaves(model), self._modules_of_leaves(model)
+        keys = jax.random.split(jax.random.key(self.seed), len(leaves))
+        # Those of one size together: compiling a sort for each of some hundred arrays took over a minute.
+        alike: dict[Any, list[int]] = {}
+        for number, (leaf, place) in enumerate(zip(leaves, places, strict=True)):
+            if place is not None:
+                alike.setdefault((jnp.size(leaf), jnp.result_type(leaf)), []).append(number)
+        for numbers in alike.values():
+            rows = jnp.stack([jnp.ravel(leaves[number]) for number in numbers])
+            shuffled = jax.vmap(jax.random.permutation)(keys[np.array(numbers)], rows)
+            for number, row in zip(numbers, shuffled, strict=True):
+                leaves[number] = row.reshape(jnp.shape(leaves[number]))
+        return leaves
+
+    def _partly(self, model: Model, shuffled: list[Any], n_modules: int | Array) -> Model:
+        """The model with the leaves of its last `n_modules` modules shuffled."""
+        leaves, structure = jax.tree.flatten(model)
+        places = self._modules_of_leaves(model)
+        count = 1 + max(place for place in places if place is not None)
+        mixed = [
+            leaf if place is None else jnp.where(count - place <= n_modules, other, leaf)
+            for leaf, other, place in zip(leaves, shuffled, places, strict=True)
+        ]
+        found: Model = jax.tree.unflatten(structure, mixed)
+        return found
 
     def measure(self, model: Model, images: Images, targets: Labels, explained: Method, keys: Keys) -> Values:
         """The mean over all modules."""
@@ -120,10 +142,6 @@ class ParameterRandomisation(Metric):
                 f"jax.tree_util.Partial), got none{' in ' + ', '.join(names) if names else ''}"
             )
         return [None if owner is None else known[owner] for owner in owners]
-
-
-def _shuffled(key: Array, leaf: Array) -> Array:
-    return jax.random.permutation(key, jnp.ravel(leaf)).reshape(jnp.shape(leaf))
 
 
 def _can_be_shuffled(leaf: Any) -> bool:
