@@ -156,15 +156,16 @@ def test_a_published_network_without_kinks_in_float32(name, published_pt, ara_su
 
 def test_integrated_gradients_of_published_networks_are_complete(published, ara_subset):
     network, classifier, _ = published
-    images, labels = map(jnp.asarray, ara_subset)
+    images = jnp.asarray(ara_subset[0])
+    targets = jax.jit(classifier)(images).argmax(-1)
     method = IntegratedGradients(steps=64)
-    found = attribute_images(classifier, images, labels, method)
+    found = attribute_images(classifier, images, targets, method)
     baselines = method.baselines(images)
-    gaps = jax.jit(completeness_gap)(classifier, images, labels, found, baselines)
-    whole, nothing = (jax.jit(target_logits)(classifier, x, labels) for x in (images, baselines))
+    gaps = jax.jit(completeness_gap)(classifier, images, targets, found, baselines)
+    whole, nothing = (jax.jit(target_logits)(classifier, x, targets) for x in (images, baselines))
     changes = jnp.abs(whole - nothing)
     together = (gaps * changes).sum() / changes.sum()
     print(f"\n{network}: gap {together:.2g}, median {np.median(gaps):.2g}, at most {gaps.max():.2g}")
     # Where the logit hardly changes, a single image's gap is large by itself; derivatives jump where units are ReLUs.
     assert max(together, np.median(gaps)) < 0.01
-    assert classifier.architecture.activation == "relu" or gaps.max() < 0.01
+    assert classifier.architecture.activation == "relu" or (gaps * changes).max() < 0.01 * changes.mean()
