@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -23,9 +24,12 @@ from advx_jax.runs.explain import given_images, own_images, write_explanations
 from advx_jax.runs.measurement import measure
 from advx_jax.runs.robustness import RobustAccuracy
 
+pytestmark = pytest.mark.usefixtures("package_compiled_quickly")
+
 N, K = 6, 3
 STRONG = Published(eps=5.0, steps=12)
-WEAK = Published(eps=1e-6, steps=2, momentum=0.0)
+# Numbers alone differ, which needs no compilation.
+WEAK = Published(eps=1e-6, steps=12, momentum=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -90,18 +94,27 @@ def test_what_was_never_crossed_is_no_distance_0(network, data, tmp_path):
     assert area_file(tmp_path / "older")["attack"] == found
 
 
+@pytest.fixture(scope="module")
+def measured(network, data, tmp_path_factory):
+    """A folder with measured distances."""
+    folder = tmp_path_factory.mktemp("measured")
+    measure_areas(network, data, N, WEAK, folder)
+    return folder
+
+
 @pytest.mark.parametrize(
     "change",
     [{"distances": None, "crossed": True}, {"distances": -1.0}, {"crossed": 1}, {"further": 1}, {"distances": []}],
 )
-def test_records_that_are_none_are_measured_again(change, network, data, tmp_path):
-    measure_areas(network, data, 2, WEAK, tmp_path)
+def test_records_that_are_none_are_measured_again(change, measured, network, data, tmp_path):
+    shutil.copytree(measured, tmp_path, dirs_exist_ok=True)
     results, path = area_file(tmp_path), tmp_path / "distances.jsonl"
     key, record = next(iter(kept_records(path).items()))
     lines = path.read_text().splitlines()
     damaged = [line.replace(json.dumps(record), json.dumps(record | change)) for line in lines]
     path.write_text("".join(line + "\n" for line in damaged))
-    measure_areas(network, data, 2, WEAK, tmp_path)
+    assert damaged != lines
+    measure_areas(network, data, N, WEAK, tmp_path)
     assert kept_records(path)[key] == record
     assert area_file(tmp_path) == results
 

@@ -23,8 +23,12 @@ from advx_jax.training.loop import BEST_NETWORK, Data, check_fit, train
 from advx_jax.training.state import initial_state, make_optimizer
 from advx_jax.training.stopping import StopRequest
 
+pytestmark = pytest.mark.usefixtures("package_compiled_quickly")
+
 # Of the resident memory of a process that has trained before, over the epochs of one more run.
 HOST_GROWTH_MIB = 12
+# Enough to learn something.
+EPOCHS = 8
 
 
 class Notes:
@@ -89,24 +93,31 @@ def run(recipe, workdir, **options):
     return notes
 
 
-def test_every_example_counts_once_an_epoch_and_the_test_set_is_measured(tmp_path):
-    notes = run(quick(), tmp_path)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A whole run, which costs most of what is tested here: its recipe, its folder, and what was noted."""
+    recipe, workdir = dataclasses.replace(quick(), epochs=EPOCHS), tmp_path_factory.mktemp("trained")
+    return recipe, workdir, run(recipe, workdir)
+
+
+def test_every_example_counts_once_an_epoch_and_the_test_set_is_measured(trained):
+    _, workdir, notes = trained
     assert notes.begun == 0
-    assert [summary.epoch for summary in notes.epochs] == [1, 2, 3]
+    assert [summary.epoch for summary in notes.epochs] == list(range(1, EPOCHS + 1))
     # Four batches of 12, 12, 12 and 8.
     weights = np.array([12, 12, 12, 8])
-    for summary, losses in zip(notes.epochs, np.reshape(notes.losses, (3, 4)), strict=True):
+    for summary, losses in zip(notes.epochs, np.reshape(notes.losses, (EPOCHS, 4)), strict=True):
         assert summary.train_loss == pytest.approx((losses * weights).sum() / 44)
-    classifier, provenance = load_network(tmp_path / "network.safetensors")
+    classifier, provenance = load_network(workdir / "network.safetensors")
     measured = evaluate(classifier, DATA.test)
     assert (measured.accuracy, measured.loss) == (notes.epochs[-1].test.accuracy, notes.epochs[-1].test.loss)
     assert provenance.name == "resnet44-standard"
-    assert provenance.batches_tracked == 12
+    assert provenance.batches_tracked == 4 * EPOCHS
     assert provenance.psi_integrator is None
 
 
-def test_training_learns(tmp_path):
-    notes = run(dataclasses.replace(quick(), epochs=15), tmp_path)
+def test_training_learns(trained):
+    _, _, notes = trained
     assert notes.epochs[-1].train_loss < 0.8 * notes.epochs[0].train_loss
 
 
@@ -141,8 +152,8 @@ def test_a_run_starts_from_a_network_and_its_psi_integrator(tmp_path):
         initial_state(quick("standard"), make_optimizer(recipe, 4), start)
 
 
-def test_a_stop_is_heard_and_what_was_done_is_kept(tmp_path):
-    recipe = quick()
+def test_a_stop_is_heard_and_what_was_done_is_kept(trained, tmp_path):
+    recipe, whole, undisturbed = trained
     stop = StopRequest()
     notes = Notes(stop, stop_after=5)
     assert not train(recipe, DATA, tmp_path, notes, stop)
@@ -150,8 +161,7 @@ def test_a_stop_is_heard_and_what_was_done_is_kept(tmp_path):
     assert 5 < made <= 8
     later = run(recipe, tmp_path)
     assert later.begun == made
-    whole = tmp_path / "whole"
-    assert notes.losses + later.losses == run(recipe, whole).losses
+    assert notes.losses + later.losses == undisturbed.losses
     ours, theirs = (load_network(folder / "network.safetensors")[0].variables for folder in (tmp_path, whole))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
@@ -165,10 +175,10 @@ def test_memory_stays_flat(tmp_path):
     assert notes.host_mib[-1] - notes.host_mib[5] < HOST_GROWTH_MIB, notes.host_mib
 
 
-def test_last_checkpoints_stay(tmp_path):
-    run(dataclasses.replace(quick(), epochs=6), tmp_path)
-    steps = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
-    assert steps == [16, 20, 24]
+def test_last_checkpoints_stay(trained):
+    _, workdir, _ = trained
+    steps = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+    assert steps == [4 * epoch for epoch in (EPOCHS - 2, EPOCHS - 1, EPOCHS)]
 
 
 @pytest.mark.slow
@@ -192,13 +202,13 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_the_end_is_the_sam
     assert {path.name for path in (tmp_path / "damaged" / "checkpoints").iterdir()} == {"8", "12", "16"}
 
 
-def test_no_good_checkpoint_is_an_error_that_says_what_to_do(tmp_path):
-    recipe = quick()
-    run(recipe, tmp_path)
+def test_no_good_checkpoint_is_an_error_that_says_what_to_do(trained, tmp_path):
+    recipe, workdir, _ = trained
+    shutil.copytree(workdir / "checkpoints", tmp_path / "checkpoints")
     for path in (tmp_path / "checkpoints").iterdir():
         damage(path)
     with pytest.raises(UserError) as caught:
-        run(dataclasses.replace(recipe, epochs=4), tmp_path)
+        run(dataclasses.replace(recipe, epochs=EPOCHS + 1), tmp_path)
     assert str(caught.value).startswith("cannot read any checkpoint (")
     assert f"or move {tmp_path / 'checkpoints'} away to train from the start" in str(caught.value)
 
