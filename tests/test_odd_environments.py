@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from networks import random_classifier
-from processes import interrupted_while_importing
+from processes import interrupted_while_importing, quick_environment
 
 from advx_jax import attacks
 from advx_jax.cache import cache_dir
@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
 
 
 def call(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    surroundings = {**os.environ, "ADVX_CACHE": str(folder.parent / "cache"), "JAX_PLATFORMS": "cpu", **environment}
+    surroundings = {**quick_environment(folder.parent / "cache"), **environment}
     for name in ("CIFAR10_PATH", "TF_CPP_MIN_LOG_LEVEL"):
         surroundings.pop(name, None)
     command = [sys.executable, "-W", "error", *arguments]
