@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import quickly
 from networks import TINY, random_classifier
 from recipes import PUBLISHED_RECIPES, published_recipe, tiny_recipe
 
@@ -24,7 +25,6 @@ SIX_DIGITS = 1e-6
 FLOAT64_TOLERANCE = 1e-9
 # Relative, of a penalty and its gradient in bfloat16, which has 8 bits: a few steps of rounding.
 BFLOAT16_TOLERANCE = 0.1
-QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0}
 
 
 def injected(n, random_logit=None, tandem=None, attacked=None):
@@ -41,7 +41,7 @@ def injected(n, random_logit=None, tandem=None, attacked=None):
 
 def on_one_device(function, *arguments):
     """Call a step's part in the axis that it expects."""
-    compiled = jax.jit(jax.vmap(function, axis_name=AXIS), compiler_options=QUICK_TO_COMPILE)
+    compiled = quickly(jax.vmap(function, axis_name=AXIS))
     found = compiled(*jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], arguments))
     return jax.tree.map(lambda leaf: leaf[0], found)
 
@@ -140,10 +140,7 @@ def tiny_steps(request):
         optimiser = make_optimiser(twin, recipe.learning_rate)
         rng = np.random.default_rng(4)
         integrator, pairs = 2.0, []
-        step = jax.jit(
-            jax.vmap(lambda *rest: descend(recipe, optimizer, *rest), axis_name=AXIS),
-            compiler_options=QUICK_TO_COMPILE,
-        )
+        step = quickly(jax.vmap(lambda *rest: descend(recipe, optimizer, *rest), axis_name=AXIS))
         for _ in range(3):
             images, labels = rng.uniform(size=(6, 8, 8, 3)), rng.integers(0, 10, 6)
             random_logit, tandem = rng.integers(0, 10, 6), rng.uniform(size=6) < 0.5
