@@ -287,7 +287,7 @@ BAD_SETTINGS = {
     "direction": (lambda: _unchecked(Published, direction="up"), "expected cross_entropy or scale_free as direction"),
     "pixel levels": (lambda: PGD(eps=8.0, norm="inf"), r"expected eps of at most 1 in Linf, .* is 8.0/255 meant\?"),
     "norm": (lambda: PGD(eps=0.1, norm="L1"), "expected L2 or Linf as the norm, got 'L1'"),
-    "an ensemble's norm": (lambda: AutoAttack(eps=0.1, norm="max"), "expected L2 or Linf as the norm, got 'max'"),
+    "an ensemble's norm": (lambda: AutoAttack(eps=0.1, norm="max"), "expected L1, L2 or Linf as the norm, got 'max'"),
     "FMN's norm": (lambda: FMN(norm=3), "expected L0, L1, L2 or Linf as the norm, got 3"),
     "DDN's norm": (lambda: DDN(norm="Linf"), "expected L2 as the norm, got 'Linf'"),
     "FMN's gamma": (lambda: FMN(gamma=1.5), "expected gamma above 0 and below 1, got 1.5"),
