@@ -1,4 +1,4 @@
-"""Values from files that nobody vouches for, made fit for a terminal and a one-line message."""
+"""What people are told in one line, values from files that nobody vouches for made fit for it."""
 
 import difflib
 import functools

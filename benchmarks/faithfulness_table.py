@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from advx_jax.cli.commands import command, no_arguments
-from advx_jax.files import atomic_write
 from advx_jax.reports.faithfulness_figure import write_faithfulness_figure
 from advx_jax.reports.faithfulness_files import CONTROL, RESULTS_FILE, read_faithfulness
 from benchmarks.measured import MEASURED, ROOT, read_manifest
-from benchmarks.results_table import markdown, with_tables
+from benchmarks.results_table import markdown, rewrite, with_tables
 
 DOCUMENT = ROOT / "docs" / "faithfulness.md"
 PICTURE = ROOT / "benchmarks" / "pictures" / "faithfulness.png"
@@ -38,9 +37,7 @@ def main(arguments: list[str]) -> None:
     """Rebuild both."""
     no_arguments(arguments)
     networks = read_manifest()["networks"]
-    text = with_its_tables(DOCUMENT.read_text(encoding="utf-8"), networks)
-    with atomic_write(DOCUMENT) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    rewrite(DOCUMENT, networks, with_its_tables)
     everything = list(found("faithfulness", networks).values())
     if everything:
         drawn = {name: one for name, one in everything[0]["metrics"].items() if name not in _NOT_DRAWN}

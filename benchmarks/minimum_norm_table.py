@@ -12,12 +12,11 @@ from typing import Any
 
 from advx_jax.cli.commands import command, no_arguments
 from advx_jax.analysis.optimality import global_optimality
-from advx_jax.files import atomic_write
 from advx_jax.reports.attackbench import RESULTS_FILE
 from advx_jax.reports.figures import draw_grid, line_style, missing_letters_allowed, save_figure
 from advx_jax.reports.results_json import read_json
 from benchmarks.measured import BENCHED, ROOT, files_of, read_manifest
-from benchmarks.results_table import markdown, with_tables
+from benchmarks.results_table import markdown, rewrite, with_tables
 
 DOCUMENT = ROOT / "docs" / "minimum_norm.md"
 PICTURE = ROOT / "benchmarks" / "pictures" / "minimum_norm.png"
@@ -31,9 +30,7 @@ def main(arguments: list[str]) -> None:
     """Rebuild both."""
     no_arguments(arguments)
     networks = read_manifest()["networks"]
-    text = with_its_tables(DOCUMENT.read_text(encoding="utf-8"), networks)
-    with atomic_write(DOCUMENT) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    rewrite(DOCUMENT, networks, with_its_tables)
     results = {norm: found(norm, networks) for norm in BENCHED}
     if any(results.values()):
         _draw(PICTURE, {norm: of_norm for norm, of_norm in results.items() if of_norm})

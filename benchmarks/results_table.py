@@ -7,6 +7,7 @@ Nothing in the tables is typed by hand.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from advx_jax.cli.commands import command, no_arguments
@@ -45,11 +46,16 @@ def main(arguments: list[str]) -> None:
             entry["measured"] = found
     write_manifest(content)
     for document in DOCUMENTS:
-        text = document.read_text(encoding="utf-8")
-        with atomic_write(document) as temporary:
-            temporary.write_text(with_tables(text, content["networks"]), encoding="utf-8")
+        rewrite(document, content["networks"], with_tables)
     write_results_picture(PICTURE, list(content["networks"]))
     print(*(table(content["networks"]) for table in TABLES.values()), sep="\n\n")
+
+
+def rewrite(document: Path, networks: Mapping[str, Any], with_its_tables: Callable[[str, Any], str]) -> None:
+    """Put the tables of these networks into a document."""
+    text = with_its_tables(document.read_text(encoding="utf-8"), networks)
+    with atomic_write(document) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def with_tables(

@@ -290,10 +290,12 @@ class APGDT(Targets):
     """AutoAttack's APGD-T: APGD on the targeted DLR loss, towards the likeliest other classes one after another."""
 
     norms: ClassVar[tuple[str, ...]] = APGD.norms
+    # What goes towards each of them.
+    ascent: ClassVar[type[APGD]] = APGD
 
     def towards(self, rank: int) -> APGD:
         """APGD towards one class."""
-        return APGD(
+        return self.ascent(
             eps=self.eps,
             norm=self.norm,
             steps=self.steps,

@@ -152,16 +152,6 @@ class PhasedAPGDT(APGDT):
     """
 
     norms: ClassVar[tuple[str, ...]] = PhasedAPGD.norms
+    ascent: ClassVar[type[APGD]] = PhasedAPGD
 
     n_targets: int = struct.field(pytree_node=False, default=5)
-
-    def towards(self, rank: int) -> PhasedAPGD:
-        """APGD towards one class."""
-        return PhasedAPGD(
-            eps=self.eps,
-            norm=self.norm,
-            steps=self.steps,
-            stay_in_range=self.stay_in_range,
-            loss="targeted_dlr",
-            target=rank,
-        )

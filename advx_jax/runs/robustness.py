@@ -105,8 +105,6 @@ class RobustAccuracy(Measurement[str]):
         if start_from is not None:
             self.settings["start_from"] = _told_elsewhere(start_from, data)
             self._elsewhere = BrokenImages(start_from, data)
-            # Knows all norms, and is not run.
-            self._ball = APGD(eps=self._threat.eps, norm=self._threat.norm, stay_in_range=self._threat.stay_in_range)
         self._runs = FirstSuccess(attacks=self._attacks).parts(self._n_classes)
         shape = tuple(data.images.shape[1:])
         # In forward passes, of each run.
@@ -214,7 +212,9 @@ class RobustAccuracy(Measurement[str]):
         if not block:
             return {}
         candidates = np.stack([self._elsewhere.load(index) for index in block])
-        looked = transferred(self._classifier, *load_block(self._data, block), candidates, self._ball, rows)
+        # Knows all norms, and is not run.
+        ball = APGD(eps=self._threat.eps, norm=self._threat.norm, stay_in_range=self._threat.stay_in_range)
+        looked = transferred(self._classifier, *load_block(self._data, block), candidates, ball, rows)
         records = {}
         for index, success, predicted, distance, adversarial, _ in zip(block, *looked, strict=True):
             if success:
