@@ -30,6 +30,7 @@ from reference.train_step import lipschitz_penalty
 from advx_jax.convert import read_pt
 from advx_jax.networks import convolution
 from advx_jax.networks.activations import half_huber_relu
+from advx_jax.networks.column_groups import grouped_columns
 from advx_jax.networks.convolution import convolve
 from advx_jax.networks.resnet import ResNet, ResNetArchitecture
 
@@ -333,21 +334,40 @@ def test_convolution_of_any_kernel_equals_automatic(size, stride, extents, paddi
 
 @sizes_and_strides
 def test_convolution_of_wide_3x3_kernels_equals_automatic(height, width, stride, float64, monkeypatch):
-    monkeypatch.setattr(convolution, "_MOST_PUBLISHED", 0)
+    monkeypatch.setattr(convolution, "_LEAST_TILED", 0)
     check_against_automatic(convolution_inputs(float64, height, width), stride, None, ((1, 1), (1, 1)))
 
 
-def test_wide_3x3_convolutions_are_as_exact_as_single_precision_allows():
+@pytest.mark.parametrize(
+    ("width", "inputs", "outputs", "columns"),
+    [(32, 16, 16, 2), (32, 16, 3, 8), (32, 16, 24, 1), (32, 32, 16, 1), (6, 8, 4, 2), (7, 8, 8, 1), (32, 16, 1, 32)],
+)
+def test_columns_fill_32_channels_where_the_width_is_a_multiple(width, inputs, outputs, columns):
+    assert grouped_columns(width, inputs, outputs) == columns
+
+
+# Columns in groups, one by one, and in tiles.
+@pytest.mark.parametrize(("inputs", "outputs"), [(16, 16), (16, 3), (16, 64), (64, 64)])
+def test_3x3_convolutions_are_as_exact_as_single_precision_allows(inputs, outputs):
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(2, 12, 12, 64)).astype(np.float32)
-    kernel = (rng.normal(size=(3, 3, 64, 64)) / 24).astype(np.float32)
-    assert x[0, :, :, 0].size * kernel.size > convolution._MOST_PUBLISHED
-    with torch.no_grad():
-        tensors = (torch.from_numpy(a).double() for a in (x.transpose(0, 3, 1, 2), kernel.transpose(3, 2, 0, 1)))
-        exact = torch.nn.functional.conv2d(*tensors, padding=1).numpy().transpose(0, 2, 3, 1)
-    found = convolve(jnp.asarray(x), jnp.asarray(kernel))
-    assert np.sqrt(np.mean((found - exact) ** 2)) < 1e-6
-    assert np.abs(found - exact).max() < 1e-5
+    x = rng.normal(size=(20, 12, 12, inputs)).astype(np.float32)
+    kernel = (rng.normal(size=(3, 3, inputs, outputs)) / (3 * inputs**0.5)).astype(np.float32)
+    cotangent = rng.normal(size=(20, 12, 12, outputs)).astype(np.float32)
+
+    found, derivatives = jax.vjp(convolve, jnp.asarray(x), jnp.asarray(kernel))
+    tensors = [
+        torch.from_numpy(a).double().requires_grad_() for a in (x.transpose(0, 3, 1, 2), kernel.transpose(3, 2, 0, 1))
+    ]
+    exact = torch.nn.functional.conv2d(*tensors, padding=1)
+    gradients = torch.autograd.grad(exact, tensors, torch.from_numpy(cotangent.transpose(0, 3, 1, 2)).double())
+    in_order = (exact.detach().permute(0, 2, 3, 1), gradients[0].permute(0, 2, 3, 1), gradients[1].permute(2, 3, 1, 0))
+    for name, ours, expected in zip(
+        ("value", "dx", "dkernel"), (found, *derivatives(jnp.asarray(cotangent))), in_order, strict=True
+    ):
+        expected = expected.numpy()
+        scale = np.sqrt(np.mean(expected**2))
+        assert np.sqrt(np.mean((ours - expected) ** 2)) < 1e-6 * scale, name
+        assert np.abs(ours - expected).max() < 1e-5 * scale, name
 
 
 @pytest.mark.parametrize("extent", [1, 2, 7])

@@ -11,15 +11,18 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from advx_jax.networks.column_groups import correlate_columns, grouped_columns
+from advx_jax.networks.layouts import LAYOUT
 from advx_jax.networks.winograd import correlate_3x3
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 """Zeros before and behind the rows, and before and behind the columns."""
 
-_LAYOUT = ("NHWC", "HWIO", "NHWC")
-# Products that a 3x3 convolution of the published networks takes for one image of 32x32 pixels, or fewer. Up to here
-# sums are made in the order in which they always were, so that published figures stay what they are to the last bit.
-_MOST_PUBLISHED = 8 * 8 * 3 * 3 * 64 * 64
+# Channels of input and of output from which on a 3x3 convolution is faster in tiles; with fewer, transforming them
+# takes what the smaller number of products saves.
+_LEAST_TILED = 32
+# Of fewer bits even a sum of a few inputs, as tiles are made of, is rounded noticeably.
+_EXACT_TYPES = (jnp.float32, jnp.float64)
 # Images whose part of a kernel gradient a CPU computes at a time; 16 and 32 were equally fast, 64 slower.
 _CPU_CHUNK = 16
 
@@ -50,34 +53,41 @@ def convolve(
         return _correlate(x, kernel, padding, precision)
     if kernel.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
         return _correlate(x[:, ::stride, ::stride], kernel, padding, precision)
-    return lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, dimension_numbers=_LAYOUT, precision=precision
-    )
+    return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=LAYOUT, precision=precision)
 
 
 def _correlate(
     x: Array, kernel: Array, padding: Padding, precision: lax.PrecisionLike, *, turned: bool = False
 ) -> Array:
     """Convolution with stride 1, if asked with the kernel turned by 180 degrees and its channel axes exchanged."""
-
-    def directly(x: Array, kernel: Array) -> Array:
-        kernel = lax.rev(kernel, (0, 1)).swapaxes(2, 3) if turned else kernel
-        return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=_LAYOUT, precision=precision)
-
-    # Neither of the other ways has to turn the kernel in memory, which takes long where there are many channels.
+    inputs, outputs = kernel.shape[3:1:-1] if turned else kernel.shape[2:]
+    # Two of the ways don't have to turn the kernel in memory, which takes long where there are many channels.
     if kernel.shape[:2] == (1, 1):
         around = [(0, 0, 0), *((*both, 0) for both in padding), (0, 0, 0)]
         padded = lax.pad(x, jnp.zeros((), x.dtype), around)
         return lax.dot_general(padded, kernel[0, 0], (((3,), (1 if turned else 0,)), ((), ())), precision=precision)
-    if kernel.shape[:2] != (3, 3) or x.dtype not in (jnp.float32, jnp.float64) or _is_small(x, kernel):
+
+    def as_asked(kernel: Array) -> Array:
+        return lax.rev(kernel, (0, 1)).swapaxes(2, 3) if turned else kernel
+
+    def directly(x: Array, kernel: Array) -> Array:
+        kernel = as_asked(kernel)
+        return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=LAYOUT, precision=precision)
+
+    def in_groups(x: Array, kernel: Array) -> Array:
+        return correlate_columns(x, as_asked(kernel), columns, padding, precision)
+
+    def in_tiles(x: Array, kernel: Array) -> Array:
+        return correlate_3x3(x, kernel, padding, precision, turned=turned)
+
+    columns = grouped_columns(x.shape[2] + sum(padding[1]) - kernel.shape[1] + 1, inputs, outputs)
+    if kernel.shape[:2] == (3, 3) and min(inputs, outputs) >= _LEAST_TILED and x.dtype in _EXACT_TYPES:
+        on_cpu = in_tiles
+    elif columns > 1:
+        on_cpu = in_groups
+    else:
         return directly(x, kernel)
-    tiles = functools.partial(correlate_3x3, padding=padding, precision=precision, turned=turned)
-    return lax.platform_dependent(x, kernel, cpu=tiles, default=directly)
-
-
-def _is_small(x: Array, kernel: Array) -> bool:
-    """Whether a convolution is as small as those of the published networks, or smaller."""
-    return x.shape[1] * x.shape[2] * kernel.size <= _MOST_PUBLISHED
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=directly)
 
 
 def _padding_of(kernel: Array, padding: Padding | None) -> Padding:
@@ -128,8 +138,6 @@ def _input_gradient(
         size: height and width of the convolution's input.
         precision: of the products.
     """
-    if kernel.shape[:2] == (3, 3) and _is_small(cotangent, kernel):
-        return _spread_input_gradient(cotangent, kernel, stride, padding, size, precision)
     rows, columns = (
         [_phase(phase, *each, stride) for phase in range(stride)]
         for each in zip(size, cotangent.shape[1:3], kernel.shape[:2], padding, strict=True)
@@ -167,31 +175,6 @@ def _phase(phase: int, size: int, outputs: int, extent: int, padding: tuple[int,
     return _Phase(first, positions, (taps - 1 - skipped, skipped + positions - outputs))
 
 
-def _spread_input_gradient(
-    cotangent: Array,
-    kernel: Array,
-    stride: int,
-    padding: Padding,
-    size: tuple[int, int],
-    precision: lax.PrecisionLike,
-) -> Array:
-    """The same in one correlation of the spread out cotangent: more work at strides, and another order of sums."""
-    around = [
-        (extent - 1 - before, wanted - given * stride + before)
-        for extent, (before, _), wanted, given in zip(
-            kernel.shape[:2], padding, size, cotangent.shape[1:3], strict=True
-        )
-    ]
-    return lax.conv_general_dilated(
-        _spread_out(cotangent, stride),
-        lax.rev(kernel, (0, 1)).swapaxes(2, 3),
-        (1, 1),
-        around,
-        dimension_numbers=_LAYOUT,
-        precision=precision,
-    )
-
-
 def _input_gradient_forward(
     cotangent: Array,
     kernel: Array,
@@ -222,17 +205,6 @@ def _input_gradient_backward(
 _input_gradient.defvjp(_input_gradient_forward, _input_gradient_backward)
 
 
-def _spread_out(x: Array, stride: int) -> Array:
-    """Put stride - 1 zeros behind each position, in both directions."""
-    if stride == 1:
-        return x
-    # Not `lax.pad` with gaps: XLA makes a convolution with dilated input of that, which CPUs run slowly.
-    batch, height, width, channels = x.shape
-    gap = (0, stride - 1)
-    x = jnp.pad(x[:, :, None, :, None, :], ((0, 0), (0, 0), gap, (0, 0), gap, (0, 0)))
-    return x.reshape(batch, height * stride, width * stride, channels)
-
-
 def _kernel_gradient(
     x: Array,
     cotangent: Array,
@@ -254,7 +226,7 @@ def _kernel_gradient(
             (1, 1),
             around,
             rhs_dilation=(stride, stride),
-            dimension_numbers=_LAYOUT,
+            dimension_numbers=LAYOUT,
             precision=precision,
         )
         return gradient.transpose(1, 2, 0, 3)

@@ -4,8 +4,10 @@ Each tile of 2x2 outputs comes out of 4x4 inputs. Tiles and kernel are transform
 transformed back; the transformations only add. Rounding errors are a few times those of the definition.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -13,10 +15,12 @@ from jaxtyping import Array, Float
 _SIDE = 4
 
 
+# Traced once for each shape: a network has many convolutions of the same.
+@functools.partial(jax.jit, static_argnames=("padding", "precision", "turned"))
 def correlate_3x3(
     x: Float[Array, "batch height width inputs"],
     kernel: Float[Array, "3 3 _ _"],
-    padding: Sequence[tuple[int, int]],
+    padding: tuple[tuple[int, int], tuple[int, int]],
     precision: lax.PrecisionLike,
     *,
     turned: bool = False,
