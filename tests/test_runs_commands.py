@@ -13,12 +13,15 @@ from processes import measure_flags, start, succeed
 from advx_jax.networks.classifier import Provenance
 from advx_jax.networks.files import save_network
 
+# By what a test calls it: a command, and behind a space what is special.
 COMMANDS = {
     "explain": ("--steps=20", "--n_images=24"),
+    "explain methods": ("--methods=adversarial,integrated_gradients,grad_cam", "--steps=20", "--n_images=24"),
     "ara": ("--steps=60", "--eps=5", "--n_images=48"),
     "robustness": ("--attack=apgd-t", "--steps=60", "--eps=0.02", "--n_images=48", "--pictures"),
     "evaluate": ("--n_images=200",),
     "faithfulness": ("--methods=gradient,adversarial,random", "--metrics=deletion,road", "--n_images=64"),
+    "attackbench": ("--attacks=fmn@60,ddn@40,apgd@60", "--norm=L2", "--n_images=48"),
 }
 # What may differ between two runs that make the same.
 PASSING = ("seconds", "environment")
@@ -31,8 +34,9 @@ def folder(tmp_path_factory):
     return path
 
 
-def flags(command, output):
-    return measure_flags(command, COMMANDS[command], output)
+def command_line(command, output):
+    name = command.split()[0]
+    return name, *measure_flags(name, COMMANDS[command], output)
 
 
 def without_times(value):
@@ -61,7 +65,7 @@ def undisturbed(folder):
     def get(command):
         if command not in made:
             began = time.monotonic()
-            succeed(folder, command, *flags(command, f"whole-{command}"))
+            succeed(folder, *command_line(command, f"whole-{command}"))
             made[command] = results(folder / f"whole-{command}"), time.monotonic() - began
         return made[command]
 
@@ -72,11 +76,11 @@ def killed_and_continued(folder, command, output, kills, undisturbed, seed, sign
     rng = random.Random(seed)
     expected, seconds = undisturbed(command)
     for _ in range(kills):
-        process = start(folder, command, *flags(command, output))
+        process = start(folder, *command_line(command, output))
         time.sleep(rng.uniform(0, seconds))
         process.send_signal(rng.choice(signals))
         process.communicate(timeout=60)
-    succeed(folder, command, *flags(command, output))
+    succeed(folder, *command_line(command, output))
     assert results(folder / output) == expected
 
 
@@ -115,7 +119,7 @@ def test_two_that_explain_other_images_lose_none(folder):
 @pytest.mark.parametrize("command", ["ara", pytest.param("robustness", marks=pytest.mark.slow)])
 def test_two_that_measure_the_same_share_it(command, folder, undisturbed):
     output = f"shared-{command}"
-    for process in [start(folder, command, *flags(command, output)) for _ in range(2)]:
+    for process in [start(folder, *command_line(command, output)) for _ in range(2)]:
         end(process)
     assert results(folder / output) == undisturbed(command)[0]
     keys = []
