@@ -1,10 +1,12 @@
 """What is known of every network with a name: where its measurements lie and what they say."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from advx_jax.analysis.area_interval import area_interval
 from advx_jax.files import atomic_write
 from advx_jax.reports.results_json import read_json
 
@@ -100,7 +102,12 @@ def measurements(name: str) -> dict[str, Any]:
     for prefix, folder in (("", files.ara), ("best_", files.best_ara)):
         if (folder / "ara.json").exists():
             ara = read_json(folder / "ara.json")
-            found |= {f"{prefix}{kind}_ara": ara[kind]["ara"] for kind in ("attack", "btr")}
+            for kind in ("attack", "btr"):
+                found[f"{prefix}{kind}_ara"] = ara[kind]["ara"]
+                distances = [math.nan if d is None else d for d in ara[kind]["distances"]]
+                # Files of earlier releases do not say it; all these networks tell ten classes apart.
+                low, high = area_interval(distances, ara[kind].get("n_classes", 10))
+                found[f"{prefix}{kind}_ara_interval"] = [round(low, 6), round(high, 6)]
             found[f"n_{prefix}ara_images"] = ara["attack"]["n_images"]
     if (files.ara / "ara.json").exists() and (files.best_ara / "ara.json").exists():
         ara, best = (read_json(folder / "ara.json") for folder in (files.ara, files.best_ara))

@@ -109,7 +109,7 @@ def markdown(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def _stronger_row(name: str, measured: Mapping[str, Any]) -> tuple[str, ...]:
-    areas = [f"{measured[field]:.4f}" if field in measured else "" for field in ("best_attack_ara", "best_btr_ara")]
+    areas = [_with_interval(measured, field) for field in ("best_attack_ara", "best_btr_ara")]
     compared = measured.get("best_over_published", {}).values()
     under = measured.get("autoattack", {})
     left = [
@@ -127,6 +127,14 @@ def _stronger_row(name: str, measured: Mapping[str, Any]) -> tuple[str, ...]:
         *left,
         _counts(under.values()),
     )
+
+
+def _with_interval(measured: Mapping[str, Any], field: str) -> str:
+    """A figure, and half the width of its interval where it has one; nothing where it was not measured."""
+    if field not in measured:
+        return ""
+    low, high = measured.get(f"{field}_interval", (0.0, 0.0))
+    return f"{measured[field]:.4f}" + (f" ± {(high - low) / 2:.4f}" if high > low else "")
 
 
 def _counts(measurements: Iterable[Mapping[str, Any]]) -> str:
@@ -147,7 +155,7 @@ def _row(networks: Mapping[str, Mapping[str, Any]], name: str) -> tuple[str, ...
     published = entry.get("published", {})
 
     def figure(field: str) -> str:
-        own = f"{measured[field]:.4f}" if field in measured else "not measured"
+        own = _with_interval(measured, field) or "not measured"
         return own + (f" ({published[field]:.4f})" if field in published else "")
 
     told = {**published, **trained}

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 from jaxtyping import Bool
 from numpy import ndarray
 
+from advx_jax.analysis.area_interval import area_interval
 from advx_jax.analysis.robustness_area import Distances, RobustnessCurve
 from advx_jax.reports.ara_curve import area_in_words, write_ara_curve
 from advx_jax.reports.console import table
 from advx_jax.reports.results_json import write_json
-from advx_jax.reports.units import RMS, UNITS
+from advx_jax.reports.units import RMS, UNITS, area_text
 
 RESULTS_FILE = "ara.json"
 CURVE_FILE = "ara.png"
@@ -64,6 +65,7 @@ def write_areas(
         results[kind] = {
             "ara": curve.area,
             "ara_at_least": curve.at_least,
+            "ara_interval": area_interval(distances.distances, n_classes),
             "n_classes": n_classes,
             "n_images": len(indices),
             "n_misclassified_at_start": int((usable & (distances.distances == 0)).sum()),
@@ -88,6 +90,7 @@ def _table(results: Mapping[str, Any], curves: Mapping[str, RobustnessCurve], ou
         (
             _NAMES[kind],
             area_in_words(curve, unit),
+            _interval_in_words(results[kind]["ara_interval"], unit),
             results[kind]["n_images"],
             results[kind]["n_misclassified_at_start"],
             results[kind]["n_late"],
@@ -97,7 +100,7 @@ def _table(results: Mapping[str, Any], curves: Mapping[str, RobustnessCurve], ou
         for kind, curve in curves.items()
     ]
     name = "ARA" if unit == RMS else f"ARA, {unit}"
-    header = ("until", name, "images", "at start", "late", "never crossed", "left out")
+    header = ("until", name, "95% interval", "images", "at start", "late", "never crossed", "left out")
     lines = [table(header, rows)]
     if any(math.isinf(curve.area) for curve in curves.values()):
         lines.append(
@@ -111,3 +114,9 @@ def _table(results: Mapping[str, Any], curves: Mapping[str, RobustnessCurve], ou
     lines.append(f"at most {results['gradient_evaluations']} gradient evaluations an image, for each area")
     lines.append(f"results: {output / RESULTS_FILE}, curve: {output / CURVE_FILE}")
     return "\n".join(lines)
+
+
+def _interval_in_words(interval: tuple[float, float], unit: str) -> str:
+    if any(map(math.isnan, interval)):
+        return ""
+    return " to ".join("∞" if math.isinf(end) else area_text(end, unit) for end in interval)
