@@ -23,6 +23,7 @@ from advx_jax.attacks.named import MINIMUM_NORM
 from advx_jax.errors import UserError
 from advx_jax.networks.registry import first_choice
 from benchmarks.ara_by_cost import NETWORKS, draw
+from benchmarks.scale_costs import Job, Measured, seconds_an_image, seconds_on
 from benchmarks.training.comparison import compare_steps
 from benchmarks.training.flops import flops_per_image
 from benchmarks.training.scaling import scale
@@ -171,3 +172,13 @@ def test_attacks_of_peers_are_timed_by_what_they_evaluate(tmp_path, monkeypatch)
     assert rows["foolbox, PyTorch", "PGD"]["gradients"] == {"theirs": 3, "ours": 4}
     for row in rows.values():
         assert row["wall_ratio"] == row["ours"]["wall"] / row["theirs"]["wall"] > 0
+
+
+def test_devices_divide_whole_chunks():
+    measured = Measured(forward=1.0, gradient=3.0, decoding=0.1, compiling=9.0, row_bytes=2**30)
+    # Ten gradients and five passes more, on what is twice as fast.
+    assert seconds_an_image(Job("attack", forward=15.0, backward=10.0), measured, speed=2.0) == (10 * 3 + 5) / 2
+    # Four images make a chunk: one device has three, the last of them short; of two, one has two.
+    assert seconds_on(1, 10, each=1.0, row_bytes=2**30) == 10
+    assert seconds_on(2, 10, each=1.0, row_bytes=2**30) == 8
+    assert seconds_on(64, 10, each=1.0, row_bytes=2**30) == 4
