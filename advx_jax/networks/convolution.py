@@ -40,6 +40,8 @@ def convolve(
     Equal to `lax.conv_general_dilated`. Its gradients, and those of its input gradient (which the
     Lipschitz penalty needs), are written as plain NHWC convolutions: inside `scan` and `while_loop`
     XLA's CPU backend runs only that form at full speed, and the automatic gradients many times slower.
+    There, tiles of outputs (`winograd`) or groups of columns (`column_groups`) replace what they are faster
+    than; the sums are the same up to rounding.
 
     Args:
         x: images or feature maps.
