@@ -24,6 +24,7 @@ from advx_jax.attacks.published import EXPLANATION, Published, PublishedBounded
 from advx_jax.attacks.sigma_zero import SigmaZero
 from advx_jax.attacks.square import Square
 from advx_jax.attacks.steep_fmn import SteepFMN
+from advx_jax.attacks.swaps import SigmaZeroSwaps
 
 __all__ = [
     "ALMA",
@@ -61,6 +62,7 @@ __all__ = [
     "RandomStart",
     "Restarted",
     "SigmaZero",
+    "SigmaZeroSwaps",
     "SmallestSuccess",
     "Square",
     "SteepFMN",

@@ -5,8 +5,8 @@ Chosen on images of the test set's second half: see docs/minimum_norm.md.
 
 from advx_jax.attacks.ensemble import SmallestSuccess
 from advx_jax.attacks.fmn import FMN
-from advx_jax.attacks.sigma_zero import SigmaZero
 from advx_jax.attacks.steep_fmn import SteepFMN
+from advx_jax.attacks.swaps import SigmaZeroSwaps
 
 BEST = SmallestSuccess(title="best", attacks=(FMN(), FMN(climb="log_odds", relative=True)))
 """FMN as published, then FMN that climbs the log odds by steps in proportion to the radius; the smaller success counts.
@@ -19,12 +19,12 @@ _L1 = (SteepFMN(steps=68, inertia=1.0), SteepFMN(steps=66), SteepFMN(steps=66, i
 _LINF = (SteepFMN(steps=68), FMN(steps=66), FMN(steps=66, climb="log_odds", relative=True))
 
 BEST_OF: dict[str, SmallestSuccess] = {
-    "L0": SmallestSuccess(title="best", attacks=(SigmaZero(steps=200),)),
+    "L0": SmallestSuccess(title="best", attacks=(SigmaZeroSwaps(steps=200),)),
     "L1": SmallestSuccess(title="best", attacks=_L1).with_settings(norm="L1"),
     "L2": BEST,
     "Linf": SmallestSuccess(title="best", attacks=_LINF).with_settings(norm="Linf"),
 }
-"""By the norm that is minimised: for L0 σ-zero alone; for L1 sparse steps without and with momentum, which end in
-different places, and on the log odds, which leads nearer on ReLU networks; for L∞ steep steps with momentum before the
-two forms for L2.
+"""By the norm that is minimised: for L0 σ-zero, then swaps of values; for L1 sparse steps without and with momentum,
+which end in different places, and on the log odds, which leads nearer on ReLU networks; for L∞ steep steps with
+momentum before the two forms for L2.
 """

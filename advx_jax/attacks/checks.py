@@ -96,6 +96,8 @@ _NUMBERS = {
     "first_threshold": _UNIT,
     "threshold_rate": _NOT_NEGATIVE,
     "last_step_part": _SHARE,
+    "swapped_share": _SHARE,
+    "undone_share": _UNIT,
     "first_ratio": _POSITIVE,
     "dual_length": _POSITIVE,
     "last_dual_part": _SHARE,

@@ -25,6 +25,7 @@ from advx_jax.attacks.published import Published
 from advx_jax.attacks.sigma_zero import SigmaZero
 from advx_jax.attacks.square import Square
 from advx_jax.attacks.steep_fmn import SteepFMN
+from advx_jax.attacks.swaps import SigmaZeroSwaps
 from advx_jax.errors import UserError
 from advx_jax.importing import find_by_name, made
 
@@ -52,6 +53,7 @@ MINIMUM_NORM: dict[str, Attack] = {
     "pdgd": PDGD(),
     "pdpgd": PDPGD(),
     "sigma-zero": SigmaZero(),
+    "sigma-zero-swaps": SigmaZeroSwaps(),
     "apgd": MinimalAPGD(),
     "apgd-t": MinimalAPGD(targeted=True),
     "deepfool": DeepFool(),

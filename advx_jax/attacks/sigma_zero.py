@@ -12,7 +12,7 @@ from flax import struct
 from jaxtyping import Array, Int
 
 from advx_jax.attacks.adam import Moments, adam, no_moments
-from advx_jax.attacks.arrays import Images, Keys, Labels, Perturbations, Values
+from advx_jax.attacks.arrays import Images, Keys, Labels, Logits, Mask, Perturbations, Values
 from advx_jax.attacks.base import Model, Number
 from advx_jax.attacks.minimum_norm import MinimumNorm, SmallestSoFar, cosine
 from advx_jax.attacks.norms import per_example
@@ -78,15 +78,32 @@ class SigmaZero(MinimumNorm):
     def step(self, model: Model, images: Images, labels: Labels, state: SigmaZeroState) -> SigmaZeroState:
         """Look, descend, and make the smallest values 0."""
 
-        def descended(perturbation: Array) -> tuple[Array, Array]:
+        def looked(perturbation: Array) -> tuple[Array, Array]:
             logits = model(images + perturbation)
-            square = jnp.square(perturbation)
-            count = (square / (square + self.sigma)).mean(tuple(range(1, square.ndim)))
-            return (jax.nn.relu(self.criterion.margin(logits, labels)) + count).sum(), logits
+            return self.descended(perturbation, logits, labels).sum(), logits
 
-        gradient, logits = jax.grad(descended, has_aux=True)(state.perturbation)
+        gradient, logits = jax.grad(looked, has_aux=True)(state.perturbation)
         best, success = self.update_best(state.best_so_far, state.perturbation, logits, labels)
+        return self.moved(images, state, gradient, best, success)
 
+    def descended(self, perturbation: Perturbations, logits: Logits, labels: Labels) -> Values:
+        """What is descended, of each example: the margin before the boundary, and the smooth share that changes."""
+        square = jnp.square(perturbation)
+        count = (square / (square + self.sigma)).mean(tuple(range(1, square.ndim)))
+        return jax.nn.relu(self.criterion.margin(logits, labels)) + count
+
+    def moved(
+        self, images: Images, state: SigmaZeroState, gradient: Perturbations, best: SmallestSoFar, success: Mask
+    ) -> SigmaZeroState:
+        """The state after a look.
+
+        Args:
+            images: x.
+            state: before it.
+            gradient: of what is descended.
+            best: the smallest success, this look's too.
+            success: whether it is one.
+        """
         gradient = gradient / per_example(jnp.maximum(linf_norm(gradient), _TINY), gradient)
         moments, descent = adam(state.moments, gradient, state.step)
         # The threshold moves by the length that the next step will have.
@@ -97,5 +114,11 @@ class SigmaZero(MinimumNorm):
         perturbation = jnp.where(jnp.abs(moved) < per_example(threshold, moved), 0, moved)
         return SigmaZeroState(state.step + 1, perturbation, moments, threshold, best)
 
+    @property
+    def descent_steps(self) -> int:
+        """Steps until the last and shortest one."""
+        return self.steps
+
     def _length(self, step: Int[Array, ""]) -> Array:
-        return self.step_length * (_LAST_STEP + (1 - _LAST_STEP) * cosine(step, self.steps))
+        fallen = cosine(jnp.minimum(step, self.descent_steps), self.descent_steps)
+        return self.step_length * (_LAST_STEP + (1 - _LAST_STEP) * fallen)
