@@ -22,7 +22,7 @@ from advx_jax.attacks.projections import l0_norm, room_in_box
 from advx_jax.attacks.sigma_zero import SigmaZero, SigmaZeroState
 
 # So many steps of 100 are σ-zero's.
-_DESCENT_PERCENT = 16
+_DESCENT_PERCENT = 20
 # A value that has been moved or moved back is left alone for so many steps, or the next one would undo it.
 _REST = 10
 
@@ -55,11 +55,13 @@ class _Turn(NamedTuple):
     Attributes:
         undone: how many moved values go back, without others in their place.
         swapped: how many more go back at most, each for another one that gains more.
+        added: how many more are moved, without others going back.
         slack: by how much the margin may rise before the success is lost; 0 where it is lost.
     """
 
     undone: Counts
     swapped: Counts
+    added: Counts
     slack: Values
 
 
@@ -68,13 +70,13 @@ class SigmaZeroSwaps(SigmaZero):
     """The attack's settings beside those of σ-zero; shares are of the values that the smallest success changes.
 
     Attributes:
-        steps: 16% of them σ-zero's, and where that finds no success, until there is one.
+        steps: 20% of them σ-zero's, and where that finds no success, until there is one.
         swapped_share: of the values, so many are swapped in the first step that swaps, falling evenly to one value.
         undone_share: so many go back after a success, falling evenly to one value at half of the steps that swap.
     """
 
-    steps: int = struct.field(pytree_node=False, default=250)
-    swapped_share: Number = 0.08
+    steps: int = struct.field(pytree_node=False, default=125)
+    swapped_share: Number = 0.12
     undone_share: Number = 0.06
 
     @property
@@ -118,7 +120,7 @@ class SigmaZeroSwaps(SigmaZero):
         return SwapsState(descent._replace(perturbation=perturbation), resting)
 
     def _turn(self, before: SigmaZeroState, best: SmallestSoFar, success: Mask, margin: Values) -> _Turn:
-        """After a success fewer values are tried, after a failure others."""
+        """After a success fewer values are tried, after a failure others, and one more if there is one to spare."""
         changed, smallest = l0_norm(before.perturbation), jnp.where(jnp.isfinite(best.norm), best.norm, 0)
         progress = (before.step - self.descent_steps) / max(1, self.steps - self.descent_steps)
         undone = jnp.maximum(jnp.floor(self.undone_share * smallest * jnp.maximum(1 - 2 * progress, 0)), 1)
@@ -127,6 +129,7 @@ class SigmaZeroSwaps(SigmaZero):
         return _Turn(
             undone=jnp.clip(jnp.where(success, undone, 0), 0, most).astype(jnp.int32),
             swapped=swapped.astype(jnp.int32),
+            added=(~success & (changed < smallest - 1)).astype(jnp.int32),
             slack=jnp.where(success, jnp.maximum(-margin, 0), 0),
         )
 
@@ -153,12 +156,14 @@ def _swapped(
     cheap = (turn.slack > 0) * jnp.sum(jnp.cumsum(losses) <= turn.slack)
     undone = jnp.minimum(jnp.maximum(turn.undone, cheap), jnp.maximum(is_moved.sum() - 1, 0))
     undone = jnp.minimum(undone, jnp.isfinite(losses).sum())
-    lost = jnp.roll(losses, -undone)
-    pays = jnp.isfinite(lost) & jnp.isfinite(gains) & ((gains > lost) | (places == 0))
-    n_swapped = (pays & (places < turn.swapped) & (places < moved.size - undone)).sum()
+    added = jnp.minimum(turn.added, jnp.isfinite(gains).sum())
+    lost, gained = jnp.roll(losses, -undone), jnp.roll(gains, -added)
+    # One swap is made even if it does not pay, or a search that has come to rest would look at one choice for ever.
+    pays = jnp.isfinite(lost) & jnp.isfinite(gained) & ((gained > lost) | (places == 0))
+    n_swapped = (pays & (places < turn.swapped) & (places < moved.size - jnp.maximum(undone, added))).sum()
     chosen = jnp.zeros(moved.shape, bool)
     goes_back = chosen.at[back].set(places < undone + n_swapped)
-    goes_away = chosen.at[away].set(places < n_swapped)
+    goes_away = chosen.at[away].set(places < n_swapped + added)
     limit = -jnp.sign(gradient) * room
     after = jnp.where(goes_away, limit, jnp.where(goes_back, 0, moved))
     resting = jnp.where(goes_back | goes_away, step + _REST, resting)
