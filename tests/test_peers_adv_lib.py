@@ -166,3 +166,15 @@ def test_distances_are_adv_libs(name, adv_lib, ara_subset, published_pt):
     assert search.norm == "L0" or same.sum() >= DISTANCES_WITHIN
     if name in BY_MEAN:
         assert found.mean() == pytest.approx(expected.mean(), rel=MEAN_TOLERANCE)
+
+
+def test_sigma_zero_counts_the_values_that_adv_libs_does_where_rounding_decides_nothing(adv_lib):
+    """Adam's first steps are by signs, those of gradients that are rounding too: in float32 a few values part."""
+    attack, search = adv_lib("sigma_zero", "sigma_zero"), SigmaZero(steps=100)
+    with in_float64() as (classifier, twin, images, labels):
+        reached = attack(twin, to_torch(images), torch.tensor(labels), num_steps=search.steps)
+        expected = (to_numpy(reached) != images).sum((1, 2, 3))
+        np.testing.assert_array_equal(search(classifier, images, labels).norm, expected)
+        # Zero steps, or an attack that changes all values, would agree too.
+        assert (expected > 0).all()
+        assert (expected < images[0].size / 4).all()
