@@ -21,7 +21,8 @@ STEP_TOLERANCE = 1e-6
 # Of 7 images: before its first success our FMN's radius grows at each step, adv_lib's may shrink; and how many values
 # a step of APGD moves in L1 is rounded down there from what rounding may put on either side of a whole number.
 STILL_TOGETHER = {"fmn": 5, "fmn l1": 5, "apgd l1": 6}
-# Where two float32 paths part, they end in another place for a few images.
+# Where two float32 paths part, they end in another place for a few images; σ-zero's for more, as adv_lib's own does
+# from its float64 one.
 DISTANCE_TOLERANCE, DISTANCES_WITHIN, MEAN_TOLERANCE = 0.02, 28, 0.03
 STEPS = 12
 
