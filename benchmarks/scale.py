@@ -5,8 +5,8 @@
 
 Passes through the network are counted in the attacks' programs. A pass, decoding an image and compiling are timed on
 this machine, with random numbers for a network, for the time does not depend on them. The rest is arithmetic: images
-are independent, so that devices divide them; chunks are whole. A device is what JAX computes on here,
-or another that makes as many gradients a second as is said.
+are independent, so that devices divide them. A device is what JAX computes on here, or another that makes as many
+gradients a second as is said.
 """
 
 import io
@@ -22,9 +22,9 @@ from advx_jax.cli.commands import command, no_arguments
 from advx_jax._runtime import keep_compiled_code
 from advx_jax.analysis.row_cost import row_bytes
 from advx_jax.attacks import BEST, AutoAttack
-from advx_jax.attacks.base import Attack
 from advx_jax.attacks.passes import Passes, total_passes
 from advx_jax.data.decoding import Wanted, decode_encoded
+from advx_jax.networks.architecture import Architecture
 from advx_jax.networks.classifier import Classifier
 from advx_jax.networks.named import architecture_named
 from advx_jax.reports.console import table
@@ -52,12 +52,12 @@ def main(arguments: list[str]) -> None:
     keep_compiled_code()
     architecture = architecture_named(_MODEL.value)
     classes, shape = architecture.n_classes, architecture.image_shape
-    measured = _measure(_MODEL.value)
+    measured = _measure(architecture)
     ball = AutoAttack(eps=4 / 255, norm="Linf")
-    first, *rest = (_passes(member, classes, shape) for member in ball.members(classes))
+    first, *rest = (total_passes(member, classes, shape) for member in ball.members(classes))
     jobs = [
         _job("accuracy", [(1.0, Passes(1, 0))]),
-        _job("both areas by `best`, L2", [(2 * _ACCURACY.value, _passes(BEST, classes, shape))]),
+        _job("both areas by `best`, L2", [(2 * _ACCURACY.value, total_passes(BEST, classes, shape))]),
         _job("AutoAttack, L∞", [(_ACCURACY.value, first), *((_STANDING.value, passes) for passes in rest)]),
     ]
     rows = [_row(job, measured) for job in jobs]
@@ -77,10 +77,6 @@ def main(arguments: list[str]) -> None:
     write("scale", settings, {"measured": measured._asdict(), "jobs": [job._asdict() for job in jobs]})
 
 
-def _passes(attack: Attack, classes: int, shape: tuple[int, ...]) -> Passes:
-    return total_passes(attack, classes, shape)
-
-
 def _job(name: str, shares: list[tuple[float, Passes]]) -> Job:
     forward = sum(share * passes.forward for share, passes in shares)
     return Job(name, forward, sum(share * passes.backward for share, passes in shares))
@@ -89,7 +85,7 @@ def _job(name: str, shares: list[tuple[float, Passes]]) -> Job:
 def _row(job: Job, measured: Measured) -> tuple[str, ...]:
     speed = measured.gradient * _GRADIENTS.value if _GRADIENTS.value else 1.0
     each = seconds_an_image(job, measured, speed)
-    times = (_in_words(seconds_on(n, _N_IMAGES.value, each, measured.row_bytes)) for n in DEVICES)
+    times = (_in_words(seconds_on(n, _N_IMAGES.value, each)) for n in DEVICES)
     passes = f"{job.backward:.0f} + {job.forward - job.backward:.0f} forward"
     return job.name, passes, *times, f"{each / measured.decoding:.1f}"
 
@@ -100,8 +96,7 @@ def _in_words(time_taken: float) -> str:
     return f"{time_taken / 60:.0f} min" if time_taken < 2 * 3600 else f"{time_taken / 3600:.1f} h"
 
 
-def _measure(name: str) -> Measured:
-    architecture = architecture_named(name)
+def _measure(architecture: Architecture) -> Measured:
     shape = architecture.image_shape
     images = jax.random.uniform(jax.random.key(0), (_ROWS.value, *shape))
     model = Classifier(jax.jit(architecture.module().init)(jax.random.key(1), images), architecture)

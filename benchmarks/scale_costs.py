@@ -3,9 +3,6 @@
 import math
 from typing import NamedTuple
 
-# What an accelerator's chunk takes at most (`analysis.chunks`).
-_CHUNK_BYTES = 4 * 2**30
-
 
 class Measured(NamedTuple):
     """Of this machine, in seconds.
@@ -44,8 +41,6 @@ def seconds_an_image(job: Job, measured: Measured, speed: float) -> float:
     return (job.forward * measured.forward + job.backward * (measured.gradient - measured.forward)) / speed
 
 
-def seconds_on(n_devices: int, n_images: int, each: float, row_bytes: int) -> float:
-    """Of so many devices that divide images by whole chunks."""
-    chunk = max(1, _CHUNK_BYTES // row_bytes)
-    chunks = math.ceil(n_images / n_devices / chunk)
-    return min(chunks * chunk, n_images) * each
+def seconds_on(n_devices: int, n_images: int, each: float) -> float:
+    """Of so many devices that divide images evenly, as `analysis.chunks` does up to a tenth of padding."""
+    return math.ceil(n_images / n_devices) * each

@@ -174,11 +174,8 @@ def test_attacks_of_peers_are_timed_by_what_they_evaluate(tmp_path, monkeypatch)
         assert row["wall_ratio"] == row["ours"]["wall"] / row["theirs"]["wall"] > 0
 
 
-def test_devices_divide_whole_chunks():
+def test_devices_divide_images_evenly():
     measured = Measured(forward=1.0, gradient=3.0, decoding=0.1, compiling=9.0, row_bytes=2**30)
     # Ten gradients and five passes more, on what is twice as fast.
     assert seconds_an_image(Job("attack", forward=15.0, backward=10.0), measured, speed=2.0) == (10 * 3 + 5) / 2
-    # Four images make a chunk: one device has three, the last of them short; of two, one has two.
-    assert seconds_on(1, 10, each=1.0, row_bytes=2**30) == 10
-    assert seconds_on(2, 10, each=1.0, row_bytes=2**30) == 8
-    assert seconds_on(64, 10, each=1.0, row_bytes=2**30) == 4
+    assert [seconds_on(n, 10, each=2.0) for n in (1, 4, 64)] == [20, 6, 2]
