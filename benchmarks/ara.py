@@ -1,8 +1,8 @@
-"""Time the accuracy-robustness area of 32 images: published settings, 450 steps, both kinds.
+"""Time the accuracy-robustness area of some images: published settings, 450 steps, both kinds.
 
-    python -m benchmarks.ara [--steps=450]
+    python -m benchmarks.ara [--steps=450] [--n_images=32]
 
-PyTorch attacks the 32 images as one batch; JAX in chunks on all lanes, and without the images
+PyTorch attacks the images as one batch; JAX in chunks on all lanes, and without the images
 that are over the boundary to begin with, whose distance is 0.
 """
 
@@ -15,9 +15,7 @@ from advx_jax.analysis.robustness_area import KINDS, minimum_norm_distances
 from advx_jax.attacks import Published
 from benchmarks.side_by_side import Row, model_pair, report, seconds
 
-N_IMAGES = 32
-
-
+_N_IMAGES = flags.DEFINE_integer("n_images", 32, "Images, at most 256; a GPU is better filled by more.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", Published().steps, "Number of attack steps.")
 
 
@@ -25,12 +23,12 @@ _STEPS = flags.DEFINE_integer("steps", Published().steps, "Number of attack step
 def main(arguments: list[str]) -> None:
     """Run the benchmark."""
     no_arguments(arguments)
-    them, steps = model_pair(), _STEPS.value
+    them, steps, n_images = model_pair(), _STEPS.value, _N_IMAGES.value
     import torch
     from reference.ara import minimum_distances
 
-    images, labels = them.images[:N_IMAGES], them.labels[:N_IMAGES]
-    y = torch.tensor(labels, dtype=torch.int64)
+    images, labels = them.images[:n_images], them.labels[:n_images]
+    y = torch.tensor(labels, dtype=torch.int64).to(them.tensors.device)
 
     def with_jax(kind: str, steps: int) -> None:
         attack = Published(steps=steps, criterion=KINDS[kind])
@@ -38,20 +36,20 @@ def main(arguments: list[str]) -> None:
             pass
 
     def with_torch(kind: str, steps: int) -> None:
-        minimum_distances(them.twin, them.tensors[:N_IMAGES], y, kind, steps=steps)
+        minimum_distances(them.twin, them.tensors[:n_images], y, kind, steps=steps)
 
     rows, cold = [], {}
     for kind in KINDS:
         with_torch(kind, 5)
         cold[kind] = seconds(functools.partial(with_jax, kind, steps))
         times = [seconds(functools.partial(work, kind, steps)) for work in (with_torch, with_jax)]
-        rows.append(Row(f"{kind}: {N_IMAGES} images x {steps} steps", *times))
+        rows.append(Row(f"{kind}: {n_images} images x {steps} steps", *times))
         print(
             f"{rows[-1].work}: PyTorch {times[0]:.1f} s, JAX {times[1]:.1f} s (first call {cold[kind]:.1f} s)",
             flush=True,
         )
     rows.append(Row("both", sum(row.torch for row in rows), sum(row.jax for row in rows)))
-    report("ara", rows, steps=steps, first_call_seconds=cold)
+    report("ara", rows, steps=steps, n_images=n_images, first_call_seconds=cold)
 
 
 if __name__ == "__main__":

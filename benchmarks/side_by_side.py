@@ -1,11 +1,13 @@
 """What the benchmarks share: the two networks, alternating timings, a table, JSON."""
 
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from advx_jax.cli.inference_flags import keep_compiled_code
@@ -29,10 +31,10 @@ class ModelPair(NamedTuple):
 
     Attributes:
         classifier: the Flax network.
-        twin: the PyTorch network, in evaluation mode.
+        twin: the PyTorch network, in evaluation mode, on the kind of device that JAX uses.
         images: NHWC float32 on the [0,1] scale.
         labels: true classes.
-        tensors: the images as the twin takes them.
+        tensors: the images as the twin takes them, where it is.
     """
 
     classifier: Classifier
@@ -62,7 +64,7 @@ class Row(NamedTuple):
 
 
 def model_pair() -> ModelPair:
-    """Load the published network into both; PyTorch gets every core."""
+    """Load the published network into both; PyTorch gets every core, or the accelerator that JAX uses."""
     from reference.images import to_torch
 
     from advx_jax.networks.registry import resolve_network
@@ -70,11 +72,31 @@ def model_pair() -> ModelPair:
     keep_compiled_code()
     use_every_core()
     classifier = resolve_network(MODEL).classifier
-    twin = twin_of(classifier).eval()
+    device = device_beside_jax()
+    twin = twin_of(classifier).eval().to(device)
     twin.requires_grad_(False)
     data = load_sample()
     images = unit_images(data.images)
-    return ModelPair(classifier, twin, images, data.labels.astype(np.int32), to_torch(images))
+    return ModelPair(classifier, twin, images, data.labels.astype(np.int32), to_torch(images).to(device))
+
+
+def device_beside_jax() -> str:
+    """The device on which PyTorch does the same work, set to compute in float32 proper, as this project does.
+
+    Raises:
+        UserError: PyTorch cannot use the kind of device that JAX uses.
+    """
+    import torch
+
+    platform = jax.default_backend()
+    if platform == "cpu":
+        return "cpu"
+    if platform != "gpu" or not torch.cuda.is_available():
+        raise UserError(f"expected a PyTorch that can use the {platform} as JAX does, got {torch.__version__}")
+    torch.backends.cudnn.allow_tf32 = False
+    # As XLA does, choose the fastest kernels by trying them.
+    torch.backends.cudnn.benchmark = True
+    return "cuda"
 
 
 def use_every_core() -> None:
@@ -118,6 +140,10 @@ def seconds(work: Callable[[], object]) -> float:
     """Wall time of a call."""
     begin = time.perf_counter()
     work()
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_initialized():
+        # It returns before a GPU is done.
+        torch.cuda.synchronize()
     return time.perf_counter() - begin
 
 

@@ -25,7 +25,7 @@ def published(name: str) -> ConfigDict:
     config.init_from = ""
     # "synchronised", or "per_device" as the published code normalised.
     config.batch_norm = "synchronised"
-    # "float32", or "bfloat16" for the convolutions on accelerators.
+    # "float32"; for the convolutions on accelerators also "tensorfloat32" (NVIDIA GPUs) or "bfloat16".
     config.compute_dtype = "float32"
 
     # ResNet-44: three stages of seven blocks.

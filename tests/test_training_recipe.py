@@ -199,7 +199,7 @@ def test_missing_fields_are_named(field):
         ("architecture.activation", "gelu", "one of relu, half_huber, got 'gelu'"),
         ("attack.kind", "linf", "one of none, l2, l2_min, got 'linf'"),
         ("batch_norm", "shared", "one of synchronised, per_device, got 'shared'"),
-        ("compute_dtype", "float16", "one of float32, bfloat16, got 'float16'"),
+        ("compute_dtype", "float16", "one of float32, tensorfloat32, bfloat16, got 'float16'"),
         ("optimizer", 0.1, "fields, got 0.1"),
         ("penalty", 220.0, "fields, got 220.0"),
     ],

@@ -3,6 +3,7 @@
 import abc
 
 from flax import linen as nn
+from jax import lax
 from jax.typing import DTypeLike
 
 
@@ -40,7 +41,12 @@ class Architecture(abc.ABC):
         return repr(self)
 
     @abc.abstractmethod
-    def module(self, axis_name: str | None = None, dtype: DTypeLike | None = None) -> nn.Module:
+    def module(
+        self,
+        axis_name: str | None = None,
+        dtype: DTypeLike | None = None,
+        precision: lax.Precision = lax.Precision.HIGHEST,
+    ) -> nn.Module:
         """The network without its numbers.
 
         Called with `(images, *, train=False, real=None)`, it gives logits (batch, classes) of NHWC images on the
@@ -51,4 +57,6 @@ class Architecture(abc.ABC):
             axis_name: mapped axis over which BatchNorm shares its statistics in training.
             dtype: of the convolutions and what flows between them, for instance bfloat16; as the
                 parameters if None. Parameters, statistics, the head and the logits keep their type.
+            precision: of the convolutions' products, which matters on accelerators only: true float32 by the highest,
+                TF32's 10 bits on GPUs by `HIGH`.
         """

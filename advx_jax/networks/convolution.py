@@ -270,6 +270,7 @@ class Convolution(nn.Module):
         padding: zeros around the input, see `convolve`.
         kernel_init: initialiser of the (extent, extent, inputs, features) kernel.
         dtype: in which to compute; the types of input and kernel decide if None.
+        precision: see `convolve`.
     """
 
     features: int
@@ -278,6 +279,7 @@ class Convolution(nn.Module):
     padding: Padding | None = None
     kernel_init: nn.initializers.Initializer = nn.initializers.he_uniform()
     dtype: DTypeLike | None = None
+    precision: lax.Precision = lax.Precision.HIGHEST
 
     @nn.compact
     def __call__(
@@ -287,4 +289,4 @@ class Convolution(nn.Module):
         shape = (self.extent, self.extent, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         dtype = self.dtype or jnp.promote_types(x.dtype, kernel.dtype)
-        return convolve(x.astype(dtype), kernel.astype(dtype), self.stride, self.padding)
+        return convolve(x.astype(dtype), kernel.astype(dtype), self.stride, self.padding, self.precision)

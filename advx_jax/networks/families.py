@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any, ClassVar, Literal
 
 from flax import linen as nn
+from jax import lax
 from jax.typing import DTypeLike
 
 from advx_jax.errors import UserError
@@ -73,9 +74,14 @@ class ResidualArchitecture(Architecture, abc.ABC):
     def plan(self) -> Plan:
         """What the network is made of."""
 
-    def module(self, axis_name: str | None = None, dtype: DTypeLike | None = None) -> nn.Module:
+    def module(
+        self,
+        axis_name: str | None = None,
+        dtype: DTypeLike | None = None,
+        precision: lax.Precision = lax.Precision.HIGHEST,
+    ) -> nn.Module:
         """See `Architecture.module`."""
-        return ResidualNetwork(self.plan(), axis_name, dtype)
+        return ResidualNetwork(self.plan(), axis_name, dtype, precision)
 
     def _plan(
         self,

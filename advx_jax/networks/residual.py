@@ -100,12 +100,13 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """How a pass through a network goes; see `Architecture.module` for `axis_name` and `dtype`."""
+    """How a pass through a network goes; see `Architecture.module` for `axis_name`, `dtype` and `precision`."""
 
     train: bool
     real: Array | None
     axis_name: str | None
     dtype: DTypeLike | None
+    precision: lax.Precision
     activate: Callable[[Array], Array]
 
     def norm(self, x: Array, name: str) -> Array:
@@ -114,7 +115,9 @@ class Context:
 
     def convolution(self, x: Array, name: str, features: int, extent: int, stride: int, padding: Padding) -> Array:
         """Convolution without bias."""
-        layer = Convolution(features, stride, extent, padding, kernel_init=_KERNEL_INIT, dtype=self.dtype, name=name)
+        layer = Convolution(
+            features, stride, extent, padding, _KERNEL_INIT, dtype=self.dtype, precision=self.precision, name=name
+        )
         return layer(x)
 
 
@@ -171,11 +174,13 @@ class ResidualNetwork(nn.Module):
         plan: of the network.
         axis_name: mapped axis over which BatchNorm shares its statistics in training.
         dtype: of the convolutions and what flows between them; as the parameters if None.
+        precision: of their products, see `Architecture.module`.
     """
 
     plan: Plan
     axis_name: str | None = None
     dtype: DTypeLike | None = None
+    precision: lax.Precision = lax.Precision.HIGHEST
 
     @nn.compact
     def __call__(
@@ -194,7 +199,7 @@ class ResidualNetwork(nn.Module):
             real: in training, the examples that are no padding; all if None.
         """
         plan = self.plan
-        context = Context(train, real, self.axis_name, self.dtype, ACTIVATIONS[plan.activation])
+        context = Context(train, real, self.axis_name, self.dtype, self.precision, ACTIVATIONS[plan.activation])
         mean = self.variable("constants", "mean", functools.partial(jnp.asarray, plan.mean, jnp.float32))
         std = self.variable("constants", "std", functools.partial(jnp.asarray, plan.std, jnp.float32))
         around = (plan.padding, plan.padding)

@@ -84,9 +84,14 @@ class ResNetArchitecture(Architecture):
         """As it was when this was the only family, for CIFAR-10 only, so that fingerprints stay what they are."""
         return repr(self).removeprefix("ResNet").replace(f", image_shape={ResNetArchitecture.image_shape}", "")
 
-    def module(self, axis_name: str | None = None, dtype: DTypeLike | None = None) -> "ResNet":
+    def module(
+        self,
+        axis_name: str | None = None,
+        dtype: DTypeLike | None = None,
+        precision: lax.Precision = lax.Precision.HIGHEST,
+    ) -> "ResNet":
         """See `Architecture.module`."""
-        return ResNet(self, axis_name, dtype)
+        return ResNet(self, axis_name, dtype, precision)
 
     def activate(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Apply the activation function."""
@@ -104,6 +109,7 @@ class ResidualBlock(nn.Module):
         stride: of the first convolution and of the shortcut.
         axis_name: see `BatchNorm`.
         dtype: of the convolutions, see `ResNet`.
+        precision: see there.
     """
 
     architecture: ResNetArchitecture
@@ -111,6 +117,7 @@ class ResidualBlock(nn.Module):
     stride: int
     axis_name: str | None
     dtype: DTypeLike | None
+    precision: lax.Precision
 
     @nn.compact
     def __call__(
@@ -118,7 +125,7 @@ class ResidualBlock(nn.Module):
     ) -> Float[Array, "batch out_height out_width outputs"]:
         """Apply the block to feature maps."""
         activate = self.architecture.activate
-        convolution = functools.partial(Convolution, self.features, dtype=self.dtype)
+        convolution = functools.partial(Convolution, self.features, dtype=self.dtype, precision=self.precision)
         pre = activate(BatchNorm(axis_name=self.axis_name, name="bn1")(x, train=train, real=real))
         shortcut = x
         if self.stride != 1 or x.shape[-1] != self.features:
@@ -141,11 +148,13 @@ class ResNet(nn.Module):
         axis_name: mapped axis over which BatchNorm shares its statistics in training.
         dtype: of the 3x3 convolutions and what flows between them, for instance bfloat16; as the
             parameters if None. Parameters, statistics, the head and the logits keep their type.
+        precision: of their products, see `Architecture.module`.
     """
 
     architecture: ResNetArchitecture
     axis_name: str | None = None
     dtype: DTypeLike | None = None
+    precision: lax.Precision = lax.Precision.HIGHEST
 
     @nn.compact
     def __call__(
@@ -171,12 +180,14 @@ class ResNet(nn.Module):
             for name, values in zip(("mean", "std"), normalisation, strict=True)
         )
         x = (images - mean.value.reshape(1, 1, 1, -1)) / std.value.reshape(1, 1, 1, -1)
-        x = Convolution(arch.stage_widths[0], dtype=self.dtype, name="stem")(x)
+        x = Convolution(arch.stage_widths[0], dtype=self.dtype, precision=self.precision, name="stem")(x)
         for stage, (length, width) in enumerate(zip(arch.stage_lengths, arch.stage_widths, strict=True), start=1):
             for block in range(1, length + 1):
                 stride = 2 if stage > 1 and block == 1 else 1
                 name = f"stage{stage}_block{block}"
-                x = ResidualBlock(arch, width, stride, self.axis_name, self.dtype, name=name)(x, train=train, real=real)
+                x = ResidualBlock(arch, width, stride, self.axis_name, self.dtype, self.precision, name=name)(
+                    x, train=train, real=real
+                )
         x = arch.activate(BatchNorm(axis_name=self.axis_name, name="head_bn")(x, train=train, real=real))
         x = x.astype(jnp.promote_types(x.dtype, images.dtype)).mean((1, 2))
         return nn.Dense(

@@ -169,7 +169,8 @@ class Recipe:
         augmentation: see `Augmentation`.
         batch_norm: "synchronised": statistics of the global batch; "per_device": each device's own,
             as published, the running ones averaged at the end of each step.
-        compute_dtype: of the convolutions; parameters, statistics and losses are float32 anyway.
+        compute_dtype: of the convolutions; parameters, statistics and losses are float32 anyway, and with
+            "tensorfloat32" all numbers but the factors of a GPU's products, which have 10 bits.
         init_from: network to start from, as `--model`; "" for a fresh one.
         keeping: see `Keeping`.
         image_size: height and width to which images are brought; 0 for as they are.
@@ -188,7 +189,7 @@ class Recipe:
     attack: TrainingAttack
     augmentation: Augmentation
     batch_norm: Literal["synchronised", "per_device"]
-    compute_dtype: Literal["float32", "bfloat16"]
+    compute_dtype: Literal["float32", "tensorfloat32", "bfloat16"]
     init_from: str
     keeping: Keeping
     image_size: int = 0

@@ -200,7 +200,8 @@ def _training_pass(
     """
     axis_name = AXIS if recipe.batch_norm == "synchronised" else None
     dtype = jnp.bfloat16 if recipe.compute_dtype == "bfloat16" else None
-    logits, moved = recipe.architecture.module(axis_name, dtype).apply(
+    precision = lax.Precision.HIGH if recipe.compute_dtype == "tensorfloat32" else lax.Precision.HIGHEST
+    logits, moved = recipe.architecture.module(axis_name, dtype, precision).apply(
         {"params": params, "batch_stats": batch_stats, "constants": state.constants},
         examples.images,
         train=True,

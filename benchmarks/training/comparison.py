@@ -7,9 +7,9 @@ from typing import NamedTuple
 import jax
 
 from advx_jax.training.recipe import Recipe
-from benchmarks.side_by_side import alternate
+from benchmarks.side_by_side import alternate, device_beside_jax
 from benchmarks.training.with_jax import WARM_UP, JaxTraining, Outcome, random_images, steps_per_turn
-from benchmarks.training.with_torch import TorchTraining, device_beside_jax
+from benchmarks.training.with_torch import TorchTraining
 
 # Seen: 2e-6, on a CPU. Another flip, crop or logit, or one attack step less, changes loss or gradient by 3e-4 or more.
 _AGREEMENT = 1e-4

@@ -2,14 +2,12 @@
 
 from typing import Any
 
-import jax
 import numpy as np
 import torch
 from reference.attack import bounded_attack, minimum_norm_attack
 from reference.train_step import TrainStep, make_optimiser, robust_step, standard_step
 
 from advx_jax.data.image_set import unit_images
-from advx_jax.errors import UserError
 from advx_jax.networks.classifier import Classifier
 from advx_jax.training.batches import Plan
 from advx_jax.training.draws import Draws
@@ -18,23 +16,6 @@ from benchmarks.side_by_side import twin_of
 from benchmarks.training.with_jax import Images, Outcome
 
 _ATTACKS = {"l2": bounded_attack, "l2_min": minimum_norm_attack}
-
-
-def device_beside_jax() -> str:
-    """The device on which PyTorch does the same work, set to compute in float32 proper, as this project does.
-
-    Raises:
-        UserError: PyTorch cannot use the kind of device that JAX uses.
-    """
-    platform = jax.default_backend()
-    if platform == "cpu":
-        return "cpu"
-    if platform != "gpu" or not torch.cuda.is_available():
-        raise UserError(f"expected a PyTorch that can use the {platform} as JAX does, got {torch.__version__}")
-    torch.backends.cudnn.allow_tf32 = False
-    # As XLA does, choose the fastest kernels by trying them.
-    torch.backends.cudnn.benchmark = True
-    return "cuda"
 
 
 class TorchTraining:
