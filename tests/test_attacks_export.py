@@ -1,5 +1,8 @@
 """Every attack, and a step of training with one, lowers for machines that are not here: `jax.export` needs none."""
 
+import dataclasses
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,9 +63,7 @@ def test_attack_lowers_for_every_accelerator(name):
     assert_lowered(jax.export.export(attack, platforms=PLATFORMS)(classifier, images, labels))
 
 
-@pytest.mark.parametrize("recipe", ["adv_train", "all"])
-def test_training_step_lowers_for_every_accelerator(recipe):
-    recipe = tiny_recipe(recipe)
+def exported_step(recipe, platforms):
     optimizer = make_optimizer(recipe, 10)
     state = initial_state(
         recipe, optimizer, (random_classifier(architecture=recipe.architecture), Provenance(psi_integrator=0.0))
@@ -71,4 +72,19 @@ def test_training_step_lowers_for_every_accelerator(recipe):
     batch = Batch(np.arange(4), np.arange(4), None)
     step = jax.jit(jax.vmap(make_step(recipe, optimizer), axis_name=AXIS))
     arguments = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (state, data, batch))
-    assert_lowered(jax.export.export(step, platforms=PLATFORMS)(*arguments))
+    return jax.export.export(step, platforms=platforms)(*arguments)
+
+
+@pytest.mark.parametrize("recipe", ["adv_train", "all"])
+def test_training_step_lowers_for_every_accelerator(recipe):
+    assert_lowered(exported_step(tiny_recipe(recipe), PLATFORMS))
+
+
+@pytest.mark.parametrize(("compute_dtype", "precision"), [("float32", "HIGHEST"), ("tensorfloat32", "HIGH")])
+def test_all_convolutions_of_a_step_have_the_precision_asked_for(compute_dtype, precision):
+    recipe = dataclasses.replace(tiny_recipe("robust"), compute_dtype=compute_dtype)
+    text = exported_step(recipe, ("cuda",)).mlir_module()
+    convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    assert len(convolutions) > 10
+    found = {name for line in convolutions for name in re.findall(r"precision (\w+)>", line)}
+    assert found == {precision}
