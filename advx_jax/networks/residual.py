@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from advx_jax.networks.batch_norm import BatchNorm
 from advx_jax.networks.convolution import Convolution, Padding
+from advx_jax.networks.head import Head
 
 Activation = Literal["relu", "swish"]
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": jax.nn.relu, "swish": jax.nn.silu}
@@ -219,7 +220,7 @@ class ResidualNetwork(nn.Module):
         if plan.head_norm:
             x = context.activate(context.norm(x, "head_bn"))
         x = x.astype(jnp.promote_types(x.dtype, images.dtype)).mean((1, 2))
-        head = nn.Dense(plan.n_classes, plan.head_bias, precision=lax.Precision.HIGHEST, name="head")
+        head = Head(plan.n_classes, plan.head_bias, name="head")
         return head(x)
 
     def _stage(self, x: Array, stage: StagePlan, context: Context) -> Array:

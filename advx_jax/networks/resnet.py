@@ -18,6 +18,7 @@ from advx_jax.networks.activations import half_huber_relu
 from advx_jax.networks.architecture import Architecture
 from advx_jax.networks.batch_norm import BatchNorm
 from advx_jax.networks.convolution import Convolution
+from advx_jax.networks.head import Head
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.247, 0.243, 0.261)
@@ -190,6 +191,4 @@ class ResNet(nn.Module):
                 )
         x = arch.activate(BatchNorm(axis_name=self.axis_name, name="head_bn")(x, train=train, real=real))
         x = x.astype(jnp.promote_types(x.dtype, images.dtype)).mean((1, 2))
-        return nn.Dense(
-            arch.n_classes, kernel_init=nn.initializers.he_uniform(), precision=lax.Precision.HIGHEST, name="head"
-        )(x)
+        return Head(arch.n_classes, kernel_init=nn.initializers.he_uniform(), name="head")(x)
