@@ -142,11 +142,9 @@ def _counts(measurements: Iterable[Mapping[str, Any]]) -> str:
     return ", ".join(sorted({str(found["n_images"]) for found in measurements}))
 
 
-def _epochs(networks: Mapping[str, Mapping[str, Any]], name: str) -> str:
-    """Epochs of training, those of the network that it started from first."""
-    trained = networks[name].get("trained", {"epochs": _PUBLISHED_EPOCHS})
-    first = f"{_epochs(networks, trained['starts_from'])} + " if "starts_from" in trained else ""
-    return f"{first}{trained['epochs']}"
+def _epochs(trained: Mapping[str, Any]) -> str:
+    """Epochs of training, those of the networks that it started from first."""
+    return " + ".join(str(epochs) for epochs in (*trained.get("epochs_before", ()), trained["epochs"]))
 
 
 def _row(networks: Mapping[str, Mapping[str, Any]], name: str) -> tuple[str, ...]:
@@ -163,7 +161,7 @@ def _row(networks: Mapping[str, Mapping[str, Any]], name: str) -> tuple[str, ...
     return (
         name,
         entry["training"],
-        _epochs(networks, name),
+        _epochs(trained or {"epochs": _PUBLISHED_EPOCHS}),
         f"{told['train_loss']:.4f}",
         "" if psi is None else f"{psi:,}",
         figure("test_accuracy"),

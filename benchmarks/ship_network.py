@@ -72,7 +72,7 @@ def manifest_entry(workdir: Path, config: str, commit: str, training: str) -> di
         "train_loss": round(last["train_loss"], 4),
     }
     if first := record["config"]["init_from"]:
-        trained["starts_from"] = resolve_network(first).provenance.name
+        trained |= {"starts_from": resolve_network(first).provenance.name, "epochs_before": _epochs_of(first)}
     if network.provenance.psi_integrator is not None:
         trained["final_psi"] = round(last["psi"])
     if "held_out_accuracy" in last:
@@ -85,6 +85,22 @@ def manifest_entry(workdir: Path, config: str, commit: str, training: str) -> di
         "training": training,
         "trained": trained,
     }
+
+
+def _epochs_of(network: str) -> list[int]:
+    """Epochs of the runs that a network comes from, the first one first.
+
+    Args:
+        network: as `config.init_from` names it; a workdir, or else in the manifest.
+    """
+    record = Path(network) / CONFIG_FILE
+    if record.exists():
+        config = read_json(record)["config"]
+        return [*(_epochs_of(config["init_from"]) if config["init_from"] else []), config["epochs"]]
+    trained = read_manifest()["networks"].get(network, {}).get("trained", {})
+    if "epochs" not in trained:
+        raise UserError(f"expected a network that was trained here, got {network}")
+    return [*trained.get("epochs_before", []), trained["epochs"]]
 
 
 if __name__ == "__main__":
