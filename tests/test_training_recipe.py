@@ -71,7 +71,8 @@ def without(config, field):
 def test_there_is_a_config_for_each_published_network_some_quick_ones_and_one_to_try():
     assert set(ALL) == {
         *PUBLISHED,
-        *("quick_standard", "quick_robust", "quick_robust_tuned", "smoke", "digits", "own_images"),
+        *("quick_standard", "quick_robust", "quick_robust_tuned", "wide_all", "wide_all_longer", "short_standard"),
+        *("smoke", "digits", "own_images"),
     }
 
 
@@ -90,6 +91,20 @@ def test_quick_recipes_change_nothing_but_size_schedule_and_the_speed_of_psi(nam
         "optimizer.decay",
     }
     assert ("penalty.rate" in names) == (name == "robust")
+
+
+def test_the_recipes_for_one_gpu_change_size_schedule_and_precision():
+    names = {
+        name: {text.split(":")[0] for text in differing_fields(config_of(published), config_of(name))}
+        for name, published in (("wide_all", "all"), ("short_standard", "standard"))
+    }
+    schedule = {
+        f"optimizer.{name}" for name in ("learning_rate_per_128", "warm_up_epochs", "decay", "learning_rate_drops")
+    }
+    common = {"name", "epochs", "batch_size", "held_out", "compute_dtype", *schedule}
+    sizes = {"architecture.stage_lengths", "architecture.stage_widths"}
+    assert names["wide_all"] == {*common, *sizes, "optimizer.learning_rate_per_128", "attack.steps", "penalty.rate"}
+    assert names["short_standard"] == {*common, "optimizer.weight_decay"} - {"optimizer.learning_rate_per_128"}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
