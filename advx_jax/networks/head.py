@@ -41,4 +41,5 @@ class Head(nn.Module):
         """Class scores of features."""
         kernel = self.param("kernel", self.kernel_init, (features.shape[-1], self.n_classes), jnp.float32)
         bias = self.param("bias", jax.nn.initializers.zeros, (self.n_classes,), jnp.float32) if self.use_bias else 0
-        return products(features, kernel) + bias
+        # Parameters may be of NumPy.
+        return products(features, jnp.asarray(kernel)) + bias
