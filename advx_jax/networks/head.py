@@ -18,7 +18,7 @@ def products(
     return lax.platform_dependent(
         features,
         kernel,
-        cpu=lambda features, kernel: (features[:, :, None] * kernel).sum(1),
+        cpu=lambda features, kernel: (features[:, :, None] * kernel[None]).sum(1),
         default=lambda features, kernel: jnp.dot(features, kernel, precision=lax.Precision.HIGHEST),
     )
 
@@ -40,6 +40,9 @@ class Head(nn.Module):
     def __call__(self, features: Float[Array, "batch features"]) -> Float[Array, "batch classes"]:
         """Class scores of features."""
         kernel = self.param("kernel", self.kernel_init, (features.shape[-1], self.n_classes), jnp.float32)
-        bias = self.param("bias", jax.nn.initializers.zeros, (self.n_classes,), jnp.float32) if self.use_bias else 0
         # Parameters may be of NumPy.
-        return products(features, jnp.asarray(kernel)) + bias
+        scores = products(features, jnp.asarray(kernel))
+        if not self.use_bias:
+            return scores
+        bias = self.param("bias", jax.nn.initializers.zeros, (self.n_classes,), jnp.float32)
+        return scores + jnp.asarray(bias)[None]
