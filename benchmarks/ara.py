@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
     from reference.ara import minimum_distances
 
     images, labels = them.images[:n_images], them.labels[:n_images]
-    y = torch.tensor(labels, dtype=torch.int64).to(them.tensors.device)
+    y = torch.tensor(labels, dtype=torch.int64, device=them.tensors.device)
 
     def with_jax(kind: str, steps: int) -> None:
         attack = Published(steps=steps, criterion=KINDS[kind])

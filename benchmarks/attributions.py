@@ -114,7 +114,7 @@ def _attributions(them: ModelPair, n_images: int) -> dict[str, tuple[Attribution
     attr = _peer("captum.attr")
     twin = them.twin
     x = them.tensors[:n_images]
-    y = torch.tensor(them.labels[:n_images], dtype=torch.int64)
+    y = torch.tensor(them.labels[:n_images], dtype=torch.int64, device=x.device)
 
     def leaf() -> Any:
         return x.clone().requires_grad_()

@@ -68,7 +68,8 @@ def _compare(them: ModelPair, batch: int, lanes: int, steps: int, prefix: str = 
     import torch
     from reference.attack import bounded_attack
 
-    tensors, labels = them.tensors[:batch], torch.tensor(them.labels[:batch], dtype=torch.int64)
+    tensors = them.tensors[:batch]
+    labels = torch.tensor(them.labels[:batch], dtype=torch.int64, device=tensors.device)
     return compare(
         f"{prefix}batch {batch} x {steps} steps, JAX on {lanes} lane{'s' * (lanes > 1)}",
         lambda: bounded_attack(them.twin, tensors, labels, eps=0.1, steps=steps),

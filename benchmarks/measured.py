@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from advx_jax.analysis.area_interval import area_interval
+from advx_jax.configs.published import published
 from advx_jax.files import atomic_write
 from advx_jax.reports.results_json import read_json
 
@@ -88,6 +89,12 @@ def files_of(name: str) -> Files:
         explanations=folder / "explain",
         benches={norm: folder / f"attackbench-{norm}" for norm in BENCHED},
     )
+
+
+def epochs_of(entry: Mapping[str, Any]) -> list[int]:
+    """Epochs of the runs that a network of the manifest comes from, the first one first."""
+    trained = entry.get("trained", {"epochs": published("").epochs})
+    return [*trained.get("epochs_before", ()), trained["epochs"]]
 
 
 def measurements(name: str) -> dict[str, Any]:

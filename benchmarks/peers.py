@@ -179,7 +179,7 @@ def _theirs(them: ModelPair, attack: Callable[[Any, Any, Any], object]) -> Work:
     """A peer's attack on the twin; how many gradients it evaluates is counted."""
     import torch
 
-    labels = torch.tensor(them.labels, dtype=torch.int64)
+    labels = torch.tensor(them.labels, dtype=torch.int64, device=them.tensors.device)
     with _counted(them) as (twin, seen):
         attack(twin, them.tensors, labels)
     if sum(seen) % N_IMAGES:
@@ -216,7 +216,7 @@ def _pyautoattack(them: ModelPair, steps: int) -> Iterator[Pairing]:
 
     apgd = peer("pyautoattack.autopgd_base").APGDAttack
     fab = peer("pyautoattack.fab_pt").FABAttack_PT
-    settings = {"n_iter": steps, "norm": "L2", "eps": EPS, "device": "cpu"}
+    settings = {"n_iter": steps, "norm": "L2", "eps": EPS, "device": them.tensors.device}
 
     def one_run(network: Any, x: Any, y: Any) -> object:
         attack = apgd(network, loss="ce", **settings)
@@ -244,7 +244,7 @@ def _foolbox_with_pytorch(them: ModelPair, steps: int) -> Iterator[Pairing]:
     from reference.peers import peer
 
     foolbox = peer("foolbox")
-    network = foolbox.PyTorchModel(them.twin, bounds=(0, 1), device="cpu")
+    network = foolbox.PyTorchModel(them.twin, bounds=(0, 1), device=them.tensors.device)
     attack = foolbox.attacks.L2ProjectedGradientDescentAttack(steps=steps)
     theirs = _theirs(them, lambda _, x, y: attack.run(network, x, y, epsilon=EPS))
     yield Pairing("foolbox, PyTorch", "PGD", theirs, _ours(them, "pgd", steps))

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from advx_jax.cli.commands import command, no_arguments
-from advx_jax.configs.published import published as published_config
 from advx_jax.errors import UserError
 from advx_jax.files import atomic_write
-from benchmarks.measured import BALLS, ROOT, measurements, read_manifest, write_manifest
+from benchmarks.measured import BALLS, ROOT, epochs_of, measurements, read_manifest, write_manifest
 from benchmarks.results_picture import PICTURE, write_results_picture
 
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "results.md")
@@ -32,7 +31,6 @@ _STRONGER_HEADER = (
     "images",
 )
 
-_PUBLISHED_EPOCHS = published_config("").epochs
 _HEADER = ("network", "trained with", "epochs", "train loss", "final ψ", "accuracy", "attack ARA", "BTR ARA", "images")
 
 
@@ -142,11 +140,6 @@ def _counts(measurements: Iterable[Mapping[str, Any]]) -> str:
     return ", ".join(sorted({str(found["n_images"]) for found in measurements}))
 
 
-def _epochs(trained: Mapping[str, Any]) -> str:
-    """Epochs of training, those of the networks that it started from first."""
-    return " + ".join(str(epochs) for epochs in (*trained.get("epochs_before", ()), trained["epochs"]))
-
-
 def _row(networks: Mapping[str, Mapping[str, Any]], name: str) -> tuple[str, ...]:
     entry = networks[name]
     measured, trained = entry.get("measured", {}), entry.get("trained", {})
@@ -161,7 +154,7 @@ def _row(networks: Mapping[str, Mapping[str, Any]], name: str) -> tuple[str, ...
     return (
         name,
         entry["training"],
-        _epochs(trained or {"epochs": _PUBLISHED_EPOCHS}),
+        " + ".join(map(str, epochs_of(entry))),
         f"{told['train_loss']:.4f}",
         "" if psi is None else f"{psi:,}",
         figure("test_accuracy"),

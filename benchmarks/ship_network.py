@@ -21,7 +21,7 @@ from advx_jax.networks.files import SUFFIX, architecture_fields
 from advx_jax.networks.registry import WORKDIR_NETWORK, resolve_network
 from advx_jax.reports.results_json import read_json
 from advx_jax.reports.training_record import CONFIG_FILE, read_metrics
-from benchmarks.measured import PREBUILT, read_manifest, write_manifest
+from benchmarks.measured import PREBUILT, epochs_of, read_manifest, write_manifest
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of the finished run.", required=True)
 _CONFIG = flags.DEFINE_string("config", None, "The recipe's file, from the project's root.", required=True)
@@ -72,7 +72,7 @@ def manifest_entry(workdir: Path, config: str, commit: str, training: str) -> di
         "train_loss": round(last["train_loss"], 4),
     }
     if first := record["config"]["init_from"]:
-        trained |= {"starts_from": resolve_network(first).provenance.name, "epochs_before": _epochs_of(first)}
+        trained |= {"starts_from": resolve_network(first).provenance.name, "epochs_before": _epochs_before(first)}
     if network.provenance.psi_integrator is not None:
         trained["final_psi"] = round(last["psi"])
     if "held_out_accuracy" in last:
@@ -87,7 +87,7 @@ def manifest_entry(workdir: Path, config: str, commit: str, training: str) -> di
     }
 
 
-def _epochs_of(network: str) -> list[int]:
+def _epochs_before(network: str) -> list[int]:
     """Epochs of the runs that a network comes from, the first one first.
 
     Args:
@@ -96,11 +96,11 @@ def _epochs_of(network: str) -> list[int]:
     record = Path(network) / CONFIG_FILE
     if record.exists():
         config = read_json(record)["config"]
-        return [*(_epochs_of(config["init_from"]) if config["init_from"] else []), config["epochs"]]
-    trained = read_manifest()["networks"].get(network, {}).get("trained", {})
-    if "epochs" not in trained:
-        raise UserError(f"expected a network that was trained here, got {network}")
-    return [*trained.get("epochs_before", []), trained["epochs"]]
+        return [*(_epochs_before(config["init_from"]) if config["init_from"] else []), config["epochs"]]
+    networks = read_manifest()["networks"]
+    if network not in networks:
+        raise UserError(f"expected a workdir or a network of the manifest to start from, got {network}")
+    return epochs_of(networks[network])
 
 
 if __name__ == "__main__":

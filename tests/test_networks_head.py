@@ -8,6 +8,8 @@ import pytest
 from advx_jax.networks.head import products
 
 N = 24
+# Rounding of sums of up to 512 products in float32, each 6e-8 of its size, of what is largest.
+TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module", params=[(8, 3), (64, 10), (64, 100), (512, 10)], ids=lambda pair: "{}x{}".format(*pair))
@@ -33,4 +35,4 @@ def test_rows_do_not_depend_on_how_many_there_are(function, factors):
 def test_it_is_the_matrix_product(factors):
     features, kernel = (jnp.asarray(factor) for factor in factors)
     expected = np.asarray(features, np.float64) @ np.asarray(kernel, np.float64)
-    np.testing.assert_allclose(products(features, kernel), expected, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(products(features, kernel), expected, atol=TOLERANCE * np.abs(expected).max())

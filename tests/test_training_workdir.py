@@ -95,7 +95,14 @@ def test_the_manifest_tells_how_a_run_came_about(call):
     assert (trained["config"], trained["commit"], trained["epochs"]) == ("configs/smoke.py", "816bc3c", 1)
     assert trained["device"] == "1 × cpu"
     assert trained["final_psi"] == 220
+    assert "epochs_before" not in trained
     config = json.loads((folder / "run" / "config.json").read_text())
+    shutil.copytree(folder / "run", folder / "further", ignore=shutil.ignore_patterns("checkpoints"))
+    for first, before in ((str(folder / "run"), [1]), ("resnet20x2-all", [25, 28])):
+        further = {**config, "config": {**config["config"], "init_from": first}}
+        (folder / "further" / "config.json").write_text(json.dumps(further))
+        trained = manifest_entry(folder / "further", "configs/smoke.py", "816bc3c", "everything")["trained"]
+        assert trained["epochs_before"] == before
     config["config"]["epochs"] = 2
     (folder / "unfinished").mkdir()
     for name in ("metrics.jsonl", "network.safetensors"):
