@@ -83,8 +83,19 @@ def test_training_step_lowers_for_every_accelerator(recipe):
 @pytest.mark.parametrize(("compute_dtype", "precision"), [("float32", "HIGHEST"), ("tensorfloat32", "HIGH")])
 def test_all_convolutions_of_a_step_have_the_precision_asked_for(compute_dtype, precision):
     recipe = dataclasses.replace(tiny_recipe("robust"), compute_dtype=compute_dtype)
-    text = exported_step(recipe, ("cuda",)).mlir_module()
-    convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    assert precisions_in(exported_step(recipe, ("cuda",))) == {precision}
+
+
+@pytest.mark.parametrize(("compute_dtype", "precision"), [("float32", "HIGHEST"), ("tensorfloat32", "HIGH")])
+def test_all_convolutions_of_an_attack_have_the_precision_asked_for(compute_dtype, precision):
+    classifier = dataclasses.replace(random_classifier(), compute_dtype=compute_dtype)
+    images, labels = jnp.full((2, 8, 8, 3), 0.5), jnp.zeros(2, jnp.int32)
+    attack = jax.jit(lambda *arguments: PublishedBounded(steps=3)(*arguments))
+    exported = jax.export.export(attack, platforms=("cuda",))(classifier, images, labels)
+    assert precisions_in(exported) == {precision}
+
+
+def precisions_in(exported):
+    convolutions = [line for line in exported.mlir_module().splitlines() if "stablehlo.convolution" in line]
     assert len(convolutions) > 10
-    found = {name for line in convolutions for name in re.findall(r"precision (\w+)>", line)}
-    assert found == {precision}
+    return {name for line in convolutions for name in re.findall(r"precision (\w+)>", line)}

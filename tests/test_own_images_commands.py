@@ -122,6 +122,11 @@ def test_robustness_writes_pictures_with_the_names_of_classes(folder):
             ["--model=mine:net", "--data=thirds", "--image_size=12y18"],
             "expected height and width in pixels",
         ),
+        (
+            "evaluate",
+            ["--model=mine:net", "--data=thirds", "--compute_dtype=tensorfloat32"],
+            "it computes as it is written",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_before_the_work(folder, command, arguments, message):

@@ -4,10 +4,13 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import random_classifier
 
 import advx_jax
 from advx_jax.errors import UserError
-from advx_jax.reports.results_json import environment, fingerprint, head, read_json, write_json
+from advx_jax.networks.classifier import Provenance
+from advx_jax.networks.registry import OwnModel, computed_in
+from advx_jax.reports.results_json import environment, fingerprint, head, network_record, read_json, write_json
 
 
 def strict(path: Path):
@@ -114,3 +117,10 @@ def test_environment_names_versions_and_device():
     assert found["numpy"] == np.__version__
     assert set(found["device"]) == {"platform", "kind", "count"}
     assert found["device"]["count"] >= 1
+
+
+def test_what_a_network_is_computed_in_is_a_setting_of_its_results():
+    network = OwnModel(random_classifier(), Provenance(name="tiny"))
+    exact, rounded = (network_record(computed_in(network, name)) for name in ("float32", "tensorfloat32"))
+    assert exact == network_record(network)
+    assert rounded == {**exact, "compute_dtype": "tensorfloat32"}

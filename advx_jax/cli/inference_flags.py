@@ -1,5 +1,7 @@
 """Flags that the inference commands share, and what they mean."""
 
+from typing import get_args
+
 from absl import flags
 
 from advx_jax._runtime import keep_compiled_code
@@ -11,7 +13,8 @@ from advx_jax.data.image_set import CIFAR10_SIDE, ImageSet, with_classes_of
 from advx_jax.errors import UserError
 from advx_jax.messages import size_in_words
 from advx_jax.networks.class_names import class_names_of
-from advx_jax.networks.registry import NamedModel, first_choice, resolve_model
+from advx_jax.networks.precision import InferenceDtype
+from advx_jax.networks.registry import NamedModel, computed_in, first_choice, resolve_model
 
 _MODEL = flags.DEFINE_string(
     "model",
@@ -30,6 +33,12 @@ _DATA = flags.DEFINE_string(
 _IMAGE_SIZE = define_size(
     "image_size",
     "HEIGHTxWIDTH to which images are cropped in the middle and resized. Default: what the network takes.",
+)
+_COMPUTE_DTYPE = flags.DEFINE_enum(
+    "compute_dtype",
+    "float32",
+    get_args(InferenceDtype),
+    "What convolutions are computed in: float32, the same on every machine; or TF32, faster on NVIDIA GPUs.",
 )
 flags.adopt_module_key_flags(file_hint_flags)
 flags.adopt_module_key_flags(run_flags)
@@ -76,7 +85,7 @@ def load_network() -> NamedModel:
     """
     keep_compiled_code()
     model = first_choice().robust if _MODEL.value is None else _MODEL.value
-    return resolve_model(model, file_hint_flags.file_hints())
+    return computed_in(resolve_model(model, file_hint_flags.file_hints()), _COMPUTE_DTYPE.value)
 
 
 def wanted_shape(network: NamedModel) -> tuple[int, int] | tuple[int, int, int] | None:
@@ -105,7 +114,9 @@ def load_network_beside(model: str | None, shape: tuple[int, ...]) -> NamedModel
         raise UserError(f"expected another network beside that of --model, got {model!r} for both")
     if model is None and _MODEL.value is None:
         model = first_choice().ordinary
-    return None if model is None else fitted(resolve_model(model), shape)
+    if model is None:
+        return None
+    return fitted(computed_in(resolve_model(model), _COMPUTE_DTYPE.value), shape)
 
 
 def data_was_given() -> bool:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
+from flax import linen as nn
 from flax import struct, traverse_util
 from jaxtyping import Array, Float
 
@@ -13,6 +14,7 @@ from advx_jax.errors import UserError
 from advx_jax.messages import size_in_words
 from advx_jax.names import safe_name
 from advx_jax.networks.architecture import Architecture
+from advx_jax.networks.precision import InferenceDtype, product_precision
 
 Variables = dict[str, Any]
 
@@ -70,11 +72,14 @@ class Classifier:
         variables: Flax collections `params`, `batch_stats` and `constants`.
         architecture: of the network.
         class_names: what its classes are called, in the order of its logits; None if nobody says it.
+        compute_dtype: of the convolutions' products: "float32", or "tensorfloat32", which is faster on NVIDIA GPUs and
+            moves logits by about 2e-4 of their size there.
     """
 
     variables: Variables
     architecture: Architecture = struct.field(pytree_node=False)
     class_names: tuple[str, ...] | None = struct.field(pytree_node=False, default=None)
+    compute_dtype: InferenceDtype = struct.field(pytree_node=False, default="float32")
 
     @property
     def n_classes(self) -> int:
@@ -95,7 +100,7 @@ class Classifier:
         channels = self.image_shape[-1]
         if images.ndim != 4 or images.shape[-1] != channels:
             raise UserError(f"expected images of shape (batch, height, width, {channels}), got {images.shape}")
-        logits = self.architecture.module().apply(self.variables, images)
+        logits = self._module().apply(self.variables, images)
         return cast(Array, logits)
 
     def __repr__(self) -> str:
@@ -124,11 +129,14 @@ class Classifier:
             Logits, and the running statistics after the pass.
         """
         variables = {**self.variables, "batch_stats": batch_stats}
-        logits, moved = self.architecture.module().apply(variables, images, train=True, mutable=["batch_stats"])
+        logits, moved = self._module().apply(variables, images, train=True, mutable=["batch_stats"])
         return logits, moved["batch_stats"]
 
+    def _module(self) -> nn.Module:
+        return self.architecture.module(precision=product_precision(self.compute_dtype))
+
     def fingerprint(self) -> str:
-        """Sha256 of architecture and numbers: equal for equal networks, wherever they come from."""
+        """Sha256 of architecture and numbers: equal for equal networks, wherever they come from and run."""
         digest = hashlib.sha256(self.architecture.identity.encode())
         for name, value in sorted(traverse_util.flatten_dict(self.variables, sep="/").items()):
             digest.update(name.encode() + np.ascontiguousarray(value).tobytes())

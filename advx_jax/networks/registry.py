@@ -16,6 +16,7 @@ from advx_jax.networks.classifier import Classifier, Provenance
 from advx_jax.networks.files import SUFFIX, load_network
 from advx_jax.networks.folders import network_folders, shipped_folder
 from advx_jax.networks.own_classifier import OwnClassifier
+from advx_jax.networks.precision import InferenceDtype
 from advx_jax.networks.robustbench import PREFIX, RobustBenchEntry, robustbench_entry, robustbench_file
 
 WORKDIR_NETWORK = f"network{SUFFIX}"
@@ -183,6 +184,23 @@ def resolve_model(model: str, hints: FileHints = NO_HINTS) -> NamedModel:
     from advx_jax.networks.own_code import own_classifier
 
     return OwnModel(own_classifier(model), Provenance(name=model))
+
+
+def computed_in(model: NamedModel, compute_dtype: InferenceDtype) -> NamedModel:
+    """The same network, with its convolutions computed in another type.
+
+    Raises:
+        UserError: it is a person's own function, which computes as it is written.
+    """
+    classifier = model.classifier
+    if isinstance(classifier, Classifier):
+        return OwnModel(replace(classifier, compute_dtype=compute_dtype), model.provenance)
+    if compute_dtype != "float32":
+        raise UserError(
+            f"expected --compute_dtype for a network of this package's architectures, got it with {classifier!r}: it "
+            "computes as it is written"
+        )
+    return model
 
 
 def _check_has_network(workdir: Path, model: str) -> None:

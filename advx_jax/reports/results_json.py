@@ -40,13 +40,17 @@ def head(command: str, results_format: int, settings: Mapping[str, Any]) -> dict
     }
 
 
+def network_record(network: NamedModel) -> dict[str, Any]:
+    """Everything that a network's answers depend on."""
+    record = {"model": network.provenance.name, "network_sha256": network.classifier.fingerprint()}
+    compute_dtype = getattr(network.classifier, "compute_dtype", "float32")
+    # What most results have stays unsaid, as it was in files of earlier releases.
+    return record if compute_dtype == "float32" else record | {"compute_dtype": compute_dtype}
+
+
 def attack_record(network: NamedModel, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that an attack's result depends on, apart from its image."""
-    return {
-        "model": network.provenance.name,
-        "network_sha256": network.classifier.fingerprint(),
-        **settings,
-    }
+    return network_record(network) | dict(settings)
 
 
 def environment() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from advx_jax.errors import UserError
 from advx_jax.files import check_output_file
 from advx_jax.networks.registry import NamedModel
 from advx_jax.progress import Update
-from advx_jax.reports.results_json import check_replaceable, head
+from advx_jax.reports.results_json import check_replaceable, head, network_record
 from advx_jax.runs.measurement import Measurement, Pass
 from advx_jax.runs.record_checks import is_index, is_prediction
 from advx_jax.runs.store import Record
@@ -42,10 +42,7 @@ class Evaluation(Measurement[dict[str, Any]]):
         check_fit(network.classifier, data)
         self._network, self._data = network, data
         self.path = output and _records_path(output)
-        self._about_network = {
-            "model": network.provenance.name,
-            "network_sha256": network.classifier.fingerprint(),
-        }
+        self._about_network = network_record(network)
         # What keeps nothing needs no digest of all images.
         self.settings = self._about_network | ({"data_sha256": data.fingerprint} if output else {})
         self.images = [str(index) for index in range(n_images)]

@@ -24,7 +24,7 @@ from advx_jax.files import check_output_folder
 from advx_jax.networks.registry import NamedModel
 from advx_jax.progress import Update
 from advx_jax.reports.faithfulness_files import write_faithfulness
-from advx_jax.reports.results_json import head, plain
+from advx_jax.reports.results_json import head, network_record, plain
 from advx_jax.runs.measurement import Measurement, Pass
 from advx_jax.runs.record_checks import is_index, is_scored
 from advx_jax.runs.step_times import StepTimes
@@ -96,8 +96,7 @@ class Faithfulness(Measurement[str]):
         self.path = output / "faithfulness.jsonl"
         self.images = [str(index) for index in range(n_images)]
         self.settings = {
-            "model": network.provenance.name,
-            "network_sha256": network.classifier.fingerprint(),
+            **network_record(network),
             "data_sha256": data.fingerprint,
             "target": target,
             "seed": seed,

@@ -27,7 +27,7 @@ from advx_jax.files import check_output_folder
 from advx_jax.networks.registry import NamedModel
 from advx_jax.progress import Update
 from advx_jax.reports.broken_images import PICTURES_FOLDER, BrokenImages
-from advx_jax.reports.results_json import fingerprint, head, older_results, read_json
+from advx_jax.reports.results_json import fingerprint, head, network_record, older_results, read_json
 from advx_jax.reports.robust_accuracy import RESULTS_FILE, TRANSFER, write_robust_accuracy
 from advx_jax.reports.robust_accuracy_warnings import is_robust
 from advx_jax.runs.blocks import load_block
@@ -88,8 +88,7 @@ class RobustAccuracy(Measurement[str]):
         self.path = output / "images.jsonl"
         self.images = [str(index) for index in range(n_images)]
         self.settings = {
-            "model": network.provenance.name,
-            "network_sha256": network.classifier.fingerprint(),
+            **network_record(network),
             "data_sha256": data.fingerprint,
             "attack": name,
             "steps": {attack.name: attack.parts()[0].attack.n_steps for attack in attacks},

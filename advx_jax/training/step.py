@@ -18,6 +18,7 @@ from advx_jax.attacks.norms import mean_square
 from advx_jax.attacks.published import Published, PublishedBounded
 from advx_jax.data.augmentation import augment, unit_scale
 from advx_jax.networks.classifier import Variables
+from advx_jax.networks.precision import product_precision
 from advx_jax.training.draws import Draws, draw
 from advx_jax.training.lipschitz_penalty import penalised_score
 from advx_jax.training.psi_controller import next_integrator, penalty_weight
@@ -200,7 +201,7 @@ def _training_pass(
     """
     axis_name = AXIS if recipe.batch_norm == "synchronised" else None
     dtype = jnp.bfloat16 if recipe.compute_dtype == "bfloat16" else None
-    precision = lax.Precision.HIGH if recipe.compute_dtype == "tensorfloat32" else lax.Precision.HIGHEST
+    precision = product_precision(recipe.compute_dtype)
     logits, moved = recipe.architecture.module(axis_name, dtype, precision).apply(
         {"params": params, "batch_stats": batch_stats, "constants": state.constants},
         examples.images,
