@@ -253,7 +253,8 @@ def test_interrupted_ara_keeps_what_it_has(folder):
     interrupt(process, lambda: kept_records(path))
     kept = kept_records(path)
     assert 0 < len(kept) < 400
-    assert [found.name for found in path.parent.iterdir()] == ["distances.jsonl"]
+    # A lock may stay behind, as that of a killed process does; nobody waits for it.
+    assert {found.name for found in path.parent.iterdir()} - {".distances.lock"} == {"distances.jsonl"}
 
     succeed(folder, "ara", *flags[:3], "--output=cut", "--n_images=40")
     assert kept.items() <= kept_records(path).items()

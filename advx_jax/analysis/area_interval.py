@@ -4,8 +4,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
+from advx_jax.analysis.confidence import ends_at
 from advx_jax.analysis.robustness_area import DistancesLike, robustness_curve
-from advx_jax.errors import UserError
 
 _RESAMPLES = 1000
 
@@ -30,8 +30,7 @@ def area_interval(
     Raises:
         UserError: for distances and K as `robustness_curve` does, or the level is none.
     """
-    if not 0 < level < 1:
-        raise UserError(f"expected a level above 0 and below 1, got {level}")
+    ends = ends_at(level)
     if np.isnan(robustness_curve(distances, n_classes).area):
         return np.nan, np.nan
     known = np.asarray(distances, np.float64)
@@ -40,5 +39,5 @@ def area_interval(
     drawn = np.asarray(jax.random.randint(key, (_RESAMPLES, len(known)), 0, len(known)))
     areas = [robustness_curve(known[rows], n_classes).area for rows in drawn]
     # An area that was seen: between a finite and an infinite one there is none.
-    low, high = np.quantile(areas, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
+    low, high = np.quantile(areas, ends, method="inverted_cdf")
     return float(low), float(high)

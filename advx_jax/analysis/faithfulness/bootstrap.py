@@ -8,6 +8,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Key
 
+from advx_jax.analysis.confidence import ends_at
 from advx_jax.errors import UserError
 
 _RESAMPLES = 2000
@@ -48,8 +49,7 @@ def bootstrap_interval(values: Any, key: Key[Array, ""] | None = None, level: fl
     array = np.asarray(values, np.float64)
     if array.ndim != 1:
         raise UserError(f"expected a value for each image, of shape (n,), got shape {array.shape}")
-    if not 0 < level < 1:
-        raise UserError(f"expected a level above 0 and below 1, got {level}")
+    ends = ends_at(level)
     known = array[~np.isnan(array)]
     if len(known) == 0:
         return Interval(np.nan, np.nan, np.nan, 0)
@@ -58,7 +58,7 @@ def bootstrap_interval(values: Any, key: Key[Array, ""] | None = None, level: fl
     if not np.isfinite(mean):
         return Interval(float(mean), float(known.min()), float(known.max()), len(known))
     around = np.asarray(_means(jax.random.key(0) if key is None else key, jnp.asarray(known - mean, jnp.float32)))
-    low, high = np.quantile(around.astype(np.float64), [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(around.astype(np.float64), ends)
     return Interval(float(mean), float(mean + low), float(mean + high), len(known))
 
 
