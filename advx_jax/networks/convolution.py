@@ -58,6 +58,8 @@ def convolve(
     return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=LAYOUT, precision=precision)
 
 
+# Inlined, so that programs stay what they are; traced once for all layers of a shape, which halves what tracing takes.
+@functools.partial(jax.jit, static_argnames=("padding", "precision", "turned"), inline=True)
 def _correlate(
     x: Array, kernel: Array, padding: Padding, precision: lax.PrecisionLike, *, turned: bool = False
 ) -> Array:
@@ -207,6 +209,7 @@ def _input_gradient_backward(
 _input_gradient.defvjp(_input_gradient_forward, _input_gradient_backward)
 
 
+@functools.partial(jax.jit, static_argnames=("extents", "stride", "padding", "precision"), inline=True)
 def _kernel_gradient(
     x: Array,
     cotangent: Array,
