@@ -1,6 +1,7 @@
 """A network together with its numbers: images in, logits out."""
 
 import dataclasses
+import functools
 import hashlib
 from typing import Any, NamedTuple, cast
 
@@ -100,8 +101,7 @@ class Classifier:
         channels = self.image_shape[-1]
         if images.ndim != 4 or images.shape[-1] != channels:
             raise UserError(f"expected images of shape (batch, height, width, {channels}), got {images.shape}")
-        logits = self._module().apply(self.variables, images)
-        return cast(Array, logits)
+        return _logits(self.variables, images, self.architecture, self.compute_dtype)
 
     def __repr__(self) -> str:
         arch, leaves = self.architecture, jax.tree.leaves(self.variables)
@@ -141,6 +141,12 @@ class Classifier:
         for name, value in sorted(traverse_util.flatten_dict(self.variables, sep="/").items()):
             digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
         return digest.hexdigest()
+
+
+@functools.partial(jax.jit, static_argnames=("architecture", "compute_dtype"), inline=True)
+def _logits(variables: Variables, images: Array, architecture: Architecture, compute_dtype: InferenceDtype) -> Array:
+    logits = architecture.module(precision=product_precision(compute_dtype)).apply(variables, images)
+    return cast(Array, logits)
 
 
 def expected_variables(architecture: Architecture) -> Variables:
