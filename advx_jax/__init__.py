@@ -43,10 +43,12 @@ if TYPE_CHECKING:
         from_haiku,
         from_linen,
         from_nnx,
+        from_random_function,
         normalized,
     )
     from advx_jax.networks.classifier import Classifier
     from advx_jax.networks.own_classifier import OwnClassifier
+    from advx_jax.networks.random_classifier import RandomClassifier
     from advx_jax.reports.shown_explanation import Explanation, Explanations
 
 __version__ = "0.1.0"
@@ -61,6 +63,7 @@ __all__ = [
     "NoBetterThanRandom",
     "OwnClassifier",
     "Predictions",
+    "RandomClassifier",
     "Targeted",
     "UserError",
     "accuracy",
@@ -75,6 +78,7 @@ __all__ = [
     "from_haiku",
     "from_linen",
     "from_nnx",
+    "from_random_function",
     "load_images",
     "load_model",
     "normalized",
@@ -96,10 +100,12 @@ _PLACES = {
     "advx_jax.attacks.criteria": ("Misclassified", "NoBetterThanRandom", "Targeted"),
     "advx_jax.errors": ("UserError",),
     "advx_jax.networks.adapters": (
-        *("from_equinox", "from_function", "from_haiku", "from_linen", "from_nnx", "normalized"),
+        *("from_equinox", "from_function", "from_haiku", "from_linen", "from_nnx", "from_random_function"),
+        "normalized",
     ),
     "advx_jax.networks.classifier": ("Classifier",),
     "advx_jax.networks.own_classifier": ("OwnClassifier",),
+    "advx_jax.networks.random_classifier": ("RandomClassifier",),
     "advx_jax.reports.shown_explanation": ("Explanation", "Explanations"),
 }
 # Modules that are offered whole.

@@ -17,7 +17,7 @@ from absl import flags
 
 from advx_jax.cli.commands import command, no_arguments
 from advx_jax.attacks import Attack
-from advx_jax.attacks.named import FIXED_EPSILON, autoattack_named, fixed_epsilon_members
+from advx_jax.attacks.named import FIXED_EPSILON, VERSIONS, autoattack_named, fixed_epsilon_members, folder_suffix
 from advx_jax.attacks.threat_model import spans_box, threat_model
 from advx_jax.cli import inference_flags, run_flags
 from advx_jax.cli.flag_types import check_eps_within_box, define_length, define_norm, define_whole
@@ -29,7 +29,7 @@ _EPS = define_length(
     "eps", None, "Radius of the ball in that norm, for instance 12 for L1, 0.5 for L2, 8/255 for Linf."
 )
 _ATTACK = flags.DEFINE_string("attack", "autoattack", f"{', '.join(FIXED_EPSILON)}, or yours: package.module:name.")
-_VERSION = flags.DEFINE_enum("version", "standard", ["standard", "plus"], "Of autoattack; plus has two attacks more.")
+_VERSION = flags.DEFINE_enum("version", VERSIONS[0], VERSIONS, "Of autoattack; rand is for random networks.")
 _N_IMAGES = define_whole("n_images", None, "How many test images, from the first (1000 if not given).")
 _STEPS = define_whole("steps", None, "Steps of each run of each attack; the field's usual ones if not given.")
 _RESTARTS = define_whole(
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> None:
         network, data, n_images = inference_flags.load_network_and_images(_N_IMAGES.value, 1000)
         n_values = math.prod(data.images.shape[1:])
         check_eps_within_box(threat.eps, spans_box(threat.norm, n_values), threat.norm)
-        suffix = {"autoattack": "", "autoattack-plus": "-plus"}.get(name.lower(), f"-{members[0].name}")
+        suffix = folder_suffix(name, members)
         output = Path(_OUTPUT.value or f"robustness/{network.provenance.name}-{threat.norm}-{threat.eps:g}{suffix}")
         attacks = name, members, _SEED.value
         start_from = None if _START_FROM.value is None else Path(_START_FROM.value)

@@ -15,9 +15,11 @@ from advx_jax.analysis.row_cost import row_bytes
 from advx_jax.analysis.segments import result_of, run_in_segments
 from advx_jax.analysis.soundness import differing_rows, leading_scale, like_a_softmaxs, prepared
 from advx_jax.analysis.workers import Worker
+from advx_jax.attacks.arrays import Keys
 from advx_jax.attacks.base import Attack, Model, Part, as_attack, example_keys
 from advx_jax.attacks.checks import ImagesLike, LabelsLike
 from advx_jax.attacks.criteria import are_numbers, clearly_met, is_met
+from advx_jax.attacks.eot import ACCURACY, ACCURACY_AGAIN, TRANSFER, judge, network_keys
 from advx_jax.attacks.fixed_epsilon import FixedEpsilon
 from advx_jax.attacks.losses import CLASSES_NEEDED, LossName, loss_and_gradient
 from advx_jax.attacks.minimum_norm import MinimumNorm
@@ -25,6 +27,7 @@ from advx_jax.attacks.passes import count_passes
 from advx_jax.attacks.projections import size
 from advx_jax.attacks.published import Published
 from advx_jax.errors import UserError
+from advx_jax.networks.random_classifier import RandomClassifier, at_some_draw
 from advx_jax.progress import call_progress
 
 # As in AutoAttack's own checks: how much logits of two passes may differ, relative to their size.
@@ -35,10 +38,10 @@ class SanityChecks(NamedTuple):
     """What a network says of unperturbed images, and what would make attacks on it misleading.
 
     Attributes:
-        correct: the label has the largest logit.
+        correct: the label has the largest logit; in one draw of a random network, as is all that follows.
         finite: no logit is NaN or infinite, but that of a masked class; see `are_numbers`.
         flat: the gradient of the cross-entropy or of DLR is exactly 0.
-        random: a second pass gave other logits.
+        random: a second pass, of a random network with another draw, gave other logits.
         normalised: the logits look like a softmax's output.
     """
 
@@ -53,7 +56,8 @@ class AttackedImages(NamedTuple):
     """What became of images under one attack.
 
     Attributes:
-        success: an image within the ball was found that meets the criterion, also in another evaluation.
+        success: an image within the ball was found that meets the criterion, also in another evaluation; of a random
+            network with the draw that decides, see `attacks.eot`.
         predicted: the class that it is taken for; of the unperturbed image where there is none.
         norm: how far it is from the unperturbed one, in the attack's norm; infinite where there is none.
         adversarial: it itself.
@@ -68,7 +72,12 @@ class AttackedImages(NamedTuple):
 
 
 def sanity_checks(
-    model: Model, images: Float[np.ndarray, "n *shape"], labels: Int[np.ndarray, " n"], rows: int | None = None
+    model: Model,
+    images: Float[np.ndarray, "n *shape"],
+    labels: Int[np.ndarray, " n"],
+    rows: int | None = None,
+    indices: Int[np.ndarray, " n"] | None = None,
+    key: Key[Array, ""] | None = None,
 ) -> SanityChecks:
     """Classify unperturbed images and make AutoAttack's checks on them, on all devices of this machine.
 
@@ -77,14 +86,17 @@ def sanity_checks(
         images: as `prepared` gives them; there may be none.
         labels: true classes, as `prepared` gives them.
         rows: images a chunk; by how many there are if None.
+        indices: of the images in their data set, from which draws of a random network come; their places if None.
+        key: of those draws; `jax.random.key(0)` if None.
     """
     if len(images) == 0:
         return SanityChecks(*(np.zeros(0, bool) for _ in SanityChecks._fields))
 
-    def work(worker: Worker, count: int, x: Array, y: Array) -> SanityChecks:
+    def work(worker: Worker, count: int, x: Array, y: Array, indices: Array) -> SanityChecks:
         del count
-        logits, flat = jax.device_get(worker.call(_logits_and_flat, worker.model, x, y))
-        again = jax.device_get(worker.call(_logits, worker.model, x))
+        keys = example_keys(key, indices)
+        logits, flat = jax.device_get(worker.call(_logits_and_flat, _at_draw(worker.model, keys, ACCURACY), x, y))
+        again = jax.device_get(worker.call(_logits, _at_draw(worker.model, keys, ACCURACY_AGAIN), x))
         # What bfloat16 has no sums for, float64 holds exactly.
         logits, again = logits.astype(np.float64), again.astype(np.float64)
         differs = differing_rows(logits, again, leading_scale(logits), _RANDOM_ABOVE)
@@ -97,8 +109,9 @@ def sanity_checks(
             normalised=like_a_softmaxs(logits),
         )
 
-    rows = rows or chunk_rows(len(images), row_bytes(model, images, _unlabelled))
-    whole: SanityChecks = gather(len(images), map_batches(model, (images, labels), work, rows))
+    rows = rows or chunk_rows(len(images), row_bytes(at_some_draw(model), images, _unlabelled))
+    indices = np.arange(len(images)) if indices is None else indices
+    whole: SanityChecks = gather(len(images), map_batches(model, (images, labels, indices), work, rows))
     return whole
 
 
@@ -140,7 +153,7 @@ def run_attack(
             worker, attack, x, y, keys, lambda steps: on_progress(share * steps), lambda steps: on_spared(share * steps)
         )
         result = result_of(worker, attack, x, y, state)
-        logits, met = worker.call(_verify, attack, worker.model, result.adversarial, y)
+        logits, met = worker.call(_verify, attack, worker.model, result.adversarial, y, keys)
         success = np.asarray(result.success & met)
         norm = np.where(success, result.norm, np.inf)
         predicted = np.asarray(logits).argmax(-1)
@@ -154,7 +167,9 @@ def transferred(
     images: Float[np.ndarray, "n *shape"],
     labels: Int[np.ndarray, " n"],
     candidates: Float[np.ndarray, "n *shape"],
+    indices: Int[np.ndarray, " n"],
     ball: FixedEpsilon,
+    key: Key[Array, ""],
     rows: int,
 ) -> AttackedImages:
     """Look whether images that were broken elsewhere, on another network or within another ball, are so here.
@@ -164,16 +179,19 @@ def transferred(
         images: as `prepared` gives them; at least one.
         labels: true classes.
         candidates: the broken images; they are brought to the nearest points in the ball and in [0,1].
+        indices: of the images in their data set, from which draws of a random network come.
         ball: an attack, for its ball and criterion.
+        key: of those draws.
         rows: images a chunk.
     """
 
-    def work(worker: Worker, count: int, x: Array, y: Array, points: Array) -> AttackedImages:
+    def work(worker: Worker, count: int, x: Array, y: Array, points: Array, indices: Array) -> AttackedImages:
         del count
-        found: AttackedImages = worker.call(_transferred, ball, worker.model, x, y, points)
+        at_draw = _at_draw(worker.model, example_keys(key, indices), TRANSFER)
+        found: AttackedImages = worker.call(_transferred, ball, at_draw, x, y, points)
         return found
 
-    whole: AttackedImages = gather(len(images), map_batches(model, (images, labels, candidates), work, rows))
+    whole: AttackedImages = gather(len(images), map_batches(model, (images, labels, candidates, indices), work, rows))
     return whole
 
 
@@ -190,8 +208,13 @@ def robust_accuracy(
 
     Images misclassified to begin with count as broken. The parts of an ensemble attack only those still robust.
 
+    Of a random network one draw says which images are misclassified to begin with, and each part of an attack breaks
+    those that one more draw misclassifies where the part led to, see `APGD`. So the fraction is one of draws: another
+    key gives another one.
+
     Args:
-        model: images to logits, in evaluation mode.
+        model: images to logits, in evaluation mode; or a random network (`from_random_function`), with
+            `AutoAttack(version="rand")` or `APGD`.
         images: on the [0,1] scale.
         labels: true classes.
         attack: with a fixed epsilon, for instance `AutoAttack(eps=0.5, norm="L2")`.
@@ -213,14 +236,14 @@ def robust_accuracy(
         raise UserError(
             f"expected a criterion that leads away from labels for a robust accuracy, got {attack.criterion}"
         )
-    x, y, n_classes = prepared(model, images, labels)
+    x, y, n_classes = prepared(at_some_draw(model) if attack.takes_random else model, images, labels)
     if len(x) == 0:
         return float("nan")
     attack.check(n_classes)
-    is_robust = sanity_checks(model, x, y).correct
+    draws = jax.random.key(0) if key is None else key
+    is_robust = sanity_checks(model, x, y, key=draws).correct
     parts, cost = attack.parts(n_classes), row_bytes(model, x, attack)
     steps = [part.attack.n_steps * count_passes(part.attack, n_classes, x.shape[1:]).step.cost for part in parts]
-    draws = jax.random.key(0) if key is None else key
     with call_progress(len(x), "robust accuracy", progress, on_progress) as update:
         update(float((~is_robust).sum()), spared=True)
         for place, part in enumerate(parts):
@@ -237,6 +260,16 @@ def robust_accuracy(
                 is_robust[left[places[found.success]]] = False
                 update(float(found.success.sum()) * sum(steps[place + 1 :]) / sum(steps), spared=True)
     return float(is_robust.mean())
+
+
+def _at_draw(model: Model, keys: Keys, what: int) -> Model:
+    """A random network with what it draws for this; any other as it is, for which no keys are made."""
+    return model.drawn(_network_keys(keys, what)) if isinstance(model, RandomClassifier) else model
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _network_keys(keys: Keys, what: int) -> Keys:
+    return network_keys(keys, what)
 
 
 @jax.jit
@@ -269,6 +302,6 @@ def _transferred(ball: FixedEpsilon, model: Model, images: Array, labels: Array,
 
 
 @jax.jit
-def _verify(attack: Attack, model: Model, images: Array, labels: Array) -> tuple[Array, Array]:
-    logits = model(images)
+def _verify(attack: Attack, model: Model, images: Array, labels: Array, keys: Keys) -> tuple[Array, Array]:
+    logits = judge(model, keys)(images)
     return logits, is_met(attack.criterion, logits, labels)

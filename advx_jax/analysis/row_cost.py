@@ -14,6 +14,7 @@ from jax.extend import core
 from advx_jax.attacks.base import Attack, Model, example_keys
 from advx_jax.networks.programs import programs_in
 from advx_jax.networks.pytrees import as_pytree
+from advx_jax.networks.random_classifier import at_some_draw
 
 # What is fixed counts as if it belonged to the images; among so many it hardly matters.
 _TRACED_ROWS = 16
@@ -79,7 +80,9 @@ def _as_arrays(types: tuple[_Type, ...]) -> tuple[jax.ShapeDtypeStruct, ...]:
 @functools.lru_cache(maxsize=32)
 def _n_classes(structure: Any, leaves: tuple[_Type, ...], shape: tuple[int, ...], dtype: np.dtype) -> int:
     images = jax.ShapeDtypeStruct((1, *shape), dtype)
-    logits = jax.eval_shape(lambda values, x: jax.tree.unflatten(structure, values)(x), _as_arrays(leaves), images)
+    logits = jax.eval_shape(
+        lambda values, x: at_some_draw(jax.tree.unflatten(structure, values))(x), _as_arrays(leaves), images
+    )
     return int(logits.shape[-1])
 
 

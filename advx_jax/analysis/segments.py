@@ -15,15 +15,20 @@ from advx_jax.attacks.base import Attack, AttackResult, Model, State, example_ke
 _LONGEST_SEGMENT = 36
 
 
-def segment_lengths(steps: int) -> list[int]:
-    """Split the steps into segments of at most 36, all of one length if it need not be short.
+def segment_lengths(steps: int, draws: int = 1) -> list[int]:
+    """Split the steps into segments of at most 36 gradients, all of one length if it need not be short.
 
     Each length is compiled for itself, so one is better than two: 450 steps are 15 segments of 30.
+
+    Args:
+        steps: to split.
+        draws: gradients of a step, for a random network.
     """
-    even = max(length for length in range(1, _LONGEST_SEGMENT + 1) if steps % length == 0)
-    if even > _LONGEST_SEGMENT // 3:
+    longest = max(1, _LONGEST_SEGMENT // draws)
+    even = max(length for length in range(1, longest + 1) if steps % length == 0)
+    if even > longest // 3:
         return [even] * (steps // even)
-    count = -(-steps // _LONGEST_SEGMENT)
+    count = -(-steps // longest)
     return [steps // count + (index < steps % count) for index in range(count)]
 
 
@@ -62,6 +67,11 @@ def run_in_segments(
     return segment.state
 
 
+def attack_segments(attack: Attack) -> list[int]:
+    """The steps of an attack that runs by itself, split into segments."""
+    return segment_lengths(attack.n_steps, getattr(attack, "eot", 1))
+
+
 class Segment(NamedTuple):
     """Where an attack is after some of its steps.
 
@@ -91,7 +101,7 @@ def segments(
         Interrupted: the work was given up.
     """
     state, made = worker.call(_init, attack, worker.model, images, labels, keys), 0
-    for steps in segment_lengths(attack.n_steps):
+    for steps in attack_segments(attack):
         state, all_settled = worker.call(_advance, attack, worker.model, images, labels, state, steps)
         made += steps
         yield Segment(steps, made, state, bool(all_settled))

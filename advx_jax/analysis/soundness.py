@@ -19,6 +19,7 @@ from advx_jax.messages import one_line, say_once, size_in_words
 from advx_jax.networks.classifier import Classifier
 from advx_jax.networks.own_classifier import OwnClassifier
 from advx_jax.networks.pytrees import as_pytree
+from advx_jax.networks.random_classifier import at_some_draw
 from advx_jax.networks.registry import NamedModel, OwnModel
 
 # Images in the probe's company.
@@ -58,20 +59,26 @@ def fitted(model: NamedModel, shape: tuple[int, ...]) -> NamedModel:
         raise UserError(
             f"expected images of {size_in_words(own.image_shape)} for the model, got {size_in_words(shape)}"
         )
-    n_classes = number_of_classes(own.model, np.zeros((_COMPANY, *shape), np.float32))
+    n_classes = number_of_classes(own.as_function(), np.zeros((_COMPANY, *shape), np.float32))
     return OwnModel(own.of_images((height, width, channels), n_classes), model.provenance)
 
 
-def check_fit(classifier: Classifier | OwnClassifier, data: ImageSet) -> None:
+def check_fit(classifier: Classifier | OwnClassifier, data: ImageSet, takes_random: bool = False) -> None:
     """Refuse a network and data that do not belong together, and a network that gives no answers, before any work.
+
+    Args:
+        classifier: the network.
+        data: labelled images.
+        takes_random: a random network will do (`from_random_function`).
 
     Raises:
         UserError: they have not equally many classes, or the network does not take such images; see `check_answers`.
     """
     check_classes(classifier, data.class_names)
-    checked(classifier, np.zeros((1, *data.images.shape[1:]), np.float32), np.zeros(1, np.int32))
+    model = at_some_draw(classifier) if takes_random else classifier
+    checked(model, np.zeros((1, *data.images.shape[1:]), np.float32), np.zeros(1, np.int32))
     if len(data.images):
-        check_answers(classifier, unit_images(data.images[:1]))
+        check_answers(model, unit_images(data.images[:1]))
 
 
 def check_classes(classifier: Classifier | OwnClassifier, class_names: tuple[str, ...]) -> None:
@@ -162,7 +169,7 @@ def check_answers(model: Model, images: Float[np.ndarray, "n *shape"]) -> None:
     if differs(second):
         raise UserError(
             "expected equal logits for equal images, got other ones when asked again: a random classifier cannot be "
-            "explained or measured image by image; fix what it draws"
+            "explained or measured image by image; fix what it draws, or let it draw by keys (from_random_function)"
         )
     if not differs(_uncompiled(compiled, batch[-1:])):
         if like_a_softmaxs(first).all():
@@ -171,7 +178,8 @@ def check_answers(model: Model, images: Float[np.ndarray, "n *shape"]) -> None:
     if not differs(_uncompiled(compiled, batch)):
         raise UserError(
             "expected logits that depend on their own image only, got other ones in another batch: put the network "
-            "into evaluation mode (train=False, use_running_average=True, deterministic=True; model.eval() in NNX)"
+            "into evaluation mode (train=False, use_running_average=True, deterministic=True; model.eval() in NNX); a "
+            "random one has to draw for each image by the image's own key"
         )
     raise UserError(
         "expected a function of the images alone, got other logits from it than when it was compiled: what it draws, "

@@ -2,6 +2,7 @@
 
 From "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
 attacks" (Croce and Hein 2020, arXiv 2003.01690), section 3 and algorithm 1; the targeted loss is of its section 4.
+Random networks it climbs by expectation over transformation (see `eot.py`).
 In L1 its steps are sparse: "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers" (Croce and Hein
 2021, arXiv 2103.01208), section 3 and algorithm 1.
 """
@@ -16,12 +17,14 @@ from flax import struct
 from jaxtyping import Array, Int
 
 from advx_jax.attacks.arrays import Counts, Images, Keys, Labels, Mask, Perturbations, Values
-from advx_jax.attacks.base import Model
+from advx_jax.attacks.base import AttackResult, Model, example_keys
+from advx_jax.attacks.eot import UNPERTURBED, FrailestSoFar, drawn_logits, mean_loss_and_gradient, none_so_far
 from advx_jax.attacks.fixed_epsilon import BestSoFar, RandomStart, Targets, random_direction, steepest
-from advx_jax.attacks.losses import CLASSES_NEEDED, LossName, loss_and_gradient
+from advx_jax.attacks.losses import CLASSES_NEEDED, LossName, likeliest_targets, loss_and_gradient
 from advx_jax.attacks.norms import per_example
 from advx_jax.attacks.projections import l0_norm, project_l0
 from advx_jax.errors import UserError
+from advx_jax.networks.random_classifier import RandomClassifier
 
 # The paper's: α of the momentum, ρ of the condition on rises, the first step over eps, and the
 # lengths of the first window, of the shortest, and by how much each is shorter, over all steps.
@@ -63,8 +66,9 @@ class APGDState(NamedTuple):
         rises: how often the loss rose since the last checkpoint.
         best_at_check: the largest loss at the last checkpoint.
         halved_at_check: whether the step was halved at the last checkpoint.
-        best_so_far: the first success.
+        best_so_far: the first success; of draws the point where most were one.
         sparsity: in L1; None in other norms.
+        keys: of the network's draws; None where there are none.
     """
 
     step: Int[Array, ""]
@@ -80,8 +84,9 @@ class APGDState(NamedTuple):
     rises: Counts
     best_at_check: Values
     halved_at_check: Mask
-    best_so_far: BestSoFar
+    best_so_far: BestSoFar | FrailestSoFar
     sparsity: Sparsity | None
+    keys: Keys | None
 
 
 def checkpoints(steps: int) -> Int[np.ndarray, " steps"]:
@@ -109,17 +114,36 @@ def sparsity_window(steps: int) -> int:
 class APGD(RandomStart):
     """APGD from a random point on the surface of the ball.
 
+    A random network (`from_random_function`) it attacks by expectation over transformation: each step follows the
+    gradient's mean over `eot` draws, and the mean of their losses says which point is best and whether the loss rises.
+    What counts then: of all points, the one at which most of a step's draws were misclassified (of equal ones, the one
+    with the least mean margin) is looked at with one more draw, which led to no point. If that one is misclassified,
+    the image is broken, else it stands. The unperturbed image is among the points.
+
     Attributes:
         norm: "L1", "L2" or "Linf".
         steps: AutoAttack makes 100.
         loss: what to climb: "cross_entropy" (AutoAttack's APGD-CE), "dlr" (its APGD-DLR), "margin", or "targeted_dlr"
             towards one class (see `APGDT` for several).
+        eot: draws for each gradient; AutoAttack makes 20 for random networks. More than one are made of a network that
+            draws nothing, too.
     """
 
     norms: ClassVar[tuple[str, ...]] = ("L1", "L2", "Linf")
 
     steps: int = struct.field(pytree_node=False, default=100)
     loss: LossName = struct.field(pytree_node=False, default="cross_entropy")
+    eot: int = struct.field(pytree_node=False, default=1)
+
+    @property
+    def takes_random(self) -> bool:
+        """It knows that answers are draws."""
+        return True
+
+    @property
+    def evaluations(self) -> int:
+        """One each step, and one at the starting point, for each draw."""
+        return super().evaluations * self.eot
 
     @property
     def name(self) -> str:
@@ -143,7 +167,7 @@ class APGD(RandomStart):
 
     def init(self, model: Model, images: Images, labels: Labels, keys: Keys) -> APGDState:
         """State before the first step."""
-        return self.init_at(model, images, labels, self.start(keys, images))
+        return self.init_at(model, images, labels, self.start(keys, images), keys)
 
     def start(self, keys: Keys, images: Images) -> Images:
         """Points to be brought into the ball, from which to begin."""
@@ -167,11 +191,21 @@ class APGD(RandomStart):
             return jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))(keys)
         return random_direction(self.norm, keys, images)
 
-    def init_at(self, model: Model, images: Images, labels: Labels, initial: Images) -> APGDState:
-        """State before the first step, at points of one's own (brought into the ball)."""
-        best_so_far, targets = self.initial_best(model, images, labels)
+    def init_at(
+        self, model: Model, images: Images, labels: Labels, initial: Images, keys: Keys | None = None
+    ) -> APGDState:
+        """State before the first step, at points of one's own (brought into the ball); keys: of a network's draws."""
+        best_so_far: BestSoFar | FrailestSoFar
+        if self.eot > 1 or isinstance(model, RandomClassifier):
+            keys = example_keys(keys, jnp.arange(len(images)))
+            drawn = drawn_logits(model, images, keys, UNPERTURBED, self.eot)
+            best_so_far = none_so_far(images).updated(self.criterion, images, drawn, labels, counted=0)
+            targets = likeliest_targets(drawn.mean(0), labels, drawn.shape[-1] - 1)[self.target]
+        else:
+            keys = None
+            best_so_far, targets = self.initial_best(model, images, labels)
         initial = self.project(images, initial)
-        values, gradient, logits = self._loss(model, initial, labels, targets)
+        values, gradient, logits = self._loss(model, initial, labels, targets, keys, best_so_far.evaluations)
         batch = images.shape[0]
         step_size, sparsity = self.first_step(images)
         return APGDState(
@@ -190,14 +224,17 @@ class APGD(RandomStart):
             rises=jnp.zeros(batch, jnp.int32),
             best_at_check=values,
             halved_at_check=jnp.ones(batch, bool),
-            best_so_far=self.update_best(best_so_far, initial, logits, labels),
+            best_so_far=self.remembered(best_so_far, initial, logits, labels),
             sparsity=sparsity,
+            keys=keys,
         )
 
     def step(self, model: Model, images: Images, labels: Labels, state: APGDState) -> APGDState:
         """Climb with momentum; at a checkpoint go back to the best point and halve the step if the loss was stuck."""
         new = self._sparse(images, state) if self.norm == "L1" else self._with_momentum(images, state)
-        values, gradient, logits = self._loss(model, new, labels, state.targets)
+        values, gradient, logits = self._loss(
+            model, new, labels, state.targets, state.keys, state.best_so_far.evaluations
+        )
 
         better = values > state.best_loss
         state = state._replace(
@@ -210,9 +247,24 @@ class APGD(RandomStart):
             best_loss=jnp.where(better, values, state.best_loss),
             last_loss=values,
             rises=state.rises + (values > state.last_loss),
-            best_so_far=self.update_best(state.best_so_far, new, logits, labels),
+            best_so_far=self.remembered(state.best_so_far, new, logits, labels),
         )
         return self._checked_sparsity(images, state) if self.norm == "L1" else self._checked_rises(state)
+
+    def remembered(
+        self, best: BestSoFar | FrailestSoFar, candidates: Images, logits: Array, labels: Labels
+    ) -> BestSoFar | FrailestSoFar:
+        """Count evaluations, and remember the first success; of draws the point where most are over the boundary."""
+        if isinstance(best, FrailestSoFar):
+            return best.updated(self.criterion, candidates, logits, labels)
+        return self.update_best(best, candidates, logits, labels)
+
+    def result(self, model: Model, images: Images, labels: Labels, state: APGDState) -> AttackResult:
+        """What was found; of draws what another one says of it."""
+        if isinstance(state.best_so_far, FrailestSoFar):
+            judged = state.best_so_far.judged(self.criterion, model, images, labels, state.keys)
+            state = state._replace(best_so_far=judged)
+        return super().result(model, images, labels, state)
 
     def checked_each(self) -> int | Array:
         """In L1, after how many steps it is looked whether the best point became sparser."""
@@ -269,8 +321,12 @@ class APGD(RandomStart):
             gradient=jnp.where(back, state.best_gradient, state.gradient),
         )
 
-    def _loss(self, model: Model, points: Array, labels: Array, targets: Array) -> tuple[Array, Array, Array]:
-        return loss_and_gradient(self.loss, model, points, labels, targets, self.criterion.towards_label)
+    def _loss(
+        self, model: Model, points: Array, labels: Array, targets: Array, keys: Keys | None, evaluations: Array
+    ) -> tuple[Array, Array, Array]:
+        what = self.loss, model, points, labels, targets, self.criterion.towards_label
+        # The evaluations so far number the draws.
+        return loss_and_gradient(*what) if keys is None else mean_loss_and_gradient(*what, keys, evaluations, self.eot)
 
 
 def sparsity_of(changed: Values) -> Sparsity:

@@ -15,8 +15,9 @@ from flax import struct
 from jaxtyping import Array, Int
 
 from advx_jax.attacks.apgd import APGD, APGDT, APGDState, sparsity_of, sparsity_window
-from advx_jax.attacks.arrays import Images, Keys, Labels, Logits
+from advx_jax.attacks.arrays import Images, Keys, Labels
 from advx_jax.attacks.base import Model
+from advx_jax.attacks.eot import FrailestSoFar
 from advx_jax.attacks.fixed_epsilon import BestSoFar
 from advx_jax.attacks.projections import l0_norm
 
@@ -65,11 +66,15 @@ class _Phase(APGD):
         """As the phase's length wants it."""
         return self.checks
 
-    def update_best(self, best: BestSoFar, candidates: Images, logits: Logits, labels: Labels) -> BestSoFar:
-        """Count an evaluation, and a success if it is one within eps."""
-        looked = super().update_best(best, candidates, logits, labels)
+    def remembered(
+        self, best: BestSoFar | FrailestSoFar, candidates: Images, logits: Array, labels: Labels
+    ) -> BestSoFar | FrailestSoFar:
+        """Count evaluations, and a success if it is one within eps."""
+        looked = super().remembered(best, candidates, logits, labels)
         otherwise = best._replace(evaluations=looked.evaluations, finite=looked.finite)
-        chosen: BestSoFar = jax.tree.map(lambda new, old: jnp.where(self.counts, new, old), looked, otherwise)
+        chosen: BestSoFar | FrailestSoFar = jax.tree.map(
+            lambda new, old: jnp.where(self.counts, new, old), looked, otherwise
+        )
         return chosen
 
 
@@ -91,8 +96,8 @@ class PhasedAPGD(APGD):
 
     @property
     def evaluations(self) -> int:
-        """One each step, and one at the starting point."""
-        return self.n_steps + 1
+        """One each step, and one at the starting point, for each draw."""
+        return (self.n_steps + 1) * self.eot
 
     def _phase(self, place: int | Int[Array, ""]) -> _Phase:
         checks = [sparsity_window(length) for length in planned(self.steps).lengths]
@@ -102,6 +107,7 @@ class PhasedAPGD(APGD):
             steps=self.steps,
             stay_in_range=self.stay_in_range,
             loss=self.loss,
+            eot=self.eot,
             target=self.target,
             criterion=self.criterion,
             checks=jnp.asarray(checks)[place],
@@ -110,11 +116,13 @@ class PhasedAPGD(APGD):
 
     def init(self, model: Model, images: Images, labels: Labels, keys: Keys) -> APGDState:
         """State before the first step, at a draw in the largest ball."""
-        return self.init_at(model, images, labels, self.start(keys, images))
+        return self.init_at(model, images, labels, self.start(keys, images), keys)
 
-    def init_at(self, model: Model, images: Images, labels: Labels, initial: Images) -> APGDState:
+    def init_at(
+        self, model: Model, images: Images, labels: Labels, initial: Images, keys: Keys | None = None
+    ) -> APGDState:
         """State before the first step, at points of one's own (brought into the largest ball)."""
-        state = self._phase(0).init_at(model, images, labels, initial)
+        state = self._phase(0).init_at(model, images, labels, initial, keys)
         return state._replace(sparsity=sparsity_of(l0_norm(state.iterate - images)))
 
     def step(self, model: Model, images: Images, labels: Labels, state: APGDState) -> APGDState:

@@ -1,4 +1,4 @@
-"""AutoAttack, standard version: APGD-CE, APGD-T, FAB-T and Square, one after another.
+"""AutoAttack: APGD-CE, APGD-T, FAB-T and Square one after another, or other attacks in other versions.
 
 From "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks"
 (Croce and Hein 2020, arXiv 2003.01690); in L1 with the APGD of "Mind the box" (Croce and Hein 2021, arXiv 2103.01208).
@@ -18,6 +18,11 @@ from advx_jax.attacks.square import Square
 
 # The authors' code, of those attacks in "plus" that draw, and of APGD on the cross-entropy in L1.
 _RESTARTS = 5
+# Of theirs, for each gradient in "rand".
+_DRAWS = 20
+
+
+Version = Literal["standard", "plus", "rand"]
 
 
 @struct.dataclass(kw_only=True)
@@ -30,12 +35,14 @@ class AutoAttack(FixedEpsilonEnsemble):
     Attributes:
         norm: "L1", "L2" or "Linf".
         version: "standard", or "plus": APGD on both losses from five points, untargeted FAB, Square, APGD-T, FAB-T. FAB
-            draws no points here, so that it has no restarts.
+            draws no points here, so that it has no restarts. Or "rand", for random networks: APGD on both losses, each
+            gradient a mean over 20 draws; see `APGD` for what counts as broken. A network that draws nothing it attacks
+            too, but less than "standard" does.
     """
 
     norms = APGD.norms
 
-    version: Literal["standard", "plus"] = struct.field(pytree_node=False, default="standard")
+    version: Version = struct.field(pytree_node=False, default="standard")
 
     def members(self, n_classes: int | None) -> tuple[Attack, ...]:
         """The attacks, in their order."""
@@ -46,6 +53,8 @@ class AutoAttack(FixedEpsilonEnsemble):
             return (ascent, PhasedAPGDT(**ball), FABT(**ball), Square(**ball))
         if self.version == "standard":
             return (APGD(**ball), APGDT(**ball), FABT(**ball), Square(**ball))
+        if self.version == "rand":
+            return (APGD(**ball, eot=_DRAWS), APGD(**ball, loss="dlr", eot=_DRAWS))
         ascents = APGD(**ball), APGD(**ball, loss="dlr")
         several = (Restarted(attack=ascent, restarts=_RESTARTS) for ascent in ascents)
         return (*several, FAB(**ball), Square(**ball), APGDT(**ball), FABT(**ball))

@@ -23,6 +23,7 @@ from advx_jax.attacks.norms import per_example
 from advx_jax.errors import UserError
 from advx_jax.messages import size_in_words
 from advx_jax.networks.pytrees import as_pytree
+from advx_jax.networks.random_classifier import at_some_draw
 
 _Same = TypeVar("_Same", bound="Attack")
 
@@ -115,6 +116,11 @@ class Attack:
         """Whether other keys give other results, so that restarts may find more."""
         return False
 
+    @property
+    def takes_random(self) -> bool:
+        """Whether it can attack a network whose answers are draws (`from_random_function`)."""
+        return False
+
     def until(self: _Same, criterion: Criterion) -> _Same:
         """The same attack with another criterion of success."""
         return dataclasses.replace(self, criterion=criterion)
@@ -197,7 +203,7 @@ class Attack:
             UserError: images, labels, model or settings are not what the attack can work with.
         """
         what = "target" if self.criterion.towards_label else "label"
-        x, y, n_classes = checked(model, images, labels, what)
+        x, y, n_classes = checked(at_some_draw(model) if self.takes_random else model, images, labels, what)
         self.check(n_classes)
         return _run(self, as_pytree(model), x, y, example_keys(key, jnp.arange(len(x))))
 
@@ -303,7 +309,7 @@ def plain_number(value: Any) -> Any:
 
 @jax.jit
 def _run(attack: Attack, model: Model, images: Array, labels: Array, keys: Array) -> AttackResult:
-    n_classes = jax.eval_shape(model, images).shape[-1]
+    n_classes = jax.eval_shape(at_some_draw(model), images).shape[-1]
 
     def one(part: Attack, keys: Array) -> AttackResult:
         state = part.init(model, images, labels, keys)

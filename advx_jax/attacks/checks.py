@@ -56,7 +56,7 @@ _NORMS = {
 # Of those that are known, what attacks take that do not say otherwise by `norms`.
 _USUAL_NORMS = ("L2", "Linf")
 _CHOICES = {
-    "version": ("standard", "plus"),
+    "version": ("standard", "plus", "rand"),
     "direction": ("cross_entropy", "scale_free"),
     "climb": ("margin", "log_odds"),
     "rule": ("squares", "midpoint", "gauss_legendre"),
@@ -109,6 +109,7 @@ _NUMBERS = {
 _COUNTS = {
     "steps": (1, "step"),
     "samples": (1, "sample"),
+    "eot": (1, "draw"),
     "restarts": (1, "restart or target"),
     "n_targets": (1, "restart or target"),
     "levels": (2, "grey levels"),

@@ -13,6 +13,7 @@ from jaxtyping import Array, Int
 from advx_jax.attacks.arrays import Images, Keys, Labels
 from advx_jax.attacks.base import Attack, AttackResult, Model, Part, State, nothing_found, smaller
 from advx_jax.errors import UserError
+from advx_jax.networks.random_classifier import at_some_draw
 
 _Listed = TypeVar("_Listed", bound="Listed")
 _Restarted = TypeVar("_Restarted", bound="Restarted")
@@ -61,6 +62,11 @@ class Ensemble(Attack):
         """Whether any part is."""
         return any(part.attack.is_random for part in self.parts())
 
+    @property
+    def takes_random(self) -> bool:
+        """Whether all parts do."""
+        return all(part.attack.takes_random for part in self.parts())
+
     def check(self, n_classes: int | None = None) -> None:
         """Refuse what any part refuses.
 
@@ -103,7 +109,7 @@ class Ensemble(Attack):
         return result
 
     def _parts(self, model: Model, images: Array) -> tuple[Part, ...]:
-        return self.parts(jax.eval_shape(model, images).shape[-1])
+        return self.parts(jax.eval_shape(at_some_draw(model), images).shape[-1])
 
 
 @struct.dataclass(kw_only=True)

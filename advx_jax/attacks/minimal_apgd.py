@@ -16,6 +16,7 @@ from jaxtyping import Array, Int
 from advx_jax.attacks.apgd import APGD, APGDState
 from advx_jax.attacks.arrays import Counts, Images, Keys, Labels, Mask, Values
 from advx_jax.attacks.base import AttackResult, Model, Number
+from advx_jax.attacks.eot import FrailestSoFar
 from advx_jax.attacks.fixed_epsilon import BestSoFar
 from advx_jax.attacks.losses import LossName, likeliest_targets
 from advx_jax.attacks.minimum_norm import MinimumNorm, SmallestSoFar
@@ -171,7 +172,9 @@ class MinimalAPGD(MinimumNorm):
             best_so_far=best,
         )
 
-    def _with_success(self, images: Images, best: SmallestSoFar, run: BestSoFar, new: Mask) -> SmallestSoFar:
+    def _with_success(
+        self, images: Images, best: SmallestSoFar, run: BestSoFar | FrailestSoFar, new: Mask
+    ) -> SmallestSoFar:
         """Count an evaluation, and remember a run's success where it is the smallest."""
         change = run.adversarial - images
         norm = self.size(change)

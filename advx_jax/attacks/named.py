@@ -2,12 +2,13 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, get_args
 
 from advx_jax.attacks.alma import ALMA
 from advx_jax.attacks.apgd import APGD, APGDT
-from advx_jax.attacks.autoattack import AutoAttack
+from advx_jax.attacks.autoattack import AutoAttack, Version
 from advx_jax.attacks.base import Attack, as_attack
 from advx_jax.attacks.best import BEST, BEST_OF
 from advx_jax.attacks.carlini_wagner import CarliniWagner
@@ -32,6 +33,9 @@ from advx_jax.importing import find_by_name, made
 FixedEpsilonMaker = Callable[..., Attack]
 """Takes eps, norm and stay_in_range by name."""
 
+VERSIONS: tuple[Version, ...] = get_args(Version)
+"""Of AutoAttack."""
+
 FIXED_EPSILON: dict[str, FixedEpsilonMaker] = {
     "autoattack": AutoAttack,
     "pgd": PGD,
@@ -40,7 +44,7 @@ FIXED_EPSILON: dict[str, FixedEpsilonMaker] = {
     "apgd-t": APGDT,
     "fab-t": FABT,
     "square": Square,
-    "autoattack-plus": functools.partial(AutoAttack, version="plus"),
+    **{f"autoattack-{version}": functools.partial(AutoAttack, version=version) for version in VERSIONS[1:]},
 }
 
 MINIMUM_NORM: dict[str, Attack] = {
@@ -96,16 +100,22 @@ def autoattack_named(name: str, version: str) -> str:
 
     Args:
         name: of an attack.
-        version: "standard", which all have, or another one.
+        version: one of `VERSIONS`; the first all attacks have.
 
     Raises:
         UserError: it is another one of another attack.
     """
-    if version == "standard":
+    if version == VERSIONS[0]:
         return name
     if name.lower() != "autoattack":
         raise UserError(f"expected --version={version} with --attack=autoattack only, got it with {name}")
     return f"autoattack-{version}"
+
+
+def folder_suffix(name: str, members: Sequence[Attack]) -> str:
+    """What tells results of attacks from AutoAttack's: nothing for itself, its version, or the first attack's name."""
+    whole = re.fullmatch(f"autoattack(|{'|'.join(f'-{version}' for version in VERSIONS[1:])})", name.lower())
+    return whole[1] if whole else f"-{members[0].name}"
 
 
 def fixed_epsilon_attack(name: str, **given: Any) -> Attack:

@@ -4,10 +4,11 @@ What a framework needs beside images (variables, state, keys, flags) is bound he
 images alone, whose arrays are arguments of compiled code.
 """
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,9 @@ from advx_jax.errors import UserError
 from advx_jax.messages import listed, shown
 from advx_jax.networks.own_classifier import ImageShape, OwnClassifier
 from advx_jax.networks.pytrees import JoinedCall, as_pytree, is_array
+from advx_jax.networks.random_classifier import RandomClassifier
+
+_Own = TypeVar("_Own", bound=OwnClassifier)
 
 _CHANNELS = (1, 3, 4)
 # As networks call the arguments that put them into evaluation mode.
@@ -50,16 +54,36 @@ def from_function(
     Raises:
         UserError: it cannot be called, or names or shape are none.
     """
-    if isinstance(function, OwnClassifier):
-        function = function.model
-    if not callable(function):
-        raise UserError(f"expected a function from images to logits, got {type(function).__name__}")
-    return OwnClassifier(
-        as_pytree(function),
-        None if image_shape is None else checked_shape(image_shape),
-        class_names=None if class_names is None else checked_class_names(class_names),
-        kind=type(function).__name__ if kind is None else kind,
-    )
+    if isinstance(function, RandomClassifier):
+        return from_random_function(function.model, class_names, image_shape, kind)
+    return _own(OwnClassifier, "a function from images to logits", function, class_names, image_shape, kind)
+
+
+def from_random_function(
+    function: Callable[[Array, Array], Array],
+    class_names: Sequence[str] | None = None,
+    image_shape: ImageShape | None = None,
+    kind: str | None = None,
+) -> RandomClassifier:
+    """A random network: whatever it draws for an image, noise or dropout, comes from the image's own key.
+
+    With a key for each image it is an ordinary model, `random.drawn(keys)`. `robust_accuracy` takes it as it is, with
+    `AutoAttack(version="rand")` or `APGD`, and draws the keys itself; all else refuses it.
+
+    Args:
+        function: images (batch, height, width, channels) on the [0,1] scale and keys (batch) to logits (batch,
+            classes); draws for each image apart, as `jax.vmap(jax.random.normal, (0, None))(keys, shape)` does.
+        class_names: see `from_function`.
+        image_shape: see `from_function`.
+        kind: see `from_function`.
+
+    Raises:
+        UserError: it cannot be called, or names or shape are none.
+    """
+    what = "a function from images and keys to logits"
+    if isinstance(function, OwnClassifier) and not isinstance(function, RandomClassifier):
+        raise UserError(f"expected {what}, got {function!r}, which takes images alone")
+    return _own(RandomClassifier, what, function, class_names, image_shape, kind)
 
 
 def from_linen(
@@ -198,7 +222,7 @@ def normalized(model: Callable[[Array], Array], mean: Sequence[float], std: Sequ
         raise UserError(f"expected mean and std of images in [0,1], got {mean} and {std}: divide both by 255")
     inner = model if isinstance(model, OwnClassifier) else from_function(model)
     call = jax.tree_util.Partial(_apply_normalized, inner.model, jnp.asarray(means), jnp.asarray(stds))
-    return from_function(call, inner.class_names, inner.image_shape, inner.kind)
+    return dataclasses.replace(inner, model=as_pytree(call))
 
 
 def checked_class_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -225,6 +249,26 @@ def checked_shape(shape: Any) -> ImageShape:
     if sizes[0] in _CHANNELS and min(sizes[1:]) > max(_CHANNELS):
         raise UserError(f"expected image_shape as (height, width, channels), got {shape!r}, with channels first")
     return sizes[0], sizes[1], sizes[2]
+
+
+def _own(
+    kind_of_classifier: type[_Own],
+    what: str,
+    function: Any,
+    class_names: Sequence[str] | None,
+    image_shape: ImageShape | None,
+    kind: str | None,
+) -> _Own:
+    if isinstance(function, OwnClassifier):
+        function = function.model
+    if not callable(function):
+        raise UserError(f"expected {what}, got {type(function).__name__}")
+    return kind_of_classifier(
+        as_pytree(function),
+        None if image_shape is None else checked_shape(image_shape),
+        class_names=None if class_names is None else checked_class_names(class_names),
+        kind=type(function).__name__ if kind is None else kind,
+    )
 
 
 def _evaluation_settings(call: Callable[..., Any]) -> dict[str, bool]:
@@ -266,7 +310,7 @@ def _apply_haiku(
     return found[0] if has_state else found
 
 
-def _apply_normalized(model: Callable[[Array], Array], mean: Array, std: Array, images: Array) -> Array:
+def _apply_normalized(model: Callable[..., Array], mean: Array, std: Array, images: Array, *keys: Array) -> Array:
     if len(mean) not in (1, images.shape[-1]):
         raise UserError(f"expected images of {len(mean)} channels, as mean and std have, got {images.shape[-1]}")
-    return model((images - mean) / std)
+    return model((images - mean) / std, *keys)

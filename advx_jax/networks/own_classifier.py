@@ -40,7 +40,7 @@ class OwnClassifier:
         kind: what it was made of, for people: "Linen CNN".
     """
 
-    model: Callable[[Array], Array]
+    model: Callable[..., Array]
     image_shape: ImageShape | None = struct.field(pytree_node=False, default=None)
     classes: int = struct.field(pytree_node=False, default=0)
     class_names: tuple[str, ...] | None = struct.field(pytree_node=False, default=None)
@@ -56,7 +56,7 @@ class OwnClassifier:
             parts.append(f"{self.classes} classes")
         if self.image_shape:
             parts.append(f"images of {size_in_words(self.image_shape)}")
-        return f"OwnClassifier({', '.join(parts)})"
+        return f"{type(self).__name__}({', '.join(parts)})"
 
     @property
     def n_classes(self) -> int:
@@ -68,6 +68,10 @@ class OwnClassifier:
         if not self.classes:
             raise UserError(f"expected {self!r} to know its images, got none yet")
         return self.classes
+
+    def as_function(self) -> Callable[[Array], Array]:
+        """What is called with images; a pytree."""
+        return self.model
 
     def of_images(self, shape: ImageShape, classes: int) -> "OwnClassifier":
         """The same classifier, now known to take such images and to have so many classes.
@@ -92,13 +96,14 @@ class OwnClassifier:
         if self.image_shape is None:
             raise UserError(f"expected {self!r} to know its images, got none yet")
         images = jax.ShapeDtypeStruct((_TRACED_ROWS, *self.image_shape), jnp.float32)
-        forward = jax.make_jaxpr(lambda model, x: model(x))(self.model, images)
+        function = self.as_function()
+        forward = jax.make_jaxpr(lambda model, x: model(x))(function, images)
         if calls := sorted({name for name in _primitives(forward.jaxpr) if "callback" in name}):
             raise UserError(
                 f"expected a model that is computed by JAX, got one that calls back into Python ({', '.join(calls)}): "
                 "results of such models cannot be told apart"
             )
-        programs = [forward, *_backward(self.model, images)]
+        programs = [forward, *_backward(function, images)]
         digest = hashlib.sha256("".join(_ADDRESS.sub("", str(program)) for program in programs).encode())
         constants = (constant for program in programs for constant in _constants(program.jaxpr, program.consts))
         for array in (*jax.tree.leaves(self.model), *constants):

@@ -1,5 +1,6 @@
 """A classifier from whatever stands behind `package.module:name`."""
 
+import dataclasses
 import inspect
 from typing import Any
 
@@ -8,7 +9,7 @@ from flax import linen as nn
 from advx_jax.errors import UserError
 from advx_jax.importing import import_by_name
 from advx_jax.messages import one_line
-from advx_jax.networks.adapters import checked_shape, from_function, from_haiku, from_linen
+from advx_jax.networks.adapters import checked_class_names, checked_shape, from_function, from_haiku, from_linen
 from advx_jax.networks.classifier import Classifier
 from advx_jax.networks.own_classifier import OwnClassifier
 
@@ -21,8 +22,9 @@ def own_classifier(name: str) -> Classifier | OwnClassifier:
     Args:
         name: `package.module:name` of a function from images to logits, of anything that is callable as one (an NNX
             or Equinox module, a `Classifier`), of a pair of Linen module and variables, of what Haiku's `transform`
-            gave with parameters (and state), or of a function or class without arguments that makes one of these.
-            What it is attached to it may say: attributes `class_names` and `image_shape`, (height, width, channels).
+            gave with parameters (and state), of what `from_random_function` made, or of a function or class without
+            arguments that makes one of these. What it is attached to it may say: attributes `class_names` and
+            `image_shape`, (height, width, channels).
 
     Raises:
         UserError: there is nothing of that name, or it is none of these.
@@ -35,7 +37,7 @@ def own_classifier(name: str) -> Classifier | OwnClassifier:
         return classifier
     names = said["class_names"] or classifier.class_names
     shape = checked_shape(said["image_shape"]) if said["image_shape"] else classifier.image_shape
-    return from_function(classifier.model, names, shape, classifier.kind)
+    return dataclasses.replace(classifier, class_names=names and checked_class_names(names), image_shape=shape)
 
 
 def _is_maker(found: Any) -> bool:

@@ -53,6 +53,6 @@ class JoinedCall:
         leaves = [other if array is None else array for array, other in zip(arrays, self.others, strict=True)]
         return jax.tree.unflatten(self.structure, leaves)
 
-    def __call__(self, arrays: Sequence[Any], images: Array) -> Any:
+    def __call__(self, arrays: Sequence[Any], *inputs: Array) -> Any:
         """Logits."""
-        return self.join(arrays)(images)
+        return self.join(arrays)(*inputs)

@@ -62,7 +62,7 @@ def write_robust_accuracy(
         "broken_by": [record.get("broken_by") for record in records],
         "predicted": [record.get("predicted") for record in records],
         "distances": [record.get("distance") for record in records],
-        "warnings": warnings(records, attacks, n_classes),
+        "warnings": warnings(records, attacks, n_classes, head["settings"].get("random_network", False)),
     }
     write_json(output / RESULTS_FILE, results)
     return _table(results, threat)

@@ -15,13 +15,16 @@ def is_robust(record: Mapping[str, Any]) -> bool:
     return record["correct"] and "broken_by" not in record
 
 
-def warnings(records: Sequence[Mapping[str, Any]], attacks: Sequence[Attack], n_classes: int) -> list[str]:
+def warnings(
+    records: Sequence[Mapping[str, Any]], attacks: Sequence[Attack], n_classes: int, random_network: bool = False
+) -> list[str]:
     """Warnings that apply, each with what it means.
 
     Args:
         records: of the images.
         attacks: the attacks, in their order.
         n_classes: of the network.
+        random_network: it is known to be random, and measured as such.
     """
     n = len(records)
     lines = []
@@ -35,7 +38,12 @@ def warnings(records: Sequence[Mapping[str, Any]], attacks: Sequence[Attack], n_
             "there, and the accuracy left may be too high"
         )
     random = sum(record["random"] for record in records)
-    if random:
+    if random_network:
+        lines.append(
+            "the network is random, and each figure is of one draw for each image: what is right unperturbed, and what "
+            "another draw misclassifies where an attack led to; other seeds give other figures"
+        )
+    elif random:
         lines.append(
             f"two passes over the same image gave different logits for {random} of {n} images: against a random "
             "network, gradients and single looks say little, and the accuracy left is no bound"

@@ -13,7 +13,7 @@ import numpy as np
 from advx_jax.analysis.chunks import chunk_rows
 from advx_jax.analysis.robust_accuracy import SanityChecks, run_attack, sanity_checks, transferred
 from advx_jax.analysis.row_cost import row_bytes
-from advx_jax.analysis.segments import segment_lengths
+from advx_jax.analysis.segments import attack_segments
 from advx_jax.analysis.soundness import check_fit
 from advx_jax.analysis.workers import lanes
 from advx_jax.attacks import APGD, Attack, FirstSuccess
@@ -24,6 +24,7 @@ from advx_jax.attacks.threat_model import threat_model
 from advx_jax.data.image_set import ImageSet
 from advx_jax.errors import UserError
 from advx_jax.files import check_output_folder
+from advx_jax.networks.random_classifier import RandomClassifier
 from advx_jax.networks.registry import NamedModel
 from advx_jax.progress import Update
 from advx_jax.reports.broken_images import PICTURES_FOLDER, BrokenImages
@@ -77,7 +78,7 @@ class RobustAccuracy(Measurement[str]):
         pictures: bool = False,
         start_from: Path | None = None,
     ) -> None:
-        check_fit(network.classifier, data)
+        check_fit(network.classifier, data, takes_random=all(attack.takes_random for attack in attacks))
         self._n_classes = network.classifier.n_classes
         for attack in attacks:
             attack.check(self._n_classes)
@@ -98,6 +99,8 @@ class RobustAccuracy(Measurement[str]):
             "seed": seed,
             "stay_in_range": self._threat.stay_in_range,
         }
+        if isinstance(network.classifier, RandomClassifier):
+            self.settings["random_network"] = True
         if name.lower() not in FIXED_EPSILON:
             self.settings["attack_settings"] = {attack.name: attack.settings() for attack in attacks}
         self._elsewhere: BrokenImages | None = None
@@ -181,7 +184,7 @@ class RobustAccuracy(Measurement[str]):
     def _estimate_of(self, rows_of: functools.partial[int]) -> Estimate:
         phases = []
         for run, cost in zip(self._runs, self._costs, strict=True):
-            segments = len(segment_lengths(run.attack.n_steps))
+            segments = len(attack_segments(run.attack))
             phases.append(Phase(self._name_of(run), segments, cost / segments))
         return Estimate(phases, rows_of, len(lanes()))
 
@@ -194,7 +197,9 @@ class RobustAccuracy(Measurement[str]):
         return record["runs"] > position or not is_robust(record)
 
     def _check(self, done: Update, rows: int, keys: list[str]) -> Iterator[dict[str, Record]]:
-        checks = sanity_checks(self._classifier, *load_block(self._data, [int(key) for key in keys]), rows)
+        block = [int(key) for key in keys]
+        drawn = np.array(block), jax.random.key(self._seed)
+        checks = sanity_checks(self._classifier, *load_block(self._data, block), rows, *drawn)
         found = {}
         for key, *fields in zip(keys, *checks, strict=True):
             found[key] = {name: bool(value) for name, value in zip(checks._fields, fields, strict=True)} | {"runs": 0}
@@ -213,7 +218,10 @@ class RobustAccuracy(Measurement[str]):
         candidates = np.stack([self._elsewhere.load(index) for index in block])
         # Knows all norms, and is not run.
         ball = APGD(eps=self._threat.eps, norm=self._threat.norm, stay_in_range=self._threat.stay_in_range)
-        looked = transferred(self._classifier, *load_block(self._data, block), candidates, ball, rows)
+        drawn = jax.random.key(self._seed)
+        looked = transferred(
+            self._classifier, *load_block(self._data, block), candidates, np.array(block), ball, drawn, rows
+        )
         records = {}
         for index, success, predicted, distance, adversarial, _ in zip(block, *looked, strict=True):
             if success:
