@@ -136,6 +136,7 @@ TABLE = {
     "phased apgd-t L1": package.PhasedAPGDT(eps=2.0, norm="L1", steps=4, n_targets=2),
     "fab L1": FAB(eps=3.0, norm="L1", steps=6),
     "square L1": Square(eps=8.0, norm="L1", steps=20),
+    "apgd-ce of several draws": APGD(eps=EPS["L2"], norm="L2", steps=8, eot=2),
     "autoattack": AutoAttack(eps=EPS["Linf"], norm="Linf"),
     "published": Published(eps=2.0, steps=25),
     "published, BTR": Published(eps=2.0, steps=25, criterion=NoBetterThanRandom()),
@@ -206,7 +207,7 @@ COMBINED |= {
 }
 # Another loss, criterion or box for steps that are in the table, for the columns in which each costs a compilation.
 VARIED = {
-    *("apgd-dlr L2", "apgd-margin L2", "apgd-ce L1 out of the box", "out of the box"),
+    *("apgd-dlr L2", "apgd-margin L2", "apgd-ce L1 out of the box", "apgd-ce of several draws", "out of the box"),
     *("published, BTR", "smallest", "frank-wolfe out of the box"),
     *("phased apgd-ce L1", "fab L1", "square L1"),
 }

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advx_jax.attacks import APGD, APGDT, FAB, FABT, PhasedAPGD, Square
+import advx_jax as ax
+from advx_jax.attacks import APGD, APGDT, FAB, FABT, AutoAttack, PhasedAPGD, Square
 from advx_jax.attacks.apgd import _FIRST_STEP
 from advx_jax.attacks.apgd_phases import planned
 from advx_jax.attacks.square import _bump
@@ -15,6 +16,7 @@ pytestmark = pytest.mark.slow
 torch = pytest.importorskip("torch")
 pytest.importorskip("pyautoattack", reason="needs pyautoattack: pip install -e '.[peers]'")
 
+from pyautoattack import AutoAttack as TheirAutoAttack
 from pyautoattack import autopgd_base
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from pyautoattack.fab_pt import FABAttack_PT
@@ -189,6 +191,47 @@ def test_accuracy_left_is_the_peers(name, attack, norm, golden, published_pt):
     )
     print(f"\n{name} {attack} {norm}: {ours} of {N_IMAGES} images left, {theirs} by the peer")
     assert abs(ours - theirs) <= IMAGES_APART[attack]
+
+
+@pytest.mark.parametrize("norm", ["L2", "Linf"])
+def test_a_random_network_keeps_as_much_accuracy_as_with_the_peer(norm):
+    """Two layers with noise before each, over runs of 64 images that each side judges by draws of its own."""
+    shape, hidden, n_classes, n_images, runs, sigma = (6, 6, 3), 16, 4, 64, 4, 0.15
+    drawn = np.random.default_rng(0)
+    first = drawn.normal(size=(108, hidden)).astype(np.float32) / 4
+    second = drawn.normal(size=(hidden, n_classes)).astype(np.float32)
+    images = drawn.uniform(size=(n_images, *shape)).astype(np.float32)
+    labels = (np.tanh((images - 0.5).reshape(n_images, -1) @ first) @ second).argmax(-1)
+    eps = {"L2": 0.16, "Linf": 0.019}[norm]
+
+    def ours(images, keys):
+        before, between = (
+            jax.vmap(lambda key, place=place, size=size: jax.random.normal(jax.random.fold_in(key, place), (size,)))(
+                keys
+            )
+            for place, size in enumerate((108, hidden))
+        )
+        inside = jnp.tanh(((images - 0.5).reshape(len(images), -1) + sigma * before) @ first)
+        return (inside + sigma * between) @ second
+
+    class Theirs(torch.nn.Module):
+        def forward(self, x):
+            flat = (x - 0.5).permute(0, 2, 3, 1).flatten(1)
+            inside = torch.tanh((flat + sigma * torch.randn_like(flat)) @ torch.tensor(first))
+            return (inside + sigma * torch.randn_like(inside)) @ torch.tensor(second)
+
+    model, attack = ax.from_random_function(ours), AutoAttack(eps=eps, norm=norm, version="rand")
+    left = {"ours": 0.0, "theirs": 0.0}
+    for seed in range(runs):
+        left["ours"] += ax.robust_accuracy(model, images, labels, attack, jax.random.key(seed)) / runs
+        peer = TheirAutoAttack(Theirs(), norm=norm, eps=eps, version="rand", seed=seed)
+        _, predicted = peer.run_standard_evaluation(to_torch(images), torch.tensor(labels))
+        left["theirs"] += float((predicted.numpy() == labels).mean()) / runs
+    print(f"\n{norm}: {left}")
+    share = sum(left.values()) / 2
+    assert 0.1 < share < 0.6
+    # Three standard deviations of the difference of two shares of so many draws.
+    assert abs(left["ours"] - left["theirs"]) < 3 * (2 * share * (1 - share) / (runs * n_images)) ** 0.5
 
 
 def test_bumps_of_square_in_l1_are_the_peers(monkeypatch):

@@ -200,6 +200,8 @@ class APGD(RandomStart):
             keys = example_keys(keys, jnp.arange(len(images)))
             drawn = drawn_logits(model, images, keys, UNPERTURBED, self.eot)
             best_so_far = none_so_far(images).updated(self.criterion, images, drawn, labels, counted=0)
+            if not isinstance(model, RandomClassifier):
+                best_so_far = best_so_far.kept_where_over()
             targets = likeliest_targets(drawn.mean(0), labels, drawn.shape[-1] - 1)[self.target]
         else:
             keys = None

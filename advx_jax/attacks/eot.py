@@ -76,6 +76,10 @@ class FrailestSoFar(NamedTuple):
             finite=self.finite & jax.vmap(are_numbers, (0, None))(logits, labels).all(0),
         )
 
+    def kept_where_over(self) -> "FrailestSoFar":
+        """No other point is frailer than one that any draw was over at: for a network that draws nothing."""
+        return self._replace(margin=jnp.where(self.over > 0, -jnp.inf, self.margin))
+
     def judged(
         self, criterion: Criterion, model: Model, images: Images, labels: Labels, keys: Keys | None
     ) -> BestSoFar:

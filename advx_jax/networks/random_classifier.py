@@ -32,8 +32,7 @@ class RandomClassifier(OwnClassifier):
         del images
         raise UserError(
             "expected a network that gives equal logits for equal images, got a random one: it can only be measured by "
-            "a robust accuracy under AutoAttack(version='rand'), --version=rand, or APGD; or be fixed by "
-            "model.drawn(keys)"
+            "a robust accuracy under AutoAttack(version='rand'), --version=rand, or APGD"
         )
 
     def drawn(self, keys: Key[Array, " batch"]) -> Callable[[Array], Array]:
