@@ -222,7 +222,7 @@ def test_the_documents_show_every_command():
 # These compile a published network several times. Their names and arguments are looked at in the default run.
 SLOW_BLOCKS = {
     *("attacks.md-0", "attributions.md-0", "faithfulness.md-0", "extending.md-0", "extending.md-1"),
-    *("own-models.md-2", "own-models.md-3", "own-models.md-4"),
+    *("own-models.md-2", "own-models.md-3", "own-models.md-4", "own-models.md-5"),
 }
 PYTHON_BLOCKS = [
     pytest.param(block, id=name, marks=pytest.mark.slow if name in SLOW_BLOCKS else ())

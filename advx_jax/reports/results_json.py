@@ -13,6 +13,7 @@ import numpy as np
 from advx_jax.errors import UserError
 from advx_jax.files import atomic_write
 from advx_jax.messages import shown
+from advx_jax.networks.random_classifier import RandomClassifier
 from advx_jax.networks.registry import NamedModel
 
 # Of a file of results or records; `command` is the second entry of its head.
@@ -45,7 +46,11 @@ def network_record(network: NamedModel) -> dict[str, Any]:
     record = {"model": network.provenance.name, "network_sha256": network.classifier.fingerprint()}
     compute_dtype = getattr(network.classifier, "compute_dtype", "float32")
     # What most results have stays unsaid, as it was in files of earlier releases.
-    return record if compute_dtype == "float32" else record | {"compute_dtype": compute_dtype}
+    if compute_dtype != "float32":
+        record["compute_dtype"] = compute_dtype
+    if isinstance(network.classifier, RandomClassifier):
+        record["random_network"] = True
+    return record
 
 
 def attack_record(network: NamedModel, settings: Mapping[str, Any]) -> dict[str, Any]:

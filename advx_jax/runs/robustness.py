@@ -24,7 +24,6 @@ from advx_jax.attacks.threat_model import threat_model
 from advx_jax.data.image_set import ImageSet
 from advx_jax.errors import UserError
 from advx_jax.files import check_output_folder
-from advx_jax.networks.random_classifier import RandomClassifier
 from advx_jax.networks.registry import NamedModel
 from advx_jax.progress import Update
 from advx_jax.reports.broken_images import PICTURES_FOLDER, BrokenImages
@@ -99,8 +98,6 @@ class RobustAccuracy(Measurement[str]):
             "seed": seed,
             "stay_in_range": self._threat.stay_in_range,
         }
-        if isinstance(network.classifier, RandomClassifier):
-            self.settings["random_network"] = True
         if name.lower() not in FIXED_EPSILON:
             self.settings["attack_settings"] = {attack.name: attack.settings() for attack in attacks}
         self._elsewhere: BrokenImages | None = None
