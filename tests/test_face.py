@@ -97,6 +97,8 @@ for attack in [*attacks, ax.attacks.PGD(eps=1, norm="L2", criterion=ax.Targeted(
     print(ax.robust_accuracy(lambda images: images.mean((1, 2)), np.zeros((1, 4, 4, 3)), [0], attack))
 quick = ax.attacks.EXPLANATION.with_settings(steps=2).until(ax.Misclassified())
 own: ax.OwnClassifier = ax.normalized(ax.from_function(lambda images: images.mean((1, 2))), (0.5,) * 3, (0.25,) * 3)
+drawing: ax.RandomClassifier = ax.from_random_function(lambda images, keys: images.mean((1, 2)) + keys.ndim)
+print(ax.robust_accuracy(drawing, x, y, ax.attacks.AutoAttack(eps=0.5, norm="L2", version="rand")))
 attributed = ax.attribute_images(model, x[:2], y[:2], ax.attribution.Gradient(), progress=False)
 scores = ax.score_attributions(model, x[:2], y[:2], ["gradient", "adversarial"], ["deletion", "road"], progress=False)
 print(scores["gradient"]["road"].mean())

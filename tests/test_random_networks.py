@@ -287,4 +287,3 @@ def test_the_command_measures_one_and_goes_on(tmp_path):
     assert second["correct"][:24] == first["correct"]
     message = fail(tmp_path, "robustness", *flags[:2], "--attack=square", "--n_images=4")
     assert REFUSED in message
-    assert REFUSED in fail(tmp_path, "evaluate", flags[0], "--n_images=4")

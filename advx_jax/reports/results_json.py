@@ -43,7 +43,7 @@ def head(command: str, results_format: int, settings: Mapping[str, Any]) -> dict
 
 def network_record(network: NamedModel) -> dict[str, Any]:
     """Everything that a network's answers depend on."""
-    record = {"model": network.provenance.name, "network_sha256": network.classifier.fingerprint()}
+    record: dict[str, Any] = {"model": network.provenance.name, "network_sha256": network.classifier.fingerprint()}
     compute_dtype = getattr(network.classifier, "compute_dtype", "float32")
     # What most results have stays unsaid, as it was in files of earlier releases.
     if compute_dtype != "float32":
