@@ -12,12 +12,10 @@ import numpy as np
 from jax.extend import core
 
 from advx_jax.attacks.base import Attack, Model, example_keys
-from advx_jax.networks.programs import programs_in
+from advx_jax.networks.programs import TRACED_ROWS, programs_in
 from advx_jax.networks.pytrees import as_pytree
 from advx_jax.networks.random_classifier import at_some_draw
 
-# What is fixed counts as if it belonged to the images; among so many it hardly matters.
-_TRACED_ROWS = 16
 # Their bodies run again and again beside what they pile up.
 _LOOPS = ("scan", "while")
 
@@ -94,7 +92,7 @@ def _bytes_of(
     shape: tuple[int, ...],
     dtype: np.dtype,
 ) -> int:
-    images, numbers = jax.ShapeDtypeStruct((_TRACED_ROWS, *shape), dtype), _as_arrays(leaves)
+    images, numbers = jax.ShapeDtypeStruct((TRACED_ROWS, *shape), dtype), _as_arrays(leaves)
 
     def begun(values: tuple[Any, ...], images: Any, keys: Any) -> Any:
         model, attack = jax.tree.unflatten(structure, values)
@@ -106,10 +104,10 @@ def _bytes_of(
 
     state: Any = ()
     if function is None:
-        keys = jax.eval_shape(lambda: example_keys(None, jnp.arange(_TRACED_ROWS)))
+        keys = jax.eval_shape(lambda: example_keys(None, jnp.arange(TRACED_ROWS)))
         state = jax.eval_shape(begun, numbers, images, keys)
     inside = _peak(jax.make_jaxpr(worked)(numbers, images, state).jaxpr)
-    return math.ceil((inside + sum(map(_size, jax.tree.leaves((images, state))))) / _TRACED_ROWS)
+    return math.ceil((inside + sum(map(_size, jax.tree.leaves((images, state))))) / TRACED_ROWS)
 
 
 def _labels(images: Any) -> Any:

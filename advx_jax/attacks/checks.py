@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from advx_jax.errors import UserError
 from advx_jax.networks.classifier import Classifier
+from advx_jax.networks.programs import TRACED_ROWS
 
 _Settings = TypeVar("_Settings", bound=Any)
 
@@ -245,13 +246,13 @@ def number_of_classes(model: Any, images: Array | np.ndarray) -> int:
 def _answer(model: Callable[..., Any], shape: tuple[int, ...], dtype: Any) -> Any:
     """Shape and type of what a model gives."""
     images = jax.ShapeDtypeStruct(shape, dtype)
-    if not isinstance(model, Classifier):
+    if not isinstance(model, Classifier) or len(shape) != 4 or shape[-1] != model.image_shape[-1]:
         return jax.eval_shape(model, images)
     # JAX remembers what it has traced, but would print the network, digest and all, at every call.
-    known = _answers.setdefault(model, {})
-    if (shape, dtype) not in known:
-        known[shape, dtype] = jax.eval_shape(model, images)
-    return known[shape, dtype]
+    known, kind = _answers.setdefault(model, {}), (shape[1:], dtype)
+    if kind not in known:
+        known[kind] = jax.eval_shape(model, images.update(shape=(TRACED_ROWS, *shape[1:])))
+    return known[kind].update(shape=(*shape[:1], *known[kind].shape[1:]))
 
 
 _answers: weakref.WeakKeyDictionary[Classifier, dict[Any, Any]] = weakref.WeakKeyDictionary()

@@ -5,6 +5,10 @@ from typing import Any, NamedTuple
 
 from jax.extend import core
 
+TRACED_ROWS = 16
+"""Images with which a model is traced where only its program matters: one number, so that JAX remembers the program,
+and as many as CPUs compute at once. Among so many, what is fixed hardly counts for an image."""
+
 
 class Program(NamedTuple):
     """A program, and the arrays that stand in it."""
