@@ -1,5 +1,7 @@
 """Swaps of values, where the fewest values that do are known, and beside σ-zero, with which they begin."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,3 +46,19 @@ def test_swaps_never_lose_what_their_beginning_found():
     beginning = found(SigmaZero(steps=swaps.descent_steps))
     assert (beginning.norm > fewest(IMAGES)).any()
     assert (found(swaps).norm <= beginning.norm).all()
+
+
+def test_values_moved_back_rest_longer_than_values_moved():
+    attack, labels = SigmaZeroSwaps(steps=STEPS), jnp.asarray(LABELS)
+
+    def stepped(state, _):
+        following = attack.step(linear, IMAGES, labels, state)
+        return following, following.perturbation != 0
+
+    moved = quickly(lambda images: jax.lax.scan(stepped, attack.init(linear, images, labels, None), length=STEPS)[1])
+    swapped = np.asarray(moved(IMAGES))[attack.descent_steps + 1 :].reshape(-1, IMAGES.size)
+    stays = {True: [], False: []}
+    for value in swapped.T:
+        for begin, end in itertools.pairwise(np.flatnonzero(np.diff(value))):
+            stays[bool(value[end])].append(end - begin)
+    assert (min(stays[True]), min(stays[False])) == (3, 10)

@@ -23,8 +23,9 @@ from advx_jax.attacks.sigma_zero import SigmaZero, SigmaZeroState
 
 # So many steps of 100 are σ-zero's.
 _DESCENT_PERCENT = 20
-# A value that has been moved or moved back is left alone for so many steps, or the next one would undo it.
-_REST = 10
+# A value that has been moved back, and one that has been moved, is left alone for so many steps, or the next one would
+# undo it. Of those that are moved there are so few that a long rest would soon leave none to choose from.
+_REST_BACK, _REST_AWAY = 10, 3
 
 
 class SwapsState(NamedTuple):
@@ -166,5 +167,5 @@ def _swapped(
     goes_away = chosen.at[away].set(places < n_swapped + added)
     limit = -jnp.sign(gradient) * room
     after = jnp.where(goes_away, limit, jnp.where(goes_back, 0, moved))
-    resting = jnp.where(goes_back | goes_away, step + _REST, resting)
+    resting = jnp.where(goes_back, step + _REST_BACK, jnp.where(goes_away, step + _REST_AWAY, resting))
     return after.reshape(shape), resting.reshape(shape)
