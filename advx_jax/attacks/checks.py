@@ -111,6 +111,8 @@ _COUNTS = {
     "steps": (1, "step"),
     "samples": (1, "sample"),
     "eot": (1, "draw"),
+    "rest": (1, "step"),
+    "rest_back": (1, "step"),
     "restarts": (1, "restart or target"),
     "n_targets": (1, "restart or target"),
     "levels": (2, "grey levels"),

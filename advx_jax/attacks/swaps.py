@@ -7,6 +7,7 @@ chance. From there on an attack is a choice of values, and this one searches amo
 whose way to their limit gains most.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -23,9 +24,6 @@ from advx_jax.attacks.sigma_zero import SigmaZero, SigmaZeroState
 
 # So many steps of 100 are σ-zero's.
 _DESCENT_PERCENT = 20
-# A value that has been moved back, and one that has been moved, is left alone for so many steps, or the next one would
-# undo it. Of those that are moved there are so few that a long rest would soon leave none to choose from.
-_REST_BACK, _REST_AWAY = 10, 3
 
 
 class SwapsState(NamedTuple):
@@ -74,11 +72,16 @@ class SigmaZeroSwaps(SigmaZero):
         steps: 20% of them σ-zero's, and where that finds no success, until there is one.
         swapped_share: of the values, so many are swapped in the first step that swaps, falling evenly to one value.
         undone_share: so many go back after a success, falling evenly to one value at half of the steps that swap.
+        rest: for so many steps a value that was moved is left alone, or the next one would undo it; few, for of the
+            moved ones there are so few that soon none would be left to choose from.
+        rest_back: the same for one that was moved back.
     """
 
     steps: int = struct.field(pytree_node=False, default=125)
     swapped_share: Number = 0.12
     undone_share: Number = 0.06
+    rest: int = struct.field(pytree_node=False, default=3)
+    rest_back: int = struct.field(pytree_node=False, default=10)
 
     @property
     def name(self) -> str:
@@ -110,8 +113,9 @@ class SigmaZeroSwaps(SigmaZero):
         best, success = self.update_best(before.best_so_far, before.perturbation, logits, labels)
         descent = self.moved(images, before, gradient, best, success)
         turn = self._turn(before, best, success, margin)
-        swapped, resting = jax.vmap(_swapped, (0, 0, 0, 0, None, 0))(
-            before.perturbation, gradient, room_in_box(images, -gradient), state.resting, before.step, turn
+        swap = functools.partial(_swapped, before.step, (self.rest, self.rest_back))
+        swapped, resting = jax.vmap(swap)(
+            before.perturbation, gradient, room_in_box(images, -gradient), state.resting, turn
         )
         # Swaps begin at the smallest success.
         begins = (descent.step >= self.descent_steps) & jnp.isfinite(best.norm)
@@ -136,14 +140,15 @@ class SigmaZeroSwaps(SigmaZero):
 
 
 def _swapped(
+    step: Int[Array, ""],
+    rests: tuple[int, int],
     perturbation: Float[Array, "*shape"],
     gradient: Float[Array, "*shape"],
     room: Float[Array, "*shape"],
     resting: Int[Array, "*shape"],
-    step: Int[Array, ""],
     turn: _Turn,
 ) -> tuple[Float[Array, "*shape"], Int[Array, "*shape"]]:
-    """Of one example: the values after a turn, and until when each rests."""
+    """Of one example: the values after a turn, and until when each rests; `rests` of those moved and moved back."""
     shape, resting = perturbation.shape, resting.reshape(-1)
     moved, gradient, room = perturbation.reshape(-1), gradient.reshape(-1), room.reshape(-1)
     free, is_moved = resting <= step, moved != 0
@@ -167,5 +172,6 @@ def _swapped(
     goes_away = chosen.at[away].set(places < n_swapped + added)
     limit = -jnp.sign(gradient) * room
     after = jnp.where(goes_away, limit, jnp.where(goes_back, 0, moved))
-    resting = jnp.where(goes_back, step + _REST_BACK, jnp.where(goes_away, step + _REST_AWAY, resting))
+    rest, rest_back = rests
+    resting = jnp.where(goes_back, step + rest_back, jnp.where(goes_away, step + rest, resting))
     return after.reshape(shape), resting.reshape(shape)
