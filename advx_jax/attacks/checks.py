@@ -248,6 +248,7 @@ def number_of_classes(model: Any, images: Array | np.ndarray) -> int:
 def _answer(model: Callable[..., Any], shape: tuple[int, ...], dtype: Any) -> Any:
     """Shape and type of what a model gives."""
     images = jax.ShapeDtypeStruct(shape, dtype)
+    # What a network refuses it is to refuse with the caller's own numbers.
     if not isinstance(model, Classifier) or len(shape) != 4 or shape[-1] != model.image_shape[-1]:
         return jax.eval_shape(model, images)
     # JAX remembers what it has traced, but would print the network, digest and all, at every call.

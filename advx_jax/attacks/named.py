@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
@@ -114,8 +113,8 @@ def autoattack_named(name: str, version: str) -> str:
 
 def folder_suffix(name: str, members: Sequence[Attack]) -> str:
     """What tells results of attacks from AutoAttack's: nothing for itself, its version, or the first attack's name."""
-    whole = re.fullmatch(f"autoattack(|{'|'.join(f'-{version}' for version in VERSIONS[1:])})", name.lower())
-    return whole[1] if whole else f"-{members[0].name}"
+    suffixes = {"autoattack": ""} | {f"autoattack-{version}": f"-{version}" for version in VERSIONS[1:]}
+    return suffixes.get(name.lower(), f"-{members[0].name}")
 
 
 def fixed_epsilon_attack(name: str, **given: Any) -> Attack:

@@ -101,7 +101,7 @@ class Classifier:
         channels = self.image_shape[-1]
         if images.ndim != 4 or images.shape[-1] != channels:
             raise UserError(f"expected images of shape (batch, height, width, {channels}), got {images.shape}")
-        return _logits(self.variables, images, self.architecture, self.compute_dtype)
+        return _logits(self, images)
 
     def __repr__(self) -> str:
         arch, leaves = self.architecture, jax.tree.leaves(self.variables)
@@ -129,10 +129,11 @@ class Classifier:
             Logits, and the running statistics after the pass.
         """
         variables = {**self.variables, "batch_stats": batch_stats}
-        logits, moved = self._module().apply(variables, images, train=True, mutable=["batch_stats"])
+        logits, moved = self.module().apply(variables, images, train=True, mutable=["batch_stats"])
         return logits, moved["batch_stats"]
 
-    def _module(self) -> nn.Module:
+    def module(self) -> nn.Module:
+        """The network without its numbers, computing as `compute_dtype` says."""
         return self.architecture.module(precision=product_precision(self.compute_dtype))
 
     def fingerprint(self) -> str:
@@ -143,10 +144,10 @@ class Classifier:
         return digest.hexdigest()
 
 
-@functools.partial(jax.jit, static_argnames=("architecture", "compute_dtype"), inline=True)
-def _logits(variables: Variables, images: Array, architecture: Architecture, compute_dtype: InferenceDtype) -> Array:
-    logits = architecture.module(precision=product_precision(compute_dtype)).apply(variables, images)
-    return cast(Array, logits)
+# Inlined, so that programs stay what they are; traced once for all that ask for as many images.
+@functools.partial(jax.jit, inline=True)
+def _logits(classifier: Classifier, images: Array) -> Array:
+    return cast(Array, classifier.module().apply(classifier.variables, images))
 
 
 def expected_variables(architecture: Architecture) -> Variables:

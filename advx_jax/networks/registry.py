@@ -166,7 +166,7 @@ def resolve_network(model: str, hints: FileHints = NO_HINTS) -> ResolvedNetwork:
     )
 
 
-def resolve_model(model: str, hints: FileHints = NO_HINTS) -> NamedModel:
+def resolve_model(model: str, hints: FileHints = NO_HINTS) -> ResolvedNetwork | OwnModel:
     """Find what is to be measured.
 
     Args:
@@ -186,21 +186,21 @@ def resolve_model(model: str, hints: FileHints = NO_HINTS) -> NamedModel:
     return OwnModel(own_classifier(model), Provenance(name=model))
 
 
-def computed_in(model: NamedModel, compute_dtype: InferenceDtype) -> NamedModel:
+def computed_in(model: ResolvedNetwork | OwnModel, compute_dtype: InferenceDtype) -> ResolvedNetwork | OwnModel:
     """The same network, with its convolutions computed in another type.
 
     Raises:
         UserError: it is a person's own function, which computes as it is written.
     """
     classifier = model.classifier
-    if isinstance(classifier, Classifier):
-        return OwnModel(replace(classifier, compute_dtype=compute_dtype), model.provenance)
-    if compute_dtype != "float32":
+    if compute_dtype == getattr(classifier, "compute_dtype", "float32"):
+        return model
+    if not isinstance(classifier, Classifier):
         raise UserError(
             f"expected --compute_dtype for a network of this package's architectures, got it with {classifier!r}: it "
             "computes as it is written"
         )
-    return model
+    return model._replace(classifier=replace(classifier, compute_dtype=compute_dtype))
 
 
 def _check_has_network(workdir: Path, model: str) -> None:
