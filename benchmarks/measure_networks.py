@@ -4,7 +4,8 @@
     python -m benchmarks.measure_networks --networks=resnet20-quick-robust --only=ara,ara-best --n_ara_images=1000
 
 Results go to prebuilt/measured/NAME; what is there is kept, and an interrupted measurement goes on. Needs all
-CIFAR-10 test images. Then `python -m benchmarks.results_table` and `python -m benchmarks.minimum_norm_table`.
+CIFAR-10 test images. What `python -m benchmarks.adv_lib_distances` wrote before takes part in attackbench. Then
+`python -m benchmarks.results_table` and `python -m benchmarks.minimum_norm_table`.
 """
 
 import functools
@@ -60,6 +61,8 @@ def _robustness(place: int, model: str, files: Files) -> None:
 
 def _attackbench(norm: str, model: str, files: Files) -> None:
     chosen = [f"--norm={norm}", f"--attacks={','.join(BENCHED[norm])}", f"--n_images={_N_BENCH_IMAGES.value}"]
+    if files.peers[norm].exists():
+        chosen.append(f"--distances={files.peers[norm]}")
     _call("attackbench", [model, *chosen, f"--output={files.benches[norm]}"])
 
 

@@ -66,6 +66,7 @@ class Files(NamedTuple):
         robustness: folders of `robustness`, as many as `BALLS`.
         explanations: folder of `explain`.
         benches: folders of `attackbench` by norm.
+        peers: what `benchmarks.adv_lib_distances` wrote, by norm.
     """
 
     accuracy: Path
@@ -75,6 +76,7 @@ class Files(NamedTuple):
     robustness: tuple[Path, ...]
     explanations: Path
     benches: dict[str, Path]
+    peers: dict[str, Path]
 
 
 def files_of(name: str) -> Files:
@@ -88,6 +90,7 @@ def files_of(name: str) -> Files:
         robustness=tuple(folder / ball.folder for ball in BALLS),
         explanations=folder / "explain",
         benches={norm: folder / f"attackbench-{norm}" for norm in BENCHED},
+        peers={norm: folder / "adv-lib" / f"adv-lib-{norm}.json" for norm in BENCHED},
     )
 
 

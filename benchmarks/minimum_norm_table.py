@@ -56,7 +56,10 @@ def table(networks: Mapping[str, Any]) -> str:
     for norm, results in by_norm.items():
         counts = [str(len(results[name]["indices"])) if name in results else "" for name in names]
         rows += [(norm, "images", "", "", *counts)] if results else []
-        of_norm = {name: {attack["name"]: attack for attack in one["attacks"]} for name, one in results.items()}
+        of_norm = {
+            name: {attack["name"]: attack for attack in (*one["attacks"], *one["elsewhere"])}
+            for name, one in results.items()
+        }
         attacks = dict.fromkeys(attack for of_network in of_norm.values() for attack in of_network)
         scores = [(attack, [of_norm.get(name, {}).get(attack) for name in names]) for attack in attacks]
         scores.sort(key=lambda scored: _mean(scored[1]), reverse=True)
@@ -65,7 +68,7 @@ def table(networks: Mapping[str, Any]) -> str:
 
 
 def _row(norm: str, attack: str, scores: list[Mapping[str, Any] | None]) -> tuple[str, ...]:
-    passes = ", ".join(dict.fromkeys(str(score["passes"]) for score in scores if score is not None))
+    passes = ", ".join(dict.fromkeys(str(score["passes"]) for score in scores if score and "passes" in score))
     return (
         norm,
         f"`{attack}`",
@@ -80,7 +83,7 @@ def _mean(scores: list[Mapping[str, Any] | None]) -> float:
 
 
 def _cell(score: Mapping[str, Any]) -> str:
-    near = score["passes_to_envelope"]
+    near = score.get("passes_to_envelope")
     return f"{score['local_optimality']:.4f}" + ("" if near is None else f" ({near})")
 
 
