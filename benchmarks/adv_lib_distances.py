@@ -8,12 +8,11 @@ Needs `pip install --no-deps adv-lib==0.2.8`. Each attack gets as many passes fo
 interrupted measurement goes on.
 """
 
-import functools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -27,6 +26,7 @@ from advx_jax.cli.flag_types import define_norm, define_whole
 from advx_jax.data.image_set import ImageSet
 from advx_jax.errors import UserError
 from advx_jax.files import check_output_folder
+from advx_jax.networks.classifier import Classifier
 from advx_jax.networks.registry import NamedModel
 from advx_jax.progress import Update
 from advx_jax.reports.results_json import attack_record, fingerprint, head, write_json
@@ -35,6 +35,7 @@ from advx_jax.runs.blocks import at_start, load_block
 from advx_jax.runs.measurement import Measurement, Pass, measure
 from advx_jax.runs.record_checks import is_distance_list, is_index
 from advx_jax.runs.store import Record
+from benchmarks.adv_lib import peers, smallest_seen
 from benchmarks.side_by_side import device_beside_jax, torch_settings, twin_of, use_every_core
 
 _NORM = define_norm("norm", "L2", "Norm of the distances.", NORMS)
@@ -45,125 +46,6 @@ _ROWS = define_whole("rows", 32, "Images at a time.")
 flags.adopt_module_key_flags(inference_flags)
 
 _KEY = re.compile(r"([0-9a-f]{16})/(\d+)")
-# A point that float32 rounding has put beside the box is one in it.
-_BESIDE_BOX = 1e-6
-# Largest radii of the search of adv-lib's APGD: beyond all distances of these networks.
-_LARGEST: dict[Norm, float] = {"L1": 200.0, "L2": 4.0, "Linf": 0.25}
-_ORDERS: dict[Norm, float] = {"L0": 0, "L1": 1, "L2": 2, "Linf": math.inf}
-
-
-class Peer(NamedTuple):
-    """An attack of adv-lib's.
-
-    Attributes:
-        name: for people.
-        place: module and function in `adv_lib.attacks`.
-        steps: name of the argument with the number of steps, and passes that each takes.
-        options: others than its defaults.
-    """
-
-    name: str
-    place: str
-    steps: tuple[str, int]
-    options: Mapping[str, Any] = {}
-
-    def load(self, budget: int) -> Callable[..., Any]:
-        """The attack with as many steps as the budget allows.
-
-        Raises:
-            UserError: adv-lib is not installed.
-        """
-        from reference.peers import peer
-
-        module, function = self.place.split(".")
-        try:
-            attack = getattr(peer(f"adv_lib.attacks.{module}"), function)
-        except ImportError as error:
-            raise UserError(f"expected adv-lib (pip install --no-deps adv-lib==0.2.8), got {error}") from error
-        name, passes = self.steps
-        return functools.partial(attack, **self.options, **{name: budget // passes})
-
-    def settings(self, budget: int) -> dict[str, Any]:
-        """What its distances depend on."""
-        return {"attack": self.place, "budget": budget, **self.options}
-
-
-def peers(norm: Norm) -> list[Peer]:
-    """Those that minimise a norm, as their authors set them."""
-    order = {"norm": _ORDERS[norm]}
-    found = [Peer("adv-lib FMN", "fast_minimum_norm.fmn", ("steps", 2), order)]
-    if norm == "L0":
-        return [*found, Peer("adv-lib σ-zero", "sigma_zero.sigma_zero", ("num_steps", 2))]
-    if norm == "L2":
-        found += [
-            # Levels round points to 8 bits, which no other attack here does.
-            Peer("adv-lib DDN", "decoupled_direction_norm.ddn", ("steps", 2), {"levels": None}),
-            Peer("adv-lib PDGD", "primal_dual_gradient_descent.pdgd", ("num_steps", 2)),
-        ]
-    else:
-        found.append(Peer("adv-lib PDPGD", "primal_dual_gradient_descent.pdpgd", ("num_steps", 2), order))
-    if norm != "Linf":
-        distance = {"distance": norm.lower()}
-        found.append(Peer("adv-lib ALMA", "augmented_lagrangian.alma", ("num_steps", 2), distance))
-    search = order | {"max_eps": _LARGEST[norm], "binary_search_steps": 20}
-    # 20 runs, each with a pass forward and back at its start and at each step, and one at its end.
-    return [*found, Peer("adv-lib APGD", "auto_pgd.minimal_apgd", ("n_iter", 42), search)]
-
-
-class BudgetSpentError(Exception):
-    """Every image has had its passes."""
-
-
-def smallest_seen(
-    attack: Callable[..., Any], network: Any, images: Any, labels: Any, norm: Norm, budget: int
-) -> np.ndarray:
-    """Distances of the nearest misclassified points that a network sees within a budget.
-
-    Args:
-        attack: takes a network, images and labels, and gives points.
-        network: in evaluation mode.
-        images: as tensors, of the classes `labels`.
-        labels: true classes.
-        norm: of the distances.
-        budget: passes for each image, forward and backward.
-
-    Returns:
-        Of each image; infinite where there is none.
-    """
-    import torch
-
-    passes, smallest = 0, torch.full((len(images),), math.inf, dtype=torch.float64, device=images.device)
-
-    class Watched(torch.nn.Module):
-        def forward(self, points: Any) -> Any:
-            nonlocal passes, smallest
-            if points.shape != images.shape:
-                raise RuntimeError(f"expected points of all {len(images)} images, got {len(points)}")
-            if passes >= budget:
-                raise BudgetSpentError
-            passes += 1
-            logits = network(points)
-            with torch.no_grad():
-                inside = ((points >= -_BESIDE_BOX) & (points <= 1 + _BESIDE_BOX)).flatten(1).all(1)
-                sizes = torch.linalg.vector_norm((points - images).flatten(1).double(), _ORDERS[norm], 1)
-                over = inside & (logits.argmax(1) != labels)
-                smallest = torch.where(over, torch.minimum(smallest, sizes), smallest)
-            if logits.requires_grad:
-                logits.register_hook(count)
-            return logits
-
-    def count(_: Any) -> None:
-        nonlocal passes
-        passes += 1
-
-    watched = Watched().eval()
-    try:
-        found = attack(watched, images, labels)
-        with torch.no_grad():
-            watched(found)
-    except BudgetSpentError:
-        pass
-    return smallest.cpu().numpy()
 
 
 class PeerDistances(Measurement[str]):
@@ -177,6 +59,9 @@ class PeerDistances(Measurement[str]):
         budget: passes for each image.
         output: folder for the results.
         rows: images at a time.
+
+    Raises:
+        UserError: the twin has no such network, or nothing can be written to `output`.
     """
 
     command = "benchmark adv_lib_distances"
@@ -192,7 +77,10 @@ class PeerDistances(Measurement[str]):
         output: Path,
         rows: int,
     ) -> None:
+        if not isinstance(network.classifier, Classifier):
+            raise UserError(f"expected a network of the method's own family, got {network.provenance.name}")
         check_output_folder(output)
+        self._twin = twin_of(network.classifier).eval().requires_grad_(False)
         self._network, self._data, self._indices, self._norm = network, data, list(indices), norm
         self._budget, self._output, self._rows = budget, output, rows
         self._peers = {fingerprint(peer.settings(budget))[:16]: peer for peer in peers(norm)}
@@ -220,7 +108,7 @@ class PeerDistances(Measurement[str]):
         spared = [image.place for image in start if not image.needs_attack]
         attacked = [image.place for image in start if image.needs_attack]
         device = device_beside_jax()
-        twin = twin_of(self._network.classifier).eval().requires_grad_(False).to(device)
+        twin = self._twin.to(device)
 
         def settle(keys: list[str]) -> Iterator[dict[str, Record]]:
             done(len(keys), spared=True)

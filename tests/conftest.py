@@ -57,7 +57,8 @@ def unchecked() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """The folder with the published networks and the reference outputs, which is no part of the project."""
-    path = Path(os.environ.get("ADVX_SHARED", Path(__file__).parents[1].parent / "shared"))
+    # Whole, as tests work in folders of their own.
+    path = Path(os.environ.get("ADVX_SHARED", Path(__file__).parents[1].parent / "shared")).resolve()
     if not (path / "golden").is_dir():
         pytest.skip(f"needs the reference outputs: no folder golden/ in {path} (set $ADVX_SHARED)")
     return path

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from advx_jax.attacks.projections import NORMS
-from benchmarks.adv_lib_distances import peers, smallest_seen
+from benchmarks.adv_lib import peers, smallest_seen
 
 
 class Threshold(torch.nn.Module):
