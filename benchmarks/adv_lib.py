@@ -52,8 +52,9 @@ class Peer(NamedTuple):
         return functools.partial(attack, **self.options, **{name: budget // passes})
 
     def settings(self, budget: int) -> dict[str, Any]:
-        """What its distances depend on."""
-        return {"attack": self.place, "budget": budget, **self.options}
+        """What its distances depend on, in JSON's values, which have no infinity for the order of a norm."""
+        options = {name: "inf" if value == math.inf else value for name, value in self.options.items()}
+        return {"attack": self.place, "budget": budget, **options}
 
 
 def peers(norm: Norm) -> list[Peer]:

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from advx_jax.attacks.projections import NORMS
+from advx_jax.reports.results_json import fingerprint
 from benchmarks.adv_lib import peers, smallest_seen
 
 
@@ -84,6 +85,6 @@ def test_the_point_that_is_returned_counts():
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_settings_tell_attacks_apart(norm):
-    settings = [str(sorted(peer.settings(2000).items())) for peer in peers(norm)]
+    settings = [fingerprint(peer.settings(2000)) for peer in peers(norm)]
     assert len(set(settings)) == len(settings)
     assert len({peer.name for peer in peers(norm)}) == len(settings)
