@@ -16,11 +16,14 @@ del os.environ["TF_CPP_MIN_LOG_LEVEL"]
 import jaxtyping
 import numpy as np
 import pytest
+from compiling import as_people_do, compile_quickly
 
 PUBLISHED_NAMES = ("resnet44-standard", "resnet44-adv-train", "resnet44-all", "resnet44-robust")
 
 # Shapes in signatures are checked at run time while the tests run.
 jaxtyping.install_import_hook("advx_jax", "beartype.beartype")
+
+compile_quickly()
 
 # Shells start what they put into the background with Ctrl-C ignored, and commands started from here would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -35,15 +38,11 @@ def compiled_code_is_released() -> Iterator[None]:
     gc.collect()
 
 
-@pytest.fixture(scope="module")
-def package_compiled_quickly() -> Iterator[None]:
-    """What the package compiles itself is compiled without optimisation, where no test compares with reference outputs.
-
-    For what a test compiles, `compiling.quickly` is faster still.
-    """
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+@pytest.fixture
+def compiled_as_people_do() -> Iterator[None]:
+    """Programs are optimised, for comparisons with reference outputs."""
+    with as_people_do():
+        yield
 
 
 @pytest.fixture

@@ -1,9 +1,13 @@
 """Commands as processes of their own, as a person starts them."""
 
+import atexit
+import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +19,25 @@ from warm_process import call_warm
 WARNINGS = ("-W", "error", "-W", "ignore:the load_module() method is deprecated:DeprecationWarning")
 
 
+@functools.cache
+def _common_cache() -> Path:
+    """What no command's result hangs on: code that others have compiled, and whether this machine's lanes agree."""
+    path = Path(tempfile.mkdtemp(prefix="advx-tests-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
 def quick_environment(cache: Path) -> dict[str, str]:
     """This process's environment, with a CPU, a cache of their own, and code that is compiled fast.
 
     What is compiled runs slower and computes the same to within rounding; what is compiled once is there for the
-    others.
+    commands of all tests.
     """
+    cache.mkdir(parents=True, exist_ok=True)
+    for name in ("compiled", "lanes"):
+        (_common_cache() / name).mkdir(exist_ok=True)
+        if not (cache / name).exists():
+            (cache / name).symlink_to(_common_cache() / name)
     flags = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_FLAGS}"
     return {**os.environ, "JAX_PLATFORMS": "cpu", "ADVX_CACHE": str(cache), "XLA_FLAGS": flags.strip()}
 

@@ -39,8 +39,6 @@ from advx_jax.analysis.row_cost import row_bytes
 from advx_jax.attacks import EXPLANATION, EXPLANATIONS, Misclassified, PublishedBounded, example_keys
 from advx_jax.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("package_compiled_quickly")
-
 SHAPE, K, N = (6, 5, 2), 3, 5
 RNG = np.random.default_rng(0)
 IMAGES = RNG.uniform(size=(N, *SHAPE)).astype(np.float32)

@@ -10,8 +10,6 @@ from advx_jax.analysis.robust_accuracy import robust_accuracy, run_attack, sanit
 from advx_jax.attacks import APGD, APGDT, FAB, FABT, PGD, AutoAttack, FirstSuccess, Restarted, Square
 from advx_jax.attacks.base import Part
 
-pytestmark = pytest.mark.usefixtures("package_compiled_quickly")
-
 SHAPE, N, K = (6, 6, 3), 10, 5
 # The same float32 arithmetic in a chunk of another size.
 ROUNDING = 1e-5

@@ -17,8 +17,6 @@ from advx_jax.attacks import FMN, Published
 from advx_jax.attacks.named import MINIMUM_NORM
 from advx_jax.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("package_compiled_quickly")
-
 # Of a sum of 1000 float64 numbers.
 SUM_ROUNDING = 1e-12
 # The same float32 attack in another chunk.

@@ -26,8 +26,6 @@ from advx_jax.messages import say_once
 from advx_jax.networks.adapters import from_function
 from advx_jax.networks.classifier import Classifier
 
-pytestmark = pytest.mark.usefixtures("package_compiled_quickly")
-
 SHAPE, N, K = (8, 8, 3), 5, 4
 IMAGES = np.random.default_rng(0).uniform(size=(N, *SHAPE)).astype(np.float32)
 LABELS = np.arange(N, dtype=np.int32) % K

@@ -16,8 +16,6 @@ from advx_jax.analysis.targets import ALL_CLASSES, Targets, chosen_targets, targ
 from advx_jax.attacks import EXPLANATION
 from advx_jax.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("package_compiled_quickly")
-
 SHAPE, K, N = (6, 5, 3), 30, 3
 NAMES = tuple(f"kind {number}" for number in range(K))
 IMAGES = np.random.default_rng(1).uniform(size=(N, *SHAPE)).astype(np.float32)

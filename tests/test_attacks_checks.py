@@ -27,8 +27,6 @@ from advx_jax.attacks.checks import checked, checked_images, norm_named, number_
 from advx_jax.errors import UserError
 from advx_jax.networks.classifier import Classifier
 
-pytestmark = pytest.mark.usefixtures("package_compiled_quickly")
-
 N, K, SHAPE = 4, 3, (5, 6, 3)
 
 

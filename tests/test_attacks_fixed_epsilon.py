@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quickly
 from networks import random_classifier
 
 from advx_jax.attacks import APGD, APGDT, FAB, FABT, PGD, AutoAttack, FirstSuccess, Restarted, Square, example_keys
@@ -88,7 +87,7 @@ def exact_distances(norm):
     return np.where(dual > 0, gaps / np.where(dual > 0, dual, 1), np.inf).min(-1)
 
 
-@quickly
+@jax.jit
 def call(attack, model, images, labels, keys):
     return attack(model, images, labels, keys)
 
@@ -170,12 +169,12 @@ def test_steps_one_by_one_are_the_whole(name):
     images, labels = batch()
     attack = ATTACKS[name](eps=eps_of("L2"), norm="L2", steps=STEPS)
     fixed = (linear, images, labels)
-    state = quickly(lambda: attack.init(*fixed, keys_of()))()
-    advance = quickly(lambda state, n: attack.advance(*fixed, state, n), static_argnums=1)
+    state = jax.jit(lambda: attack.init(*fixed, keys_of()))()
+    advance = jax.jit(lambda state, n: attack.advance(*fixed, state, n), static_argnums=1)
     half, odd = divmod(attack.n_steps, 2)
     assert not odd, "two programs, which take longer to compile"
     state = advance(advance(state, half), half)
-    found = quickly(lambda state: attack.result(*fixed, state))(state)
+    found = jax.jit(lambda state: attack.result(*fixed, state))(state)
     whole = call(attack, *fixed, keys_of())
     np.testing.assert_allclose(found.adversarial, whole.adversarial, atol=ROUNDING)
     np.testing.assert_array_equal(found.success, whole.success)
@@ -310,7 +309,7 @@ def test_only_the_last_ball_of_phases_counts():
     images, labels = batch()
     attack = PhasedAPGD(eps=1.0, norm="L1", steps=10)
     state = attack.init(linear, images, labels, keys_of())
-    step = quickly(lambda state: attack.step(linear, images, labels, state))
+    step = jax.jit(lambda state: attack.step(linear, images, labels, state))
     for made in range(attack.n_steps):
         far = sizes_of("L1", state.iterate - images).max()
         ball = (3, 2, 1)[0 if made < 4 else 1 if made < 8 else 2]
@@ -386,7 +385,7 @@ def test_nothing_lies_within_an_eps_that_is_none(name, norm):
     """Compiled code cannot refuse it."""
     images, labels = batch()
 
-    @quickly
+    @jax.jit
     def attack(eps):
         return ATTACKS[name](eps=eps, norm=norm, steps=STEPS)(linear, images, labels, keys_of())
 
@@ -435,10 +434,10 @@ def test_square_spends_its_whole_budget():
     images, labels = batch()
     for norm in NORMS:
         square = Square(eps=0.05, norm=norm, steps=9, stay_in_range=False)
-        state = quickly(lambda square=square: square.init(linear, images, labels, keys_of()))()
+        state = jax.jit(lambda square=square: square.init(linear, images, labels, keys_of()))()
         begun = state.best_loss
         np.testing.assert_allclose(sizes_of(norm, state.best - images), 0.05, rtol=SUM_ROUNDING)
-        state = quickly(lambda state, square=square: square.advance(linear, images, labels, state, 9))(state)
+        state = jax.jit(lambda state, square=square: square.advance(linear, images, labels, state, 9))(state)
         np.testing.assert_allclose(sizes_of(norm, state.best - images), 0.05, rtol=SUM_ROUNDING)
         assert (state.best_loss >= begun).all()
         assert (state.best_loss > begun).any()

@@ -11,8 +11,6 @@ from advx_jax.attacks import EXPLANATIONS, PGD, FrankWolfe, Targeted
 from advx_jax.attacks.frank_wolfe import farthest, lp_size
 from advx_jax.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("package_compiled_quickly")
-
 POWERS = {"L1.5": 1.5, "L2": 2.0}
 RNG = np.random.default_rng(0)
 GRADIENT = RNG.normal(size=(5, 4, 3, 2)) * 10.0 ** RNG.integers(-4, 5, (5, 1, 1, 1))

@@ -4,15 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quickly
 from networks import random_classifier
 
 from advx_jax.attacks import BEST, DDN, FMN, Misclassified, NoBetterThanRandom, SmallestSuccess, SteepFMN, Targeted
 from advx_jax.attacks.base import AttackResult, smaller
 from advx_jax.attacks.best import BEST_OF
 from advx_jax.errors import UserError
-
-pytestmark = pytest.mark.usefixtures("package_compiled_quickly")
 
 SHAPE = (4, 4, 3)
 N_CLASSES = 5
@@ -45,7 +42,7 @@ def convolutional():
     return classifier, images, jax.jit(classifier)(images).argmax(-1).astype(jnp.int32)
 
 
-@quickly
+@jax.jit
 def run(attack, logits_fn, images, labels):
     return attack(logits_fn, images, labels)
 
@@ -123,7 +120,7 @@ def test_steps_one_by_one_are_the_whole(attack, linear):
     search = ATTACKS[attack]
     keys = jax.random.split(jax.random.key(0), len(images))
     state = search.init(logits_fn, images, labels, keys)
-    advance = quickly(lambda state: search.advance(logits_fn, images, labels, state, 20))
+    advance = jax.jit(lambda state: search.advance(logits_fn, images, labels, state, 20))
     for _ in range(3):
         state = advance(state)
     result = search.result(logits_fn, images, labels, state)

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quickly
 from networks import TINY, random_classifier
 
 from advx_jax.attacks import NoBetterThanRandom, Published, PublishedBounded, Targeted
@@ -111,7 +110,8 @@ TRAINING_ATTACKS = {
 }
 
 
-@pytest.mark.parametrize("file", TRAINING_ATTACKS)
+@pytest.mark.usefixtures("compiled_as_people_do")
+@pytest.mark.parametrize("file", [pytest.param("advtrain_l2.npz", marks=pytest.mark.slow), "advtrain_l2min_half.npz"])
 def test_training_attack_equals_the_reference(file, golden, published_pt):
     from advx_jax.convert import read_pt
 
@@ -174,7 +174,7 @@ def _first_steps(file, golden, published_pt, dtype):
     attacked = expected["attacked"][few]
     assert attacked.any()
 
-    @quickly
+    @jax.jit
     def one_step(classifier, x, y, attacked):
         state = attack.init(None, x, y, None, classifier.variables["batch_stats"])
         return attack.training_step(classifier.in_training_mode, x, y, state, attacked).perturbation

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quickly
 from networks import random_classifier
 
 from advx_jax.attacks import (
@@ -159,7 +158,7 @@ ATTACKS = {
 }
 
 
-@quickly
+@jax.jit
 def call(attack, model, images, labels):
     return attack(model, images, labels)
 
@@ -234,7 +233,7 @@ def pair():
     classifier = random_classifier()
     images = jax.random.uniform(jax.random.key(0), (24, 8, 8, 3))
     networks = [jax.tree_util.Partial(type(classifier).__call__, classifier), jax.tree_util.Partial(halved, classifier)]
-    labels = [quickly(network)(images).argmax(-1).astype(jnp.int32) for network in networks]
+    labels = [jax.jit(network)(images).argmax(-1).astype(jnp.int32) for network in networks]
     agreed = labels[0] == labels[1]
     assert agreed.sum() >= 22
     return networks, images[agreed], labels[0][agreed]

@@ -27,8 +27,6 @@ from advx_jax.attacks.projections import (
     size,
 )
 
-pytestmark = pytest.mark.usefixtures("package_compiled_quickly")
-
 # float32: the same sums in another order.
 ROUNDING = 1e-6
 RADII = [0.7, jnp.array([0.1, 0.7, 50.0, 0.0, 2.0])]

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quickly
 from flax import struct
 
 from advx_jax import attacks as package
@@ -219,6 +218,11 @@ VARIED = {
 # What mixes images of a batch does so in either norm and towards any class; windows of Square differ in the norms.
 ALONE = {name for name in BRIEF if (name.endswith(" Linf") or "targeted" in name) and name != "square Linf"}
 ALONE |= COMBINED | VARIED
+# Another number of images is another compilation: one of each base, and those that choose among parts or windows.
+NUMBERED = {
+    *("pgd L2", "apgd-t L2", "fab L2", "square L2", "square Linf", "first success L2", "restarted L2", "apgd-ce L1"),
+    *("published", "ddn", "fmn L0", "sigma-zero-swaps", "pdpgd L1", "best", "minimal apgd L2", "frank-wolfe L2"),
+}
 # Their steps are those of others that stay.
 TRAINED = {
     "first success L2",
@@ -266,7 +270,7 @@ def called(attack, model, images, labels, keys):
     return attack(model, images, labels, keys)
 
 
-quick = quickly(called)
+quick = jax.jit(called)
 # Without fusion, jaxlib 0.9 rounds this program alone by the number of images.
 fused = jax.jit(called, compiler_options={"xla_backend_optimization_level": 0})
 
@@ -316,11 +320,19 @@ def check_result(attack, result):
 
 
 def check_batches(attack, whole):
-    """Neither order nor neighbours nor their number change a bit."""
+    """Neither order nor neighbours change a bit."""
     labels, order = labels_of(attack), np.random.default_rng(0).permutation(N)
     moved = run(attack, MODEL, IMAGES[order], labels[order], KEYS[order])
     jax.tree.map(lambda one, other: np.testing.assert_array_equal(one, other[order]), moved, whole)
-    pair = np.array([6, 1])
+    # Two of them among copies of a third.
+    few = np.where(np.isin(np.arange(N), [1, 6]), np.arange(N), 2)
+    among = run(attack, MODEL, IMAGES[few], labels[few], KEYS[few])
+    jax.tree.map(lambda one, other: np.testing.assert_array_equal(one, other[few]), among, whole)
+
+
+def check_numbers(attack, whole):
+    """Nor does the number of images."""
+    labels, pair = labels_of(attack), np.array([6, 1])
     alone = run(attack, MODEL, IMAGES[pair], labels[pair], KEYS[pair])
     jax.tree.map(lambda one, other: np.testing.assert_array_equal(one, other[pair]), alone, whole)
 
@@ -342,6 +354,11 @@ def test_results_are_what_they_say(name):
 @rows(BRIEF, ALONE)
 def test_results_depend_on_no_other_image(name):
     check_batches(TABLE[name], found_by(name))
+
+
+@rows(BRIEF, [name for name in BRIEF if name not in NUMBERED])
+def test_results_depend_on_no_number_of_images(name):
+    check_numbers(TABLE[name], found_by(name))
 
 
 @rows(BRIEF, COMBINED)
@@ -384,7 +401,7 @@ def test_attacks_run_inside_a_training_step_under_scan_and_vmap(name):
     labels = labels_of(attack)
     both = jax.tree.map(lambda *leaves: jnp.stack(leaves), attack, other_numbers(attack))
 
-    @quickly
+    @jax.jit
     def train(both, begun):
         def loss(now):
             frozen = jax.tree_util.Partial(network, jax.lax.stop_gradient(now))
@@ -505,6 +522,7 @@ class Forgets(Wrong):
         (LeavesTheBox, check_result),
         (Claims, check_result),
         (Mixes, check_batches),
+        (Mixes, check_numbers),
         (Forgets, check_keys),
     ],
 )

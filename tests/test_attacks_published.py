@@ -13,8 +13,6 @@ from advx_jax.attacks import NoBetterThanRandom, Published, PublishedBounded, Ta
 from advx_jax.attacks.ascent import cross_entropy, negative_log_odds, unit_gradient
 from advx_jax.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("package_compiled_quickly")
-
 SHAPE = (4, 4, 3)
 bounded = PublishedBounded
 explanation = functools.partial(PublishedBounded, criterion=Targeted())

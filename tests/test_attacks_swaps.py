@@ -5,7 +5,6 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from compiling import quickly
 
 from advx_jax.attacks import SigmaZero, SigmaZeroSwaps
 
@@ -32,7 +31,7 @@ def fewest(images):
 
 
 def found(attack):
-    return quickly(lambda images: attack(linear, images, LABELS))(IMAGES)
+    return jax.jit(lambda images: attack(linear, images, LABELS))(IMAGES)
 
 
 def test_swaps_end_at_the_fewest_values_of_a_linear_network():
@@ -55,7 +54,7 @@ def test_values_moved_back_rest_longer_than_values_moved():
         following = attack.step(linear, IMAGES, labels, state)
         return following, following.perturbation != 0
 
-    moved = quickly(lambda images: jax.lax.scan(stepped, attack.init(linear, images, labels, None), length=STEPS)[1])
+    moved = jax.jit(lambda images: jax.lax.scan(stepped, attack.init(linear, images, labels, None), length=STEPS)[1])
     swapped = np.asarray(moved(IMAGES))[attack.descent_steps + 1 :].reshape(-1, IMAGES.size)
     stays = {True: [], False: []}
     for value in swapped.T:

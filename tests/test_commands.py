@@ -272,17 +272,17 @@ def test_explain_shows_a_second_network_beside_the_first(folder):
     assert results["settings"]["model"] == "other"
 
 
-def test_explain_without_anything_shows_the_shipped_networks(folder):
-    out = succeed(folder, "explain", "--steps=2", "--output=first")
+def test_explain_without_a_network_shows_the_shipped_ones(folder):
+    out = succeed(folder, "explain", "--steps=2", "--n_images=2", "--output=first")
     chosen = first_choice()
     page = (folder / "first" / "index.html").read_text()
     assert f"{chosen.robust} beside {chosen.ordinary}" in page
     by = f"by {chosen.robust}, beside {chosen.ordinary}"
-    assert out.splitlines()[11:13] == [
-        f"10 images explained towards each of 10 classes {by}",
+    assert out.splitlines()[3:5] == [
+        f"2 images explained towards each of 10 classes {by}",
         "look at them: first/index.html (numbers: first/explanations.json)",
     ]
-    assert len(list((folder / "first").glob("*-*/_input.png"))) == 10
+    assert len(list((folder / "first").glob("*-*/_input.png"))) == 2
 
 
 @pytest.mark.slow

@@ -18,8 +18,6 @@ from PIL import Image
 from advx_jax import attacks
 from advx_jax.cli.door import COMMANDS as MODULES
 
-pytestmark = pytest.mark.usefixtures("package_compiled_quickly")
-
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "advx_jax"
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

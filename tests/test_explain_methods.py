@@ -31,8 +31,6 @@ from advx_jax.reports.heat_maps import by_position
 from advx_jax.runs.explain import ExplanationPictures, given_images, write_explanations
 from advx_jax.runs.shares import Share
 
-pytestmark = pytest.mark.usefixtures("package_compiled_quickly")
-
 N, K = 3, 3
 NAMES = ("cat", "dog", "fish")
 ATTACK = EXPLANATION.replace(steps=3)

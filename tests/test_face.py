@@ -17,8 +17,6 @@ from networks import random_classifier
 import advx_jax as ax
 from advx_jax.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("package_compiled_quickly")
-
 LATE = ("tensorflow_datasets", "matplotlib", "orbax", "optax", "flax", "jax")
 
 

@@ -30,8 +30,6 @@ from advx_jax.runs.faithfulness import Faithfulness
 from advx_jax.runs.measurement import measure
 from advx_jax.runs.step_times import StepTimes
 
-pytestmark = pytest.mark.usefixtures("package_compiled_quickly")
-
 N = 6
 FLAGS = (
     *("--model=tiny.safetensors", f"--n_images={N}", "--seed=3"),

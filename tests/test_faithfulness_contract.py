@@ -15,8 +15,6 @@ from advx_jax.analysis.faithfulness.settings import check_settings
 from advx_jax.attacks import example_keys
 from advx_jax.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("package_compiled_quickly")
-
 SMALL = {
     "steps": 5,
     "patch": 2,

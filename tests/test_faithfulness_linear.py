@@ -33,8 +33,6 @@ from advx_jax.attacks import example_keys
 from advx_jax.errors import UserError
 from advx_jax.networks.programs import programs_in
 
-pytestmark = pytest.mark.usefixtures("package_compiled_quickly")
-
 CASE = explained.linear_case()
 MODEL, IMAGES, TARGETS = CASE.model, CASE.images, CASE.targets
 # As pure functions take them.

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from compiling import quickly
 from networks import TINY, random_classifier
 
 from advx_jax.data.image_set import CIFAR10_CLASSES
@@ -120,14 +119,14 @@ def test_images_of_the_wrong_shape_are_refused():
 def test_any_stages_can_be_built():
     architecture = ResNetArchitecture((1, 2, 1, 1), (3, 5, 5, 8), n_classes=7)
     images = jnp.ones((2, 32, 32, 3))
-    variables = quickly(ResNet(architecture).init)(jax.random.key(0), images)
+    variables = jax.jit(ResNet(architecture).init)(jax.random.key(0), images)
     assert jax.eval_shape(Classifier(variables, architecture), images).shape == (2, 7)
 
 
 def test_initialisation_is_the_papers():
     """U(-b, b) with b = sqrt(6/fan_in); head bias 0; the second convolution of every block all zeros."""
     module, images = ResNet(ResNetArchitecture((1, 1), (16, 32))), jnp.ones((1, 32, 32, 3))
-    params = quickly(module.init)(jax.random.key(0), images)["params"]
+    params = jax.jit(module.init)(jax.random.key(0), images)["params"]
     bound = np.sqrt(6 / (9 * 16))
     kernel = np.asarray(params["stage1_block1"]["conv1"]["kernel"])
     assert bound * 0.98 < np.abs(kernel).max() <= bound

@@ -7,8 +7,6 @@ import pytest
 
 from advx_jax.networks.batch_norm import BatchNorm
 
-pytestmark = pytest.mark.usefixtures("package_compiled_quickly")
-
 N, PADDING, CHANNELS = 6, 3, 4
 REAL = jnp.arange(N + PADDING) < N
 # Sums in another order, in float32, of values of order 1.

@@ -21,8 +21,6 @@ from advx_jax.networks.classifier import Provenance
 from advx_jax.networks.own_code import own_classifier
 from advx_jax.networks.registry import OwnModel, resolve_model
 
-pytestmark = pytest.mark.usefixtures("package_compiled_quickly")
-
 with warnings.catch_warnings():
     # It reads names that JAX is about to drop.
     warnings.simplefilter("ignore")

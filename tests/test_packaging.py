@@ -1,6 +1,5 @@
 """What is installed has everything that the commands need, and nobody's own folders stand in for it."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from networks import random_classifier
+from processes import quick_environment
 
 from advx_jax.networks.classifier import Provenance
 from advx_jax.networks.files import save_network
@@ -43,7 +43,7 @@ def own_folders(folder: Path) -> None:
 
 
 def environment(site: Path, cache: Path) -> dict[str, str]:
-    found = {**os.environ, "PYTHONPATH": str(site), "JAX_PLATFORMS": "cpu", "ADVX_CACHE": str(cache)}
+    found = {**quick_environment(cache), "PYTHONPATH": str(site)}
     found.pop("CIFAR10_PATH", None)
     return found
 

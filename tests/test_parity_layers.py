@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from compiling import quickly
 from flax import traverse_util
 from jax import lax
 from jax.flatten_util import ravel_pytree
@@ -140,7 +139,7 @@ def flax_pass(architecture, train):
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum()
         return loss, (logits, changed["intermediates"], changed["batch_stats"])
 
-    return quickly(jax.grad(loss, has_aux=True))
+    return jax.jit(jax.grad(loss, has_aux=True))
 
 
 @functools.cache
@@ -156,7 +155,7 @@ def flax_penalty_gradient(architecture):
 
         return jnp.square(jax.grad(chosen)(images)).mean()
 
-    return quickly(jax.grad(penalty))
+    return jax.jit(jax.grad(penalty))
 
 
 def twin_pass(pair, train):
@@ -257,7 +256,7 @@ def check_derivatives(function, point, rng):
     def slope(flat):
         return jax.grad(value)(flat) @ gradient_weights
 
-    @quickly
+    @jax.jit
     def both(flat):
         return jnp.stack([value(flat), slope(flat)]), jnp.stack([jax.grad(value)(flat), jax.grad(slope)(flat)])
 
@@ -393,7 +392,7 @@ def check_against_automatic(inputs, stride, padding, same_padding):
         def second(x, kernel):
             return jax.grad(lambda *both: sum((g**2).sum() for g in first(*both)), (0, 1))(x, kernel)
 
-        return quickly(lambda x, kernel: (convolve(x, kernel), *first(x, kernel), *second(x, kernel)))
+        return jax.jit(lambda x, kernel: (convolve(x, kernel), *first(x, kernel), *second(x, kernel)))
 
     names = ("value", "dx", "dkernel", "ddx", "ddkernel")
     for name, ours, expected in zip(names, all_orders(own)(*inputs), all_orders(automatic)(*inputs), strict=True):

@@ -68,14 +68,15 @@ def test_accuracy_on_the_sample_is_that_of_the_manifest(name):
     assert abs(n_correct - CONTENT["networks"][name]["measured"]["sample_correct"]) <= IMAGES_THAT_MAY_CHANGE
 
 
+@pytest.mark.usefixtures("compiled_as_people_do")
 def test_distances_on_the_sample_are_those_of_the_record():
     """Of the robust network: with its Half-Huber ReLU distances hardly depend on rounding."""
     name = first_choice().robust
     ara = json.loads((files_of(name).ara / "ara.json").read_text(encoding="utf-8"))
     sample = load_sample()
     known = dict(zip(ara["attack"]["indices"], ara["attack"]["distances"], strict=True))
-    places = [index for index in published_subset(len(sample), len(sample)) if index in known][:4]
-    assert len(places) >= 2
+    places = [index for index in published_subset(len(sample), len(sample)) if index in known][:2]
+    assert len(places) == 2
     images, labels = unit_images(sample.images[places]), sample.labels[places].astype(np.int32)
     for part, found in minimum_norm_distances(resolve_network(name).classifier, images, labels):
         expected = [known[places[place]] for place in part]

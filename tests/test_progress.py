@@ -14,8 +14,6 @@ import pytest
 import advx_jax as ax
 from advx_jax.progress import call_progress, in_notebook, progress, quiet_unless
 
-pytestmark = pytest.mark.usefixtures("package_compiled_quickly")
-
 
 @pytest.fixture
 def logged(tmp_path):

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quickly
 from processes import fail, succeed
 
 import advx_jax as ax
@@ -17,8 +16,6 @@ from advx_jax.attacks import APGD, FAB, AutoAttack, PhasedAPGD, Square, example_
 from advx_jax.attacks.base import Part
 from advx_jax.attacks.eot import mean_loss_and_gradient
 from advx_jax.attacks.passes import total_passes
-
-pytestmark = pytest.mark.usefixtures("package_compiled_quickly")
 
 SHAPE, N, K = (6, 6, 3), 64, 3
 D = int(np.prod(SHAPE))
@@ -122,7 +119,7 @@ def test_the_mean_gradient_nears_that_of_the_expected_loss():
     expected = -(falls[:, None] * weights).reshape(4, *SHAPE)
     losses = np.logaddexp(0, -(margins[:, None] + spread * points)) @ shares / shares.sum()
 
-    @quickly
+    @jax.jit
     def after(begin, keys):
         return [
             mean_loss_and_gradient("cross_entropy", model, images, labels, labels, False, keys, begin, draws)[:2]
@@ -152,7 +149,7 @@ ATTACKS = {
 @pytest.mark.parametrize("name", ATTACKS)
 def test_an_images_result_depends_on_its_key_alone(name):
     attack = ATTACKS[name]
-    run = quickly(lambda images, labels, keys: attack(NOISY, images, labels, keys))
+    run = jax.jit(lambda images, labels, keys: attack(NOISY, images, labels, keys))
     whole = run(IMAGES, LABELS, KEYS)
     jax.tree.map(np.testing.assert_array_equal, run(IMAGES, LABELS, KEYS), whole)
     order = np.random.default_rng(0).permutation(N)[:5]
@@ -176,7 +173,7 @@ def test_a_success_is_judged_by_a_draw_that_led_to_no_point():
 
     many = np.zeros((800, 1, 1, 1), np.float32) + 0.5
     attack = APGD(eps=0.1, norm="Linf", steps=3, eot=8)
-    found = quickly(attack.__call__)(ax.from_random_function(chance), many, np.zeros(800, np.int32))
+    found = jax.jit(attack.__call__)(ax.from_random_function(chance), many, np.zeros(800, np.int32))
     # A quarter, within four standard deviations; one of the 32 draws on the way was wrong for all but 0.01 %.
     assert abs(float(found.success.mean()) - 0.25) < 4 * (0.25 * 0.75 / 800) ** 0.5
 
@@ -185,7 +182,7 @@ def test_several_draws_find_what_one_does_not():
     broken = {}
     for eot in (1, 20):
         attack = APGD(eps=0.5, norm="L2", steps=5, eot=eot)
-        broken[eot] = float(quickly(attack.__call__)(MASKED, IMAGES, LABELS, KEYS).success.mean())
+        broken[eot] = float(jax.jit(attack.__call__)(MASKED, IMAGES, LABELS, KEYS).success.mean())
     print(broken)
     # Far beyond four standard deviations of the difference of two shares of 64.
     assert broken[20] > broken[1] + 4 * (2 * 0.25 / N) ** 0.5
@@ -208,7 +205,7 @@ def test_a_network_without_draws_is_attacked_as_ever():
     # With draws that are all equal the same images are broken, and one that was over before is its own.
     wrong = jnp.where(jnp.arange(N) == 3, (LABELS + 1) % K, LABELS)
     one, several = (
-        quickly(attack.with_settings(eot=eot).__call__)(jax.tree_util.Partial(model), IMAGES, wrong, KEYS)
+        jax.jit(attack.with_settings(eot=eot).__call__)(jax.tree_util.Partial(model), IMAGES, wrong, KEYS)
         for eot in (1, 3)
     )
     np.testing.assert_array_equal(one.success, several.success)

@@ -24,8 +24,6 @@ from advx_jax.runs.explain import given_images, own_images, write_explanations
 from advx_jax.runs.measurement import measure
 from advx_jax.runs.robustness import RobustAccuracy
 
-pytestmark = pytest.mark.usefixtures("package_compiled_quickly")
-
 N, K = 6, 3
 STRONG = Published(eps=5.0, steps=12)
 # Numbers alone differ, which needs no compilation.

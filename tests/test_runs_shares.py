@@ -36,8 +36,6 @@ from advx_jax.runs.robustness import RobustAccuracy
 from advx_jax.runs.shares import WHOLE, Share
 from advx_jax.runs.store import Store
 
-pytestmark = pytest.mark.usefixtures("package_compiled_quickly")
-
 N = 6
 # With fewer channels, some processors round gradients of two images otherwise than those of one or three.
 WIDE_ENOUGH = ResNetArchitecture((1, 1), (16, 32), activation="half_huber")

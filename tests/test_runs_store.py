@@ -15,8 +15,6 @@ from advx_jax.reports.results_json import fingerprint
 from advx_jax.runs.measurement import Pass, complete
 from advx_jax.runs.store import Rules, Store
 
-pytestmark = pytest.mark.usefixtures("package_compiled_quickly")
-
 
 def head(**settings):
     return {"format": 1, "command": "count", "settings": settings, "fingerprint": fingerprint(settings)}

@@ -23,8 +23,6 @@ from advx_jax.training.loop import BEST_NETWORK, Data, check_fit, train
 from advx_jax.training.state import initial_state, make_optimizer
 from advx_jax.training.stopping import StopRequest
 
-pytestmark = pytest.mark.usefixtures("package_compiled_quickly")
-
 # Of the resident memory of a process that has trained before, over the epochs of one more run.
 HOST_GROWTH_MIB = 12
 # Enough to learn something.

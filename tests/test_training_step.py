@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quickly
 from networks import TINY, random_classifier
 from recipes import PUBLISHED_RECIPES, published_recipe, tiny_recipe
 
@@ -41,7 +40,7 @@ def injected(n, random_logit=None, tandem=None, attacked=None):
 
 def on_one_device(function, *arguments):
     """Call a step's part in the axis that it expects."""
-    compiled = quickly(jax.vmap(function, axis_name=AXIS))
+    compiled = jax.jit(jax.vmap(function, axis_name=AXIS))
     found = compiled(*jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], arguments))
     return jax.tree.map(lambda leaf: leaf[0], found)
 
@@ -140,7 +139,7 @@ def tiny_steps(request):
         optimiser = make_optimiser(twin, recipe.learning_rate)
         rng = np.random.default_rng(4)
         integrator, pairs = 2.0, []
-        step = quickly(jax.vmap(lambda *rest: descend(recipe, optimizer, *rest), axis_name=AXIS))
+        step = jax.jit(jax.vmap(lambda *rest: descend(recipe, optimizer, *rest), axis_name=AXIS))
         for _ in range(3):
             images, labels = rng.uniform(size=(6, 8, 8, 3)), rng.integers(0, 10, 6)
             random_logit, tandem = rng.integers(0, 10, 6), rng.uniform(size=6) < 0.5
