@@ -63,6 +63,8 @@ def as_people_do() -> Iterator[None]:
     before, _quick = _quick, False
     # A program that was compiled before is not to stand in for the one that is wanted, nor this one for others later.
     jax.clear_caches()
-    yield
-    jax.clear_caches()
-    _quick = before
+    try:
+        yield
+    finally:
+        jax.clear_caches()
+        _quick = before
