@@ -49,7 +49,7 @@ BALLS = (Ball("L2", 0.5, "L2 0.5"), Ball("Linf", 4 / 255, "L∞ 4/255"))
 BENCHED: dict[str, tuple[str, ...]] = {
     "L0": ("best@500", "best", "sigma-zero", "fmn"),
     "L1": ("best@500", "best", "fmn-steep", "fmn", "pdpgd", "apgd"),
-    "L2": ("best@500", "best", "fmn", "ddn", "pdgd", "apgd"),
+    "L2": ("best@500", "best", "alma", "fmn", "ddn", "pdgd", "apgd"),
     "Linf": ("best@500", "best", "fmn-steep", "fmn", "pdpgd", "apgd", "apgd-t"),
 }
 """By norm, the minimum-norm attacks that are scored, as `--attacks` of `attackbench`."""

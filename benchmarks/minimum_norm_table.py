@@ -62,7 +62,8 @@ def table(networks: Mapping[str, Any]) -> str:
         }
         attacks = dict.fromkeys(attack for of_network in of_norm.values() for attack in of_network)
         scores = [(attack, [of_norm.get(name, {}).get(attack) for name in names]) for attack in attacks]
-        scores.sort(key=lambda scored: _mean(scored[1]), reverse=True)
+        # An attack that some networks lack would be compared over others of them: it comes last, without a mean.
+        scores.sort(key=lambda scored: (None not in scored[1], _mean(scored[1])), reverse=True)
         rows += [_row(norm, *scored) for scored in scores]
     return markdown(("norm", "attack", "passes", "optimality", *names), rows)
 
@@ -73,7 +74,7 @@ def _row(norm: str, attack: str, scores: list[Mapping[str, Any] | None]) -> tupl
         norm,
         f"`{attack}`",
         passes,
-        f"{_mean(scores):.4f}",
+        "" if None in scores else f"{_mean(scores):.4f}",
         *("" if score is None else _cell(score) for score in scores),
     )
 

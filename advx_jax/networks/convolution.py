@@ -40,8 +40,8 @@ def convolve(
     Equal to `lax.conv_general_dilated`. Its gradients, and those of its input gradient (which the
     Lipschitz penalty needs), are written as plain NHWC convolutions: inside `scan` and `while_loop`
     XLA's CPU backend runs only that form at full speed, and the automatic gradients many times slower.
-    There, tiles of outputs (`winograd`) or groups of columns (`column_groups`) replace what they are faster
-    than; the sums are the same up to rounding.
+    There, tiles of outputs (`winograd`) or groups of columns (`column_groups`, on GPUs too) replace what they
+    are faster than; the sums are the same up to rounding.
 
     Args:
         x: images or feature maps.
@@ -86,12 +86,10 @@ def _correlate(
 
     columns = grouped_columns(x.shape[2] + sum(padding[1]) - kernel.shape[1] + 1, inputs, outputs)
     if kernel.shape[:2] == (3, 3) and min(inputs, outputs) >= _LEAST_TILED and x.dtype in _EXACT_TYPES:
-        on_cpu = in_tiles
-    elif columns > 1:
-        on_cpu = in_groups
-    else:
-        return directly(x, kernel)
-    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=directly)
+        return lax.platform_dependent(x, kernel, cpu=in_tiles, default=directly)
+    if columns > 1:
+        return lax.platform_dependent(x, kernel, cpu=in_groups, cuda=in_groups, default=directly)
+    return directly(x, kernel)
 
 
 def _padding_of(kernel: Array, padding: Padding | None) -> Padding:
