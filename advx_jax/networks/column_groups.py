@@ -3,8 +3,8 @@
 On a CPU a convolution is a matrix product whose width is the number of output channels, and one that is narrow uses
 half of the processor or less. Two columns of 16 channels are as wide as 32 channels; a kernel that is a column wider
 makes them, with zeros where a column of the output doesn't meet one of the input. Zeros are multiplied too: a third
-more products for two columns of a 3x3 kernel, at up to twice the speed. NVIDIA GPUs gain too, a seventh of the time of a
-whole network's gradient (docs/results.md).
+more products for two columns of a 3x3 kernel, at up to twice the speed. NVIDIA GPUs gain too: a seventh of the time of
+a whole gradient (docs/results.md).
 """
 
 from collections.abc import Sequence
