@@ -29,7 +29,7 @@ from advx_jax.files import check_output_folder
 from advx_jax.networks.classifier import Classifier
 from advx_jax.networks.registry import NamedModel
 from advx_jax.progress import Update
-from advx_jax.reports.results_json import attack_record, fingerprint, head, write_json
+from advx_jax.reports.results_json import attack_record, fingerprint, write_json
 from advx_jax.reports.units import UNITS
 from advx_jax.runs.blocks import at_start, load_block
 from advx_jax.runs.measurement import Measurement, Pass, measure
@@ -150,7 +150,7 @@ class PeerDistances(Measurement[str]):
             }
             for digest, peer in self._peers.items()
         ]
-        results = head(self.command, self.format, {**self.settings, "n_images": len(self._indices)} | torch_settings())
+        results = self.head({**self.settings, "n_images": len(self._indices)} | torch_settings())
         results |= {"data": self._data.source, "indices": self._indices, "unit": UNITS[self._norm], "attacks": attacks}
         path = self._output / f"adv-lib-{self._norm}.json"
         write_json(path, results)

@@ -64,6 +64,16 @@ def test_the_area_is_that_of_the_networks_number_of_classes(network, data, tmp_p
         assert found["ara"] != robustness_curve(found["distances"], 10).area
     assert results["attack"]["n_misclassified_at_start"] == 1
 
+    # Summed up elsewhere than where it was computed.
+    assert "computed_in" not in results
+    [kept] = tmp_path.glob("*.jsonl")
+    begin, rest = kept.read_text().split("\n", 1)
+    begin = json.loads(begin)
+    begin["environment"]["device"]["kind"] = "another"
+    kept.write_text(json.dumps(begin) + "\n" + rest)
+    measure_areas(network, data, N, STRONG, tmp_path)
+    assert area_file(tmp_path) == results | {"computed_in": [begin["environment"]]}
+
 
 def test_what_was_never_crossed_is_no_distance_0(network, data, tmp_path):
     text = measure_areas(network, data, N, WEAK, tmp_path)

@@ -34,6 +34,38 @@ def test_what_was_appended_is_there_again(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["counts.jsonl"]
 
 
+def test_environments_are_those_in_which_records_were_computed(tmp_path):
+    def at(place):
+        return Store(tmp_path / "counts.jsonl", head() | {"environment": {"device": place}})
+
+    with at("gpu") as store:
+        store.append({"a": {"n": 1}})
+        store.append({"b": {"n": 2}})
+        assert store.environments == [{"device": "gpu"}]
+    with at("cpu") as store:
+        assert store.environments == [{"device": "gpu"}]
+        store.append({"c": {"n": 3}})
+        store.append({"d": {"n": 4}})
+        with at("tpu") as beside:
+            beside.append({"e": {"n": 5}})
+        store.refresh()
+        assert store.environments == [{"device": place} for place in ("gpu", "cpu", "tpu")]
+    text = (tmp_path / "counts.jsonl").read_text()
+    assert [text.count(place) for place in ("gpu", "cpu", "tpu")] == [1, 1, 0]
+    with at("gpu") as store:
+        store.append({"f": {"n": 6}})
+    assert (tmp_path / "counts.jsonl").read_text().count("gpu") == 2
+
+
+def test_what_an_earlier_release_left_was_computed_there(tmp_path):
+    older = head() | {"environment": {"device": "gpu"}, "records": {"a": {"n": 1}}}
+    rules = Rules(older=lambda: older)
+    with Store(tmp_path / "counts.jsonl", head() | {"environment": {"device": "cpu"}}, rules=rules) as store:
+        assert store.environments == [{"device": "gpu"}]
+        store.append({"b": {"n": 2}})
+        assert store.environments == [{"device": "gpu"}, {"device": "cpu"}]
+
+
 def test_a_chunk_costs_the_same_however_much_is_there(tmp_path):
     with opened(tmp_path) as store:
         sizes = []

@@ -27,7 +27,7 @@ from advx_jax.files import check_output_folder
 from advx_jax.networks.registry import NamedModel
 from advx_jax.progress import Update
 from advx_jax.reports.ara_files import MeasuredArea, write_areas
-from advx_jax.reports.results_json import attack_record, head, older_results
+from advx_jax.reports.results_json import attack_record, older_results
 from advx_jax.reports.units import RMS, UNITS
 from advx_jax.runs.blocks import at_start, load_block
 from advx_jax.runs.measurement import Measurement, Pass
@@ -130,7 +130,7 @@ class RobustnessAreas(Measurement[str]):
         """Write `ara.json` and the curves; returns a table."""
         del seconds
         n_classes = self._network.classifier.n_classes
-        results = head(self.command, self.format, {**self.settings, "n_images": len(self._indices)})
+        results = self.head({**self.settings, "n_images": len(self._indices)})
         shape = tuple(self._data.images.shape[1:])
         gradients = total_passes(self._attack, n_classes, shape).backward or self._attack.evaluations
         results |= {"data": self._data.source, "gradient_evaluations": gradients}

@@ -23,7 +23,7 @@ from advx_jax.networks.registry import NamedModel
 from advx_jax.progress import Update
 from advx_jax.reports.attackbench import RESULTS_FILE, ScoredAttack, write_scores
 from advx_jax.reports.known_distances import KnownDistances, check_known, read_known
-from advx_jax.reports.results_json import attack_record, fingerprint, head
+from advx_jax.reports.results_json import attack_record, fingerprint
 from advx_jax.runs.blocks import AtStart, at_start, load_block
 from advx_jax.runs.measurement import Measurement, Pass
 from advx_jax.runs.record_checks import is_distance_list, is_index
@@ -185,7 +185,7 @@ class AttackBench(Measurement[str]):
                     seconds.get(entry.digest, 0.0),
                 )
             )
-        results = head(self.command, self.format, {**self.settings, "n_images": len(self._indices)})
+        results = self.head({**self.settings, "n_images": len(self._indices)})
         results |= {"data": self._data.source, "indices": self._indices}
         title = f"{self._network.provenance.name}, {self._norm}: {len(self._indices)} test images"
         table = write_scores(self._output, results, scored, self._known, self._norm, title)

@@ -16,7 +16,7 @@ from advx_jax.errors import UserError
 from advx_jax.files import check_output_file
 from advx_jax.networks.registry import NamedModel
 from advx_jax.progress import Update
-from advx_jax.reports.results_json import check_replaceable, head, network_record
+from advx_jax.reports.results_json import check_replaceable, network_record
 from advx_jax.runs.measurement import Measurement, Pass
 from advx_jax.runs.record_checks import is_index, is_prediction
 from advx_jax.runs.store import Record
@@ -74,7 +74,7 @@ class Evaluation(Measurement[dict[str, Any]]):
         losses = np.array([_loss(records[key]) for key in self.images], np.float32)
         right = predicted == self._data.labels[:n_images]
         settings = self._about_network | {"data": self._data.source, "n_images": n_images}
-        return head(self.command, self.format, settings) | {
+        return self.head(settings) | {
             "accuracy": float(np.mean(right)) if n_images else math.nan,
             "loss": float(np.mean(losses, dtype=np.float64)) if n_images else math.nan,
             "correct": int(right.sum()),

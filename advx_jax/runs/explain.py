@@ -42,7 +42,7 @@ from advx_jax.reports.explanation_tree import (
 )
 from advx_jax.reports.explanation_words import closing_words, cost_in_words, shortfall
 from advx_jax.reports.gallery import Beside, write_gallery
-from advx_jax.reports.results_json import attack_record, head, older_results, plain, read_json, write_json
+from advx_jax.reports.results_json import attack_record, older_results, plain, read_json, write_json
 from advx_jax.runs.measurement import Measurement, Pass, measure
 from advx_jax.runs.record_checks import is_comparison, is_explanation
 from advx_jax.runs.shares import WHOLE, Share
@@ -243,7 +243,7 @@ class ExplanationPictures(Measurement[dict[str, Any]]):
     def summarise(self, records: Mapping[str, Record], seconds: Mapping[str, float]) -> dict[str, Any]:
         """Write gallery and JSON of all that is there; returns what the JSON holds."""
         del seconds
-        results = head(self.command, self.format, self.settings)
+        results = self.head(self.settings)
         results |= {"data": self._wanted.source, "class_names": tuple(self._wanted.class_names)}
         results["images"] = sorted(records.values(), key=lambda record: natural_order(record["name"]))
         write_json(self.output / RESULTS_FILE, results)

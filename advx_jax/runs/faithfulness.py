@@ -24,7 +24,7 @@ from advx_jax.files import check_output_folder
 from advx_jax.networks.registry import NamedModel
 from advx_jax.progress import Update
 from advx_jax.reports.faithfulness_files import write_faithfulness
-from advx_jax.reports.results_json import head, network_record, plain
+from advx_jax.reports.results_json import network_record, plain
 from advx_jax.runs.measurement import Measurement, Pass
 from advx_jax.runs.record_checks import is_index, is_scored
 from advx_jax.runs.step_times import StepTimes
@@ -158,7 +158,7 @@ class Faithfulness(Measurement[str]):
     def summarise(self, records: Mapping[str, Record], seconds: Mapping[str, float]) -> str:
         """Write `faithfulness.json` and the figure; returns tables."""
         wanted = [records[key] for key in self.images]
-        results = head(self.command, self.format, {**self.settings, "n_images": len(wanted)})
+        results = self.head({**self.settings, "n_images": len(wanted)})
         results |= {"data": self._data.source, "passes": self._costs}
         labels = self._data.labels[: len(wanted)].tolist()
         better = {name: metric.higher_is_better for name, metric in self._metrics.items()}

@@ -68,6 +68,24 @@ class Measurement(abc.ABC, Generic[Summary]):
     settings: Mapping[str, Any]
     images: Sequence[str]
     of: str = ""
+    # Known when results are summed up.
+    _environments: Sequence[Mapping[str, Any]] = ()
+
+    def head(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The first entries of the results: `head`, and where records were computed if that was not (only) here.
+
+        Args:
+            settings: everything that the results depend on.
+        """
+        begin = head(self.command, self.format, settings)
+        if any(environment != begin["environment"] for environment in self._environments):
+            begin["computed_in"] = list(self._environments)
+        return begin
+
+    def sum_up(self, kept: Records) -> Summary:
+        """Write the results of what is kept: `summarise`, which can tell where it was computed."""
+        self._environments = kept.environments
+        return self.summarise(kept.records, kept.seconds)
 
     def keys(self, image: str) -> tuple[str, ...]:
         """Of an image's records."""
@@ -151,7 +169,7 @@ def measure(measurement: Measurement[Summary], overwrite: bool = False, share: S
         except BaseException:
             if measurement.shows_part and share.count == 1 and store.records:
                 with store.final():
-                    measurement.summarise(store.records, store.seconds)
+                    measurement.sum_up(store)
             raise
         share.wait()
         if share.together and share.index > 0:
@@ -253,7 +271,7 @@ def _summed_up(measurement: Measurement[Summary], store: Records, share: Share) 
             ]
             if not missing:
                 store.tidy()
-                return Outcome(measurement.summarise(store.records, store.seconds))
+                return Outcome(measurement.sum_up(store))
         if time.monotonic() >= deadline:
             break
         time.sleep(_SECONDS_BETWEEN_LOOKS)

@@ -27,7 +27,7 @@ from advx_jax.files import check_output_folder
 from advx_jax.networks.registry import NamedModel
 from advx_jax.progress import Update
 from advx_jax.reports.broken_images import PICTURES_FOLDER, BrokenImages
-from advx_jax.reports.results_json import fingerprint, head, network_record, older_results, read_json
+from advx_jax.reports.results_json import fingerprint, network_record, older_results, read_json
 from advx_jax.reports.robust_accuracy import RESULTS_FILE, TRANSFER, write_robust_accuracy
 from advx_jax.reports.robust_accuracy_warnings import is_robust
 from advx_jax.runs.blocks import load_block
@@ -270,7 +270,7 @@ class RobustAccuracy(Measurement[str]):
     def summarise(self, records: Mapping[str, Record], seconds: Mapping[str, float]) -> str:
         """Write `robustness.json`, and pictures if they are wanted; returns a table by attack, and warnings."""
         wanted = [records[key] for key in self.images]
-        results = head(self.command, self.format, {**self.settings, "n_images": len(wanted)})
+        results = self.head({**self.settings, "n_images": len(wanted)})
         text = write_robust_accuracy(
             self._output,
             results | {"data": self._data.source},

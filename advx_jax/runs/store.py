@@ -3,9 +3,9 @@
 A store is a file of JSON lines or several of them, `NAME.jsonl`, `NAME-2.jsonl`, …: each is locked by the one process
 that appends to it, so that there are as many as processes ever worked at once. A process with a share of its own
 (`--shard`, `--distributed`) has a file that is named after it, and needs no locks. The first line is a head (format,
-settings, fingerprint), every other is what was finished in one go. A line that a killed process left unfinished is
-dropped. Every line has a serial number, higher than all that its writer had read: of two records with one key, the
-higher one holds.
+settings, fingerprint, environment), every other is what was finished in one go, and names the environment where that
+is another than before. A line that a killed process left unfinished is dropped. Every line has a serial number, higher
+than all that its writer had read: of two records with one key, the higher one holds.
 """
 
 import contextlib
@@ -69,6 +69,8 @@ class _Part:
         self.path = path
         self.head: Record | None = None
         self.claims: set[str] = set()
+        # In which the next line's records were computed, unless it says otherwise.
+        self.environment: Record | None = None
         self.offset = 0
 
     def new_lines(self) -> list[Record]:
@@ -81,6 +83,7 @@ class _Part:
         lines = [_parsed(line) for line in whole.split(b"\n")[:-1]]
         if lines and self.head is None:
             self.head = lines.pop(0) or {}
+            self.environment = _environment(self.head)
         return [line for line in lines if line is not None]
 
     def is_held(self) -> bool:
@@ -98,11 +101,14 @@ class Records:
     Attributes:
         records: by key, the newest of each.
         seconds: spent on what was named.
+        environments: in which records were computed, as `results_json.environment` tells them; none where that is this
+            process's.
     """
 
     def __init__(self) -> None:
         self.records: dict[str, Record] = {}
         self.seconds: dict[str, float] = {}
+        self.environments: list[Record] = []
 
     def __enter__(self) -> "Records":
         return self
@@ -149,7 +155,7 @@ class Store(Records):
 
     Args:
         path: `FOLDER/NAME.jsonl`; the folder is there.
-        head: of the results, with `format`, `settings` and `fingerprint`.
+        head: of the results, with `format`, `settings`, `fingerprint` and `environment`.
         overwrite: replace what was made with other settings.
         rules: see there.
         share: name of the part that this process alone works on, which it does not divide with others.
@@ -159,6 +165,7 @@ class Store(Records):
     Attributes:
         records: what is there, by key, the newest of each; as of the last claim, append or refresh.
         seconds: spent on what was named, over all processes.
+        environments: of all processes that computed records.
 
     Raises:
         UserError: the folder holds results of other settings which must not be replaced, or another process is making
@@ -191,10 +198,11 @@ class Store(Records):
                 self.refresh()
                 if self._mine.head is None:
                     self._mine.head = self._head
+                    self._mine.environment = _environment(self._head)
                     self._write(self._head)
                 # What its last writer, now dead, was at.
                 self.release()
-                self.append(self._accepted(older.get("records")), _finite(older.get("seconds")))
+                self._append(self._accepted(older.get("records")), _finite(older.get("seconds")), _environment(older))
             except BaseException:
                 os.close(self._descriptor)
                 raise
@@ -211,11 +219,18 @@ class Store(Records):
 
     def append(self, records: Mapping[str, Record], seconds: Mapping[str, float] | None = None) -> None:
         """Keep what was finished, all of it or nothing; numbers are finite."""
+        self._append(records, seconds, _environment(self._head))
+
+    def _append(
+        self, records: Mapping[str, Record], seconds: Mapping[str, float] | None, environment: Record | None
+    ) -> None:
         if not records and not seconds:
             return
         line = {"serial": self._serial + 1, "records": dict(records), "seconds": dict(seconds or {})}
+        if environment and environment != self._mine.environment:
+            line["environment"] = environment
         self._write(line)
-        self._take_in(line)
+        self._take_in(line, self._mine)
         if time.monotonic() - self._synced > _SECONDS_BETWEEN_SYNCS:
             # Against a power failure; a process that dies loses nothing either way.
             os.fsync(self._descriptor)
@@ -251,7 +266,7 @@ class Store(Records):
         """Read what other processes have finished since the last time."""
         for part in self._found_parts():
             for line in part.new_lines():
-                self._take_in(line)
+                self._take_in(line, part)
                 if isinstance(claims := line.get("claims"), list):
                     part.claims = {key for key in claims if isinstance(key, str)}
 
@@ -303,7 +318,7 @@ class Store(Records):
         self._rules.forget({**older, **self.records})
         for part in self._parts.values():
             part.path.unlink()
-        self.records, self.seconds, self._parts, self._serials = {}, {}, {}, {}
+        self.records, self.seconds, self._parts, self._serials, self.environments = {}, {}, {}, {}, []
 
     def _compare(self, path: Path, there: Mapping[str, Any]) -> None:
         if there.get("format") != self._head["format"]:
@@ -345,14 +360,18 @@ class Store(Records):
         while data:
             data = data[os.write(self._descriptor, data) :]
 
-    def _take_in(self, line: Record) -> None:
+    def _take_in(self, line: Record, part: _Part) -> None:
         serial = line.get("serial")
         if not isinstance(serial, int):
             return
         self._serial = max(self._serial, serial)
-        for key, record in self._accepted(line.get("records")).items():
+        part.environment = _environment(line) or part.environment
+        records = self._accepted(line.get("records"))
+        for key, record in records.items():
             if serial >= self._serials.get(key, serial):
                 self.records[key], self._serials[key] = record, serial
+        if records and part.environment and part.environment not in self.environments:
+            self.environments.append(part.environment)
         for name, amount in _finite(line.get("seconds")).items():
             self.seconds[name] = self.seconds.get(name, 0.0) + amount
 
@@ -384,6 +403,11 @@ def _in_words(setting: Any) -> str:
     if isinstance(setting, Mapping):
         return "+".join(map(str, setting))
     return "nothing" if setting is None else str(setting)
+
+
+def _environment(head_or_line: Mapping[str, Any]) -> Record | None:
+    environment = head_or_line.get("environment")
+    return environment if isinstance(environment, dict) else None
 
 
 def _parsed(line: bytes) -> Record | None:
