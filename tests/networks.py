@@ -1,5 +1,7 @@
 """Small random networks that need no file from outside."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,7 @@ def random_classifier(seed: int = 0, architecture: Architecture = TINY, dtype: s
     return Classifier(variables, architecture)
 
 
+@functools.cache
 def _shapes(architecture: Architecture) -> dict[tuple[str, ...], tuple[int, ...]]:
     """Of all variables, in the order in which the network makes them; traced, as initialising takes long."""
     shapes = {}

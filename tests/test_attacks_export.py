@@ -75,7 +75,7 @@ def exported_step(recipe, platforms):
     return jax.export.export(step, platforms=platforms)(*arguments)
 
 
-@pytest.mark.parametrize("recipe", ["adv_train", "all"])
+@pytest.mark.parametrize("recipe", [pytest.param("adv_train", marks=pytest.mark.slow), "all"])
 def test_training_step_lowers_for_every_accelerator(recipe):
     assert_lowered(exported_step(tiny_recipe(recipe), PLATFORMS))
 

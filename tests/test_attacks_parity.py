@@ -142,7 +142,8 @@ def test_training_attack_equals_the_reference(file, golden, published_pt):
     assert checked == 86
 
 
-@pytest.mark.parametrize("file", [pytest.param("advtrain_l2.npz", marks=pytest.mark.slow), "advtrain_l2min_half.npz"])
+@pytest.mark.slow
+@pytest.mark.parametrize("file", TRAINING_ATTACKS)
 def test_first_step_of_training_attack_equals_the_twins(file, golden, published_pt, float64):
     """In float64: in float32 a ReLU whose input rounds across 0 moves single pixels by up to 3e-5."""
     found, wanted = _first_steps(file, golden, published_pt, np.float64)

@@ -239,7 +239,7 @@ def pair():
     return networks, images[agreed], labels[0][agreed]
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "dlr"])
+@pytest.mark.parametrize("loss", ["cross_entropy", pytest.param("dlr", marks=pytest.mark.slow)])
 def test_logits_in_bfloat16_make_no_network_robust(loss, pair):
     networks, images, labels = pair
     found = [call(APGD(eps=0.188, norm="L2", steps=20, loss=loss), network, images, labels) for network in networks]
@@ -250,7 +250,9 @@ def test_logits_in_bfloat16_make_no_network_robust(loss, pair):
     assert found[1].finite.all()
 
 
-@pytest.mark.parametrize("search", [FMN(steps=40), DDN(steps=40)], ids=["fmn", "ddn"])
+@pytest.mark.parametrize(
+    "search", [pytest.param(FMN(steps=40), id="fmn"), pytest.param(DDN(steps=40), id="ddn", marks=pytest.mark.slow)]
+)
 def test_logits_in_bfloat16_lengthen_no_distance(search, pair):
     """But for what their grid hides: a boundary is crossed only where the next step of the grid is."""
     networks, images, labels = pair

@@ -220,12 +220,12 @@ ALONE = {name for name in BRIEF if (name.endswith(" Linf") or "targeted" in name
 ALONE |= COMBINED | VARIED
 # Another number of images is another compilation: one of each base, and those that choose among parts or windows.
 NUMBERED = {
-    *("pgd L2", "apgd-t L2", "fab L2", "square L2", "square Linf", "first success L2", "restarted L2", "apgd-ce L1"),
+    *("pgd L2", "apgd-t L2", "fab L2", "square L2", "square Linf", "restarted L2", "apgd-ce L1"),
     *("published", "ddn", "fmn L0", "sigma-zero-swaps", "pdpgd L1", "best", "minimal apgd L2", "frank-wolfe L2"),
 }
 # Their steps are those of others that stay.
 TRAINED = {
-    "first success L2",
+    *("first success L2", "best", "minimal apgd L1", "sigma-zero", "deepfool L2", "own nearest"),
     "apgd-dlr L2",
     "apgd-ce L2",
     "fab-t L2",

@@ -185,10 +185,18 @@ def test_explain_takes_the_classes_of_own_images(folder):
     assert all(entry["label_is_given"] for entry in results["images"])
 
 
-def test_ara_measures_the_subset_and_goes_on_from_what_is_there(folder):
-    flags = ("--model=tiny.safetensors", "--steps=20", "--eps=5", "--output=ara")
-    succeed(folder, "ara", *flags, "--n_images=6")
-    first = json.loads((folder / "ara" / "ara.json").read_text())
+ARA = ("--model=tiny.safetensors", "--steps=20", "--eps=5")
+
+
+@pytest.fixture(scope="module")
+def six_images(folder):
+    """Results of ara that several tests go on from."""
+    succeed(folder, "ara", *ARA, "--output=ara", "--n_images=6")
+    return json.loads((folder / "ara" / "ara.json").read_text())
+
+
+def test_ara_measures_the_subset_and_goes_on_from_what_is_there(folder, six_images):
+    flags, first = (*ARA, "--output=ara"), six_images
     kept = kept_records(folder / "ara" / "distances.jsonl")
     assert first["gradient_evaluations"] == 20
     for kind in ("attack", "btr"):
@@ -247,7 +255,7 @@ def test_ara_counts_what_never_crossed_apart(folder):
 
 
 def test_interrupted_ara_keeps_what_it_has(folder):
-    flags = ("--model=tiny.safetensors", "--steps=120", "--eps=5", "--output=cut", "--n_images=200")
+    flags = ("--model=tiny.safetensors", "--steps=40", "--eps=5", "--output=cut", "--n_images=200")
     path = folder / "cut" / "distances.jsonl"
     process = start(folder, "ara", *flags)
     interrupt(process, lambda: kept_records(path))
@@ -273,16 +281,16 @@ def test_explain_shows_a_second_network_beside_the_first(folder):
 
 
 def test_explain_without_a_network_shows_the_shipped_ones(folder):
-    out = succeed(folder, "explain", "--steps=2", "--n_images=2", "--output=first")
+    out = succeed(folder, "explain", "--steps=2", "--n_images=1", "--output=first")
     chosen = first_choice()
     page = (folder / "first" / "index.html").read_text()
     assert f"{chosen.robust} beside {chosen.ordinary}" in page
     by = f"by {chosen.robust}, beside {chosen.ordinary}"
-    assert out.splitlines()[3:5] == [
-        f"2 images explained towards each of 10 classes {by}",
+    assert out.splitlines()[2:4] == [
+        f"1 image explained towards each of 10 classes {by}",
         "look at them: first/index.html (numbers: first/explanations.json)",
     ]
-    assert len(list((folder / "first").glob("*-*/_input.png"))) == 2
+    assert len(list((folder / "first").glob("*-*/_input.png"))) == 1
 
 
 @pytest.mark.slow
@@ -353,10 +361,8 @@ def test_bad_input_gives_one_clear_line(command, arguments, message, folder):
     assert message in fail(folder, command, *arguments)
 
 
-def test_what_an_earlier_release_left_is_gone_on_from(folder):
-    flags = ("--model=tiny.safetensors", "--steps=20", "--eps=5", "--n_images=6")
-    succeed(folder, "ara", *flags, "--output=new")
-    made = json.loads((folder / "new" / "ara.json").read_text())
+def test_what_an_earlier_release_left_is_gone_on_from(folder, six_images):
+    flags, made = (*ARA, "--n_images=6"), six_images
     (folder / "old").mkdir()
     settings = {name: value for name, value in made["settings"].items() if name != "n_images"}
     rows = [[0.125, 3, True, True], [0.0, 20, False, True]]

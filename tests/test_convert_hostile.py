@@ -231,6 +231,7 @@ OPCODES = {
 }
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("container", CONTAINERS)
 @pytest.mark.parametrize("name", OPCODES)
 def test_odd_opcodes_are_refused(container, name, attempt):
@@ -254,6 +255,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("container", CONTAINERS)
 @pytest.mark.parametrize("name", BOMBS)
 def test_small_files_cannot_ask_for_much(container, name, attempt):

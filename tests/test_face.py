@@ -123,14 +123,14 @@ def test_a_program_that_uses_all_of_it_is_typed(tmp_path):
     assert found.returncode == 0
 
 
-def test_what_is_offered_is_shown_in_a_line(few):
+def test_what_is_offered_is_shown_in_a_line(few, tiny):
     model, x, y, _ = few
     shown = {
         "Classifier(ResNet-20, half_huber, 10 classes, images of 32×32×3, 292,762 parameters, sha256 ": model,
         "Images(256 images of 32×32×3, 10 classes: airplane, automobile, bird, …; ": ax.load_images("sample"),
         "Predictions(4 images, 10 classes, median confidence 0.": ax.predict(model, x),
         "Predictions(0 images, 10 classes)": ax.Predictions(np.zeros((0, 10))),
-        "AttackResult(4 images of 32×32×3, success on ": ax.attacks.PGD(eps=0.5, norm="L2", steps=2)(model, x, y),
+        "AttackResult(4 images of 32×32×3, success on ": ax.attacks.PGD(eps=0.5, norm="L2", steps=2)(tiny[0], x, y),
     }
     for start, value in shown.items():
         assert repr(value).startswith(start)
@@ -140,13 +140,13 @@ def test_what_is_offered_is_shown_in_a_line(few):
     assert repr(unknown).endswith(", 1 without a class)")
 
 
-def test_what_has_no_values_is_shown_without(few):
+def test_what_has_no_values_is_shown_without(few, tiny):
     model, x, y, _ = few
     seen = []
     jax.eval_shape(lambda m: seen.append(repr(m)), model)
     seen.append(repr(jax.tree.map(lambda leaf: 0, model)))
     assert set(seen) == {"Classifier(ResNet-20, half_huber, 10 classes, images of 32×32×3)"}
-    result = ax.attacks.PGD(eps=0.5, norm="L2", steps=2)(model, x, y)
+    result = ax.attacks.PGD(eps=0.5, norm="L2", steps=2)(tiny[0], x, y)
     jax.eval_shape(lambda r: seen.append(repr(r)), result)
     assert "adversarial=" in seen[-1]
     assert repr(jax.tree.map(np.shape, result)).startswith("AttackResult(adversarial=(4, 32, 32, 3), success=(4,)")
@@ -156,8 +156,8 @@ def test_what_has_no_values_is_shown_without(few):
     assert repr(stacked).startswith("AttackResult(3×4 images of 32×32×3, success on ")
 
 
-def test_attacks(few):
-    model, x, y, _ = few
+def test_attacks(tiny):
+    model, x, y, _ = tiny
     r = ax.attacks.APGD(eps=0.5, norm="L2", steps=5)(model, x, y, key=jax.random.key(0))
     assert isinstance(r, ax.AttackResult)
     assert r.adversarial.shape == x.shape

@@ -16,6 +16,7 @@ import safetensors
 import safetensors.numpy
 from flax import traverse_util
 from networks import TINY, random_classifier
+from processes import call
 from pt_files import as_zip, flat, make_content, make_tensors
 
 from advx_jax.convert import read_pt
@@ -108,11 +109,12 @@ def test_a_hostile_name_cannot_lead_a_command_out_of_its_folder(good, tmp_path):
     work.mkdir(parents=True)
     provenance = json.dumps({"name": "../../evil\x1b[31m", "options": {}})
     (work / "net.safetensors").write_bytes(undigested(good[0], provenance=provenance))
-    command = [sys.executable, "-m", "advx_jax.ara", "--model=net.safetensors", "--data=sample", "--n_images=1"]
-    done = subprocess.run([*command, "--steps=2"], cwd=work, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "\x1b" not in done.stdout + done.stderr
+    flags = ("--model=net.safetensors", "--data=sample", "--n_images=1", "--steps=2")
+    status, out, err = call(work, "ara", *flags)
+    assert status == 0, err
+    assert "\x1b" not in out + err
     assert {path.name for path in tmp_path.iterdir()} == {"deep"}
+    assert {path.name for path in work.iterdir()} == {"net.safetensors", "cache", "ara"}
     assert {path.name for path in (work / "ara").iterdir()} == {"_.._evil__31m"}
 
 
@@ -314,6 +316,7 @@ WRITE = """
 import sys
 from pathlib import Path
 sys.path.insert(0, "tests")
+from processes import call
 from pt_files import make_network
 from advx_jax.convert import write_pt
 from advx_jax.networks.files import save_network

@@ -17,7 +17,7 @@ from advx_jax.networks.files import save_network
 COMMANDS = {
     "explain": ("--steps=20", "--n_images=24"),
     "explain methods": ("--methods=adversarial,integrated_gradients,grad_cam", "--steps=20", "--n_images=24"),
-    "ara": ("--steps=60", "--eps=5", "--n_images=48"),
+    "ara": ("--steps=20", "--eps=5", "--n_images=48"),
     "robustness": ("--attack=apgd-t", "--steps=60", "--eps=0.02", "--n_images=48", "--pictures"),
     "evaluate": ("--n_images=200",),
     "faithfulness": ("--methods=gradient,adversarial,random", "--metrics=deletion,road", "--n_images=64"),

@@ -12,7 +12,6 @@ import pytest
 from networks import random_classifier
 from processes import call, fail, measure_flags, quick_environment, succeed
 from stores import change_record
-from warm_process import call_warm
 
 import advx_jax.files
 import advx_jax.runs.measurement as measurement_module
@@ -108,8 +107,15 @@ def without_seconds(said, output):
     return re.sub(r" +(seconds|\d+\.\d)?\n", "\n", said).replace(str(output), "")
 
 
-@pytest.mark.parametrize("work", MEASURES)
-@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.slow), 4])
+# Two shards of robustness are looked at below, where nobody has locks.
+@pytest.mark.parametrize(
+    ("work", "count"),
+    [
+        pytest.param(work, count, marks=pytest.mark.slow if count == 2 or work is robustness else ())
+        for work in MEASURES
+        for count in (2, 4)
+    ],
+)
 def test_shards_make_the_files_of_one_process(work, count, network, data, tmp_path):
     alone = work(network, data, tmp_path / "alone", WHOLE)
     expected = files(tmp_path / "alone")
@@ -272,14 +278,6 @@ def end(process):
     return out
 
 
-def run_quick(folder, command, *arguments):
-    """As started and ended, in a fork."""
-    options = ("-W", "error")
-    status, out, err = call_warm(folder, f"advx_jax.{command}", arguments, quick_environment(folder / "cache"), options)
-    assert status == 0, err
-    return out
-
-
 def start_together(folder, command, arguments, count, outputs=None):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
@@ -309,7 +307,7 @@ def alone(folder):
 
     def get(command):
         if command not in made:
-            run_quick(folder, command, *flags(command, f"{command}-1"))
+            succeed(folder, command, *flags(command, f"{command}-1"))
             made[command] = files(folder / f"{command}-1")
         return made[command]
 
@@ -327,7 +325,7 @@ def test_a_killed_shard_goes_on(folder, alone):
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     for shard in ("2/2", "1/2"):
-        run_quick(folder, command, *flags(command, output), f"--shard={shard}")
+        succeed(folder, command, *flags(command, output), f"--shard={shard}")
     assert files(folder / output) == alone(command)
 
 

@@ -1,7 +1,6 @@
 """The training command's words to a person: help, and one clear line for whatever is wrong."""
 
 import importlib
-import os
 import signal
 import subprocess
 import sys
@@ -9,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import WARNINGS, quick_environment
+from processes import WARNINGS, quick_environment, shell_environment
 from warm_process import call_warm
 
 from advx_jax.errors import UserError
@@ -27,15 +26,14 @@ def folder(tmp_path_factory):
 
 
 def call(folder: Path, *arguments: str, devices: int = 1) -> tuple[int, str, str]:
-    environment = {
-        **os.environ,
-        "ADVX_CACHE": str(folder / "cache"),
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": str(devices),
-    }
-    for name in ("CIFAR10_PATH", "TF_CPP_MIN_LOG_LEVEL"):
-        environment.pop(name, None)
-    return call_warm(folder, "advx_jax.train", arguments, environment, WARNINGS)
+    environment = shell_environment(folder)
+    if devices == 1:
+        return call_warm(folder, "advx_jax.train", arguments, environment, WARNINGS)
+    # JAX reads their number when it is imported.
+    environment["JAX_NUM_CPU_DEVICES"] = str(devices)
+    command = [sys.executable, *WARNINGS, "-m", "advx_jax.train", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+    return done.returncode, done.stdout, done.stderr
 
 
 def fail(folder: Path, *arguments: str, devices: int = 1) -> str:

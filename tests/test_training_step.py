@@ -1,6 +1,7 @@
 """One training step against the golden files and the PyTorch twin, with the random draws injected."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -38,11 +39,15 @@ def injected(n, random_logit=None, tandem=None, attacked=None):
     )
 
 
-def on_one_device(function, *arguments):
-    """Call a step's part in the axis that it expects."""
+def compiled_on_one_device(function):
+    """A step's part in the axis that it expects."""
     compiled = jax.jit(jax.vmap(function, axis_name=AXIS))
-    found = compiled(*jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], arguments))
-    return jax.tree.map(lambda leaf: leaf[0], found)
+
+    def call(*arguments):
+        found = compiled(*jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], arguments))
+        return jax.tree.map(lambda leaf: leaf[0], found)
+
+    return call
 
 
 def as_state_dict(params, state, architecture):
@@ -78,7 +83,7 @@ def golden_step(request, golden, published_pt):
     examples = Examples(jnp.asarray(images), jnp.asarray(labels, jnp.int32), None)
     drawn = [file[name] for name in ("random_logit", "tandem") if name in file]
     draws = injected(len(labels), *drawn)
-    after, metrics = on_one_device(lambda *rest: descend(recipe, optimizer, *rest), before, examples, draws)
+    after, metrics = compiled_on_one_device(lambda *rest: descend(recipe, optimizer, *rest))(before, examples, draws)
     return file, recipe, before, after, metrics
 
 
@@ -187,20 +192,26 @@ class SmallBatch:
         self.draws = injected(4 + n_padding, *(np.pad(values, behind) for values in drawn))
 
 
-def small_step(recipe, batch):
-    """One step of a tiny random network, its attack included: states before and after, metrics, attacked images."""
-    dtype = "float64" if jax.config.jax_enable_x64 else "float32"
-    classifier = random_classifier(5, recipe.architecture, dtype)
+@functools.cache
+def whole_step(recipe):
+    """Compiled once, however often it is made."""
     optimizer = make_optimizer(recipe, 1000)
-    before = initial_state(recipe, optimizer, (classifier, Provenance(psi_integrator=1.0)))
 
     def whole(state, examples, draws):
         if recipe.attack.kind != "none":
             state, examples = attack_examples(recipe, state, examples, draws)
         return *descend(recipe, optimizer, state, examples, draws), examples.images
 
+    return compiled_on_one_device(whole)
+
+
+def small_step(recipe, batch):
+    """One step of a tiny random network, its attack included: states before and after, metrics, attacked images."""
+    dtype = "float64" if jax.config.jax_enable_x64 else "float32"
+    classifier = random_classifier(5, recipe.architecture, dtype)
+    before = initial_state(recipe, make_optimizer(recipe, 1000), (classifier, Provenance(psi_integrator=1.0)))
     examples = Examples(batch.images.astype(dtype), batch.labels, batch.real)
-    return before, *on_one_device(whole, before, examples, batch.draws)
+    return before, *whole_step(recipe)(before, examples, batch.draws)
 
 
 # What all recipes do, one of them does.

@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import quick_environment
-from warm_process import call_warm
+from processes import succeed
 
 ROOT = Path(__file__).parents[1]
 # The benchmarks are no part of what is installed.
@@ -21,16 +20,13 @@ from benchmarks.ship_network import manifest_entry
 @pytest.fixture(scope="module")
 def call(tmp_path_factory):
     folder = tmp_path_factory.mktemp("workdir")
-    environment = quick_environment(folder / "cache")
 
-    def run(module, *flags):
-        status, out, err = call_warm(folder, module, flags, environment, seconds=300)
-        assert status == 0, err
-        return out, folder
+    def run(command, *flags):
+        return succeed(folder, command, *flags), folder
 
     # From a folder without configs/, so that the installed ones are found.
     out, _ = run(
-        "advx_jax.train",
+        "train",
         "--config=configs/smoke.py",
         "--workdir=run",
         "--config.epochs=1",
@@ -43,7 +39,7 @@ def call(tmp_path_factory):
 
 
 def test_what_a_run_leaves(call):
-    _, folder = call("advx_jax.evaluate", "--help")
+    _, folder = call("evaluate", "--help")
     names = {path.name for path in (folder / "run").iterdir()}
     assert names == {
         "ara",
@@ -62,21 +58,21 @@ def test_what_a_run_leaves(call):
 
 
 def test_evaluate(call):
-    out, _ = call("advx_jax.evaluate", "--model=run", "--data=sample")
+    out, _ = call("evaluate", "--model=run", "--data=sample")
     assert "tiny-smoke on 256 test images" in out
 
 
 def test_explain_and_ara(call):
     few = ("--model=run", "--data=sample", "--n_images=1", "--steps=3")
-    _, folder = call("advx_jax.explain", *few)
+    _, folder = call("explain", *few)
     assert (folder / "output" / "index.html").exists()
-    call("advx_jax.ara", *few)
+    call("ara", *few)
     assert (folder / "ara" / "tiny-smoke" / "ara.json").exists()
 
 
 def test_back_to_pytorch(call):
     torch = pytest.importorskip("torch")
-    _, folder = call("advx_jax.convert", "--to_pt", "run/network.safetensors", "--output_dir=for-pytorch")
+    _, folder = call("convert", "--to_pt", "run/network.safetensors", "--output_dir=for-pytorch")
     (file,) = (folder / "for-pytorch").iterdir()
     content = torch.load(file, weights_only=True)
     assert content["training_options"]["robust_integration"] >= 0
@@ -86,7 +82,7 @@ def test_back_to_pytorch(call):
 
 
 def test_the_manifest_tells_how_a_run_came_about(call):
-    _, folder = call("advx_jax.evaluate", "--help")
+    _, folder = call("evaluate", "--help")
     entry = manifest_entry(folder / "run", "configs/smoke.py", "816bc3c", "everything")
     assert entry["file"] == "tiny-smoke.safetensors"
     assert entry["sha256"] == hashlib.sha256((folder / "run" / "network.safetensors").read_bytes()).hexdigest()

@@ -27,15 +27,26 @@ from advx_jax.training.step import TrainingSet, make_step
 N_EXAMPLES = 40
 # The tiny networks see small images, to be quick.
 SIDE = 32 if setup == "float32" else 8
-N_STEPS = {"float64": 20, "everything": 20, "per_device": 8, "float32": 1}
+N_STEPS = {
+    "float64": 20,
+    "everything": 20,
+    "everything_briefly": 8,
+    "per_device": 8,
+    "per_device_briefly": 4,
+    "float32": 1,
+}
 # Each device for itself differs in the normalisation alone: the plainest recipe and the one with everything will do.
-RECIPES = {"per_device": ("standard", "all"), "everything": ("all",)}.get(setup, PUBLISHED_RECIPES)
+RECIPES = PUBLISHED_RECIPES
+if setup == "per_device":
+    RECIPES = ("standard", "all")
+elif setup in ("everything", "everything_briefly", "per_device_briefly"):
+    RECIPES = ("all",)
 
 
 def recipe(name):
     if setup == "float32":
         return dataclasses.replace(published_recipe(name), batch_size=12)
-    normalisation = "per_device" if setup == "per_device" else "synchronised"
+    normalisation = "per_device" if setup.startswith("per_device") else "synchronised"
     # With half of the rate of the published batch of 512, which on these data neither stalls nor diverges.
     optimizer = dataclasses.replace(published_recipe(name).optimizer, learning_rate_per_128=0.5)
     return tiny_recipe(name, batch_norm=normalisation, optimizer=optimizer)

@@ -150,7 +150,9 @@ def _logits(classifier: Classifier, images: Array) -> Array:
     return cast(Array, classifier.module().apply(classifier.variables, images))
 
 
+# Tracing takes longer than reading a file does.
+@functools.lru_cache(maxsize=32)
 def expected_variables(architecture: Architecture) -> Variables:
-    """Shapes and types of the variables that an architecture has, as `jax.ShapeDtypeStruct`s."""
+    """Shapes and types of the variables that an architecture has, as `jax.ShapeDtypeStruct`s; not to be changed."""
     images = jax.ShapeDtypeStruct((1, *architecture.image_shape), "float32")
     return jax.eval_shape(architecture.module().init, jax.random.key(0), images)
