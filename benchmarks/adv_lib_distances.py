@@ -150,7 +150,7 @@ class PeerDistances(Measurement[str]):
             }
             for digest, peer in self._peers.items()
         ]
-        results = self.head({**self.settings, "n_images": len(self._indices)} | torch_settings())
+        results = self.results_head({**self.settings, "n_images": len(self._indices)} | torch_settings())
         results |= {"data": self._data.source, "indices": self._indices, "unit": UNITS[self._norm], "attacks": attacks}
         path = self._output / f"adv-lib-{self._norm}.json"
         write_json(path, results)

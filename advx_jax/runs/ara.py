@@ -130,7 +130,7 @@ class RobustnessAreas(Measurement[str]):
         """Write `ara.json` and the curves; returns a table."""
         del seconds
         n_classes = self._network.classifier.n_classes
-        results = self.head({**self.settings, "n_images": len(self._indices)})
+        results = self.results_head({**self.settings, "n_images": len(self._indices)})
         shape = tuple(self._data.images.shape[1:])
         gradients = total_passes(self._attack, n_classes, shape).backward or self._attack.evaluations
         results |= {"data": self._data.source, "gradient_evaluations": gradients}

@@ -185,7 +185,7 @@ class AttackBench(Measurement[str]):
                     seconds.get(entry.digest, 0.0),
                 )
             )
-        results = self.head({**self.settings, "n_images": len(self._indices)})
+        results = self.results_head({**self.settings, "n_images": len(self._indices)})
         results |= {"data": self._data.source, "indices": self._indices}
         title = f"{self._network.provenance.name}, {self._norm}: {len(self._indices)} test images"
         table = write_scores(self._output, results, scored, self._known, self._norm, title)

@@ -74,7 +74,7 @@ class Evaluation(Measurement[dict[str, Any]]):
         losses = np.array([_loss(records[key]) for key in self.images], np.float32)
         right = predicted == self._data.labels[:n_images]
         settings = self._about_network | {"data": self._data.source, "n_images": n_images}
-        return self.head(settings) | {
+        return self.results_head(settings) | {
             "accuracy": float(np.mean(right)) if n_images else math.nan,
             "loss": float(np.mean(losses, dtype=np.float64)) if n_images else math.nan,
             "correct": int(right.sum()),

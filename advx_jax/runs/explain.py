@@ -243,7 +243,7 @@ class ExplanationPictures(Measurement[dict[str, Any]]):
     def summarise(self, records: Mapping[str, Record], seconds: Mapping[str, float]) -> dict[str, Any]:
         """Write gallery and JSON of all that is there; returns what the JSON holds."""
         del seconds
-        results = self.head(self.settings)
+        results = self.results_head(self.settings)
         results |= {"data": self._wanted.source, "class_names": tuple(self._wanted.class_names)}
         results["images"] = sorted(records.values(), key=lambda record: natural_order(record["name"]))
         write_json(self.output / RESULTS_FILE, results)

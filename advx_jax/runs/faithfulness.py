@@ -158,7 +158,7 @@ class Faithfulness(Measurement[str]):
     def summarise(self, records: Mapping[str, Record], seconds: Mapping[str, float]) -> str:
         """Write `faithfulness.json` and the figure; returns tables."""
         wanted = [records[key] for key in self.images]
-        results = self.head({**self.settings, "n_images": len(wanted)})
+        results = self.results_head({**self.settings, "n_images": len(wanted)})
         results |= {"data": self._data.source, "passes": self._costs}
         labels = self._data.labels[: len(wanted)].tolist()
         better = {name: metric.higher_is_better for name, metric in self._metrics.items()}

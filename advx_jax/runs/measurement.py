@@ -71,7 +71,7 @@ class Measurement(abc.ABC, Generic[Summary]):
     # Known when results are summed up.
     _environments: Sequence[Mapping[str, Any]] = ()
 
-    def head(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def results_head(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The first entries of the results: `head`, and where records were computed if that was not (only) here.
 
         Args:

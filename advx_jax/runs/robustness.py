@@ -270,7 +270,7 @@ class RobustAccuracy(Measurement[str]):
     def summarise(self, records: Mapping[str, Record], seconds: Mapping[str, float]) -> str:
         """Write `robustness.json`, and pictures if they are wanted; returns a table by attack, and warnings."""
         wanted = [records[key] for key in self.images]
-        results = self.head({**self.settings, "n_images": len(wanted)})
+        results = self.results_head({**self.settings, "n_images": len(wanted)})
         text = write_robust_accuracy(
             self._output,
             results | {"data": self._data.source},

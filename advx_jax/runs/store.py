@@ -73,6 +73,10 @@ class _Part:
         self.environment: Record | None = None
         self.offset = 0
 
+    def begin(self, head: Record) -> None:
+        """Know its first line."""
+        self.head, self.environment = head, _environment(head)
+
     def new_lines(self) -> list[Record]:
         """What was added since the last call; half a line at the end and lines that are damaged are left out."""
         with self.path.open("rb") as stream:
@@ -82,8 +86,7 @@ class _Part:
         self.offset += len(whole)
         lines = [_parsed(line) for line in whole.split(b"\n")[:-1]]
         if lines and self.head is None:
-            self.head = lines.pop(0) or {}
-            self.environment = _environment(self.head)
+            self.begin(lines.pop(0) or {})
         return [line for line in lines if line is not None]
 
     def is_held(self) -> bool:
@@ -197,8 +200,7 @@ class Store(Records):
             try:
                 self.refresh()
                 if self._mine.head is None:
-                    self._mine.head = self._head
-                    self._mine.environment = _environment(self._head)
+                    self._mine.begin(self._head)
                     self._write(self._head)
                 # What its last writer, now dead, was at.
                 self.release()
