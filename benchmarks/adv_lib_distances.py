@@ -43,6 +43,7 @@ _BUDGET = define_whole("budget", 2000, "Passes through the network for each imag
 _N_IMAGES = define_whole("n_images", 32, "How many images of the published subset.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the results.", required=True)
 _ROWS = define_whole("rows", 32, "Images at a time.")
+_COMPILED = flags.DEFINE_bool("compiled", False, "Compile the twin, which takes a minute and makes passes quicker.")
 flags.adopt_module_key_flags(inference_flags)
 
 _KEY = re.compile(r"([0-9a-f]{16})/(\d+)")
@@ -59,6 +60,7 @@ class PeerDistances(Measurement[str]):
         budget: passes for each image.
         output: folder for the results.
         rows: images at a time.
+        compiled: whether the twin is compiled: the same distances up to rounding.
 
     Raises:
         UserError: the twin has no such network, or nothing can be written to `output`.
@@ -76,13 +78,14 @@ class PeerDistances(Measurement[str]):
         budget: int,
         output: Path,
         rows: int,
+        compiled: bool = False,
     ) -> None:
         if not isinstance(network.classifier, Classifier):
             raise UserError(f"expected a network of the method's own family, got {network.provenance.name}")
         check_output_folder(output)
         self._twin = twin_of(network.classifier).eval().requires_grad_(False)
         self._network, self._data, self._indices, self._norm = network, data, list(indices), norm
-        self._budget, self._output, self._rows = budget, output, rows
+        self._budget, self._output, self._rows, self._compiled = budget, output, rows, compiled
         self._peers = {fingerprint(peer.settings(budget))[:16]: peer for peer in peers(norm)}
         self.path = output / f"adv-lib-{norm}.jsonl"
         self.settings = attack_record(network, {"norm": norm, "data_sha256": data.fingerprint})
@@ -109,6 +112,10 @@ class PeerDistances(Measurement[str]):
         attacked = [image.place for image in start if image.needs_attack]
         device = device_beside_jax()
         twin = self._twin.to(device)
+        if self._compiled:
+            import torch
+
+            twin = torch.compile(twin, dynamic=False)
 
         def settle(keys: list[str]) -> Iterator[dict[str, Record]]:
             done(len(keys), spared=True)
@@ -150,7 +157,8 @@ class PeerDistances(Measurement[str]):
             }
             for digest, peer in self._peers.items()
         ]
-        results = self.results_head({**self.settings, "n_images": len(self._indices)} | torch_settings())
+        found_by = torch_settings() | {"torch_compiled": self._compiled}
+        results = self.results_head({**self.settings, "n_images": len(self._indices)} | found_by)
         results |= {"data": self._data.source, "indices": self._indices, "unit": UNITS[self._norm], "attacks": attacks}
         path = self._output / f"adv-lib-{self._norm}.json"
         write_json(path, results)
@@ -165,7 +173,9 @@ def main(arguments: list[str]) -> None:
     with run_flags.share() as share:
         network, data, n_images = inference_flags.load_network_and_images(_N_IMAGES.value, 32)
         indices = ara_subset(data, n_images)
-        found = PeerDistances(network, data, indices, _NORM.value, _BUDGET.value, Path(_OUTPUT.value), _ROWS.value)
+        found = PeerDistances(
+            network, data, indices, _NORM.value, _BUDGET.value, Path(_OUTPUT.value), _ROWS.value, _COMPILED.value
+        )
         print(measure(found, run_flags.OVERWRITE.value, share).text)
 
 

@@ -183,8 +183,8 @@ IMAGES = jax.ShapeDtypeStruct((16, 32, 32, 3), np.float32)
     "attack",
     [
         EXPLANATION.replace(steps=6),
-        APGD(eps=0.5, norm="L2", steps=6),
-        FAB(eps=0.5, norm="L2", steps=6),
+        pytest.param(APGD(eps=0.5, norm="L2", steps=6), marks=pytest.mark.slow),
+        pytest.param(FAB(eps=0.5, norm="L2", steps=6), marks=pytest.mark.slow),
         Square(eps=0.5, norm="L2", steps=6),
     ],
     ids=lambda attack: type(attack).__name__,

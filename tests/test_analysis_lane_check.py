@@ -203,6 +203,7 @@ def test_command_explains_in_one_lane_with_the_right_pictures_and_one_line(tmp_p
         assert (tmp_path / "guarded" / path).read_bytes() == (tmp_path / "alone" / path).read_bytes(), path
 
 
+@pytest.mark.slow
 def test_training_on_several_cpu_devices_is_refused_where_they_are_wrong(tmp_path):
     smoke = ("advx_jax.train", "--config=configs/smoke.py", "--workdir=run")
     refused = call(tmp_path, *smoke, devices=2)

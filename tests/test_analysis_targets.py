@@ -104,7 +104,8 @@ def test_targets_at_once(per_item, row_bytes, expected, monkeypatch):
         assert chunks.chunk_rows(5, row_bytes, expected) >= 1
 
 
-@pytest.mark.parametrize("channels", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("channels", [1, 3])
 def test_pictures_and_gallery_of_some_targets(channels, tmp_path):
     shape = (130, 9, channels)
     images = np.random.default_rng(1).uniform(size=(2, *shape)).astype(np.float32)

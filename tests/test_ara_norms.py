@@ -44,6 +44,7 @@ def read(folder, name):
     return json.loads((folder / name / "ara.json").read_text())
 
 
+@pytest.mark.slow
 def test_distances_are_in_the_norm_that_is_asked_for(measured):
     folder, texts = measured
     rms, l2, linf = (read(folder, name) for name in ("rms", "L2", "Linf"))

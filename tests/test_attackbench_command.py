@@ -163,6 +163,7 @@ def test_two_forms_of_one_attack_need_two_names(bench, tmp_path):
         bench(tmp_path, [CONTESTANTS[0], Contestant("ddn", FMN(), BUDGET)])
 
 
+@pytest.mark.slow
 def test_the_command_measures_chosen_images(tmp_path):
     save_network(tmp_path / "tiny.safetensors", random_classifier(), Provenance(name="tiny"))
     flags = ("--model=tiny.safetensors", "--data=sample", "--indices=3,5", "--budget=9", "--attacks=fmn,ddn@7")

@@ -139,7 +139,8 @@ def test_no_attack_leaves_its_budget_where_the_box_is_what_ends_the_way(name, no
     np.testing.assert_array_equal(found.adversarial[~found.success], images[~found.success])
 
 
-@pytest.mark.parametrize(("name", "norm"), [("apgd-t", "Linf"), pytest.param("square", "L2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("name", "norm"), [("apgd-t", "Linf"), ("square", "L2")])
+@pytest.mark.slow
 def test_so_it_is_on_a_convolutional_network(name, norm):
     classifier = random_classifier()
     images = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
@@ -383,7 +384,10 @@ def test_rounding_out_of_the_box_is_no_reason_to_refuse(name):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ["apgd-ce", "fab-t", "square"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name == "square" else pytest.mark.slow) for name in ("apgd-ce", "fab-t", "square")],
+)
 def test_nothing_lies_within_an_eps_that_is_none(name, norm):
     """Compiled code cannot refuse it."""
     images, labels = batch()

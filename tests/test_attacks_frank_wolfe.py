@@ -77,7 +77,7 @@ def test_on_a_linear_classifier_the_first_step_is_the_answer():
     np.testing.assert_array_equal(state.first_stop, 1)
 
 
-@pytest.mark.parametrize("norm", ["L1.5", "Linf"])
+@pytest.mark.parametrize("norm", ["L1.5", pytest.param("Linf", marks=pytest.mark.slow)])
 def test_images_are_explained_in_other_norms(norm):
     classifier = random_classifier()
     images = np.random.default_rng(1).uniform(size=(3, 8, 8, 3)).astype(np.float32)

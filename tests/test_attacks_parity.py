@@ -111,7 +111,8 @@ TRAINING_ATTACKS = {
 
 
 @pytest.mark.usefixtures("compiled_as_people_do")
-@pytest.mark.parametrize("file", [pytest.param("advtrain_l2.npz", marks=pytest.mark.slow), "advtrain_l2min_half.npz"])
+@pytest.mark.slow
+@pytest.mark.parametrize("file", TRAINING_ATTACKS)
 def test_training_attack_equals_the_reference(file, golden, published_pt):
     from advx_jax.convert import read_pt
 

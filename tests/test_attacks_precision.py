@@ -163,7 +163,13 @@ def call(attack, model, images, labels):
     return attack(model, images, labels)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("pgd", "apgd-t", "fab-t", "square") else pytest.mark.slow)
+        for name in ATTACKS
+    ],
+)
 def test_masked_classes_make_no_network_robust(name):
     images, labels = batch()
     attack = ATTACKS[name](eps=EPS, norm="L2", steps=12)
@@ -239,7 +245,8 @@ def pair():
     return networks, images[agreed], labels[0][agreed]
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", pytest.param("dlr", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["cross_entropy", "dlr"])
 def test_logits_in_bfloat16_make_no_network_robust(loss, pair):
     networks, images, labels = pair
     found = [call(APGD(eps=0.188, norm="L2", steps=20, loss=loss), network, images, labels) for network in networks]

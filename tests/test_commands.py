@@ -168,6 +168,7 @@ def test_explain_takes_own_images(folder):
     assert all(entry["label"] == entry["predicted"] for entry in results["images"])
 
 
+@pytest.mark.slow
 def test_explain_takes_the_classes_of_own_images(folder):
     rng = np.random.default_rng(1)
     for name in ("zoo/dog/1.png", "zoo/frog/1.png"):
@@ -244,6 +245,7 @@ def test_ara_with_another_attack_tells_its_cost(folder):
     assert "attack=best there, fmn now" in message
 
 
+@pytest.mark.slow
 def test_ara_counts_what_never_crossed_apart(folder):
     succeed(folder, "ara", "--model=tiny.safetensors", "--n_images=60", "--steps=3", "--eps=1e-6", "--output=near")
     found = json.loads((folder / "near" / "ara.json").read_text())["attack"]
@@ -254,6 +256,7 @@ def test_ara_counts_what_never_crossed_apart(folder):
     assert {t for t, d in zip(found["first_ok"], found["distances"], strict=True) if d is None} == {3}
 
 
+@pytest.mark.slow
 def test_interrupted_ara_keeps_what_it_has(folder):
     flags = ("--model=tiny.safetensors", "--steps=40", "--eps=5", "--output=cut", "--n_images=200")
     path = folder / "cut" / "distances.jsonl"
@@ -268,6 +271,7 @@ def test_interrupted_ara_keeps_what_it_has(folder):
     assert kept.items() <= kept_records(path).items()
 
 
+@pytest.mark.slow
 def test_explain_shows_a_second_network_beside_the_first(folder):
     save_network(folder / "other.safetensors", random_classifier(seed=4), Provenance(name="other"))
     flags = ("--model=tiny.safetensors", "--output=two", "--steps=5", "--n_images=2")
@@ -361,6 +365,7 @@ def test_bad_input_gives_one_clear_line(command, arguments, message, folder):
     assert message in fail(folder, command, *arguments)
 
 
+@pytest.mark.slow
 def test_what_an_earlier_release_left_is_gone_on_from(folder, six_images):
     flags, made = (*ARA, "--n_images=6"), six_images
     (folder / "old").mkdir()

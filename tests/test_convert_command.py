@@ -53,6 +53,7 @@ def test_published_file_to_safetensors_and_back(published_pt, tmp_path):
     assert sorted(path.name for path in (tmp_path / "for_torch").iterdir()) == ["resnet44-all.pt", "tiny.pt"]
 
 
+@pytest.mark.slow
 def test_a_state_dict_of_a_family_to_safetensors_and_back(tmp_path):
     torch = pytest.importorskip("torch")
     from torch_wide_resnet import WideResNet10, randomised
@@ -97,8 +98,11 @@ def test_a_file_is_not_written_over_its_source(tmp_path):
     [
         (["--help"], 0, "python -m advx_jax.convert --to_pt"),
         ([], 1, "error: expected at least one .pt file, got none; see --help\n"),
-        (["--frob", "x.pt"], 1, "error: Unknown command line flag 'frob'"),
-        (["a/tiny.pt", "b/tiny.pt"], 1, "got two that would become prebuilt/tiny.safetensors\n"),
+        pytest.param(*(["--frob", "x.pt"], 1, "error: Unknown command line flag 'frob'"), marks=pytest.mark.slow),
+        pytest.param(
+            *(["a/tiny.pt", "b/tiny.pt"], 1, "got two that would become prebuilt/tiny.safetensors\n"),
+            marks=pytest.mark.slow,
+        ),
         (["a/tiny.pt", "damaged.pt"], 1, "error: cannot read the network damaged.pt: the file is cut off in storage"),
     ],
 )

@@ -54,7 +54,7 @@ def long(command: str) -> tuple[str, str]:
 
 
 # By default one of each place in which commands are.
-BRIEFLY = ("explain", "convert", "data")
+BRIEFLY = ("explain", "data")
 
 
 @pytest.mark.parametrize(
@@ -73,8 +73,13 @@ def test_help_is_that_of_the_command(command, script, call):
     ("command", "arguments", "message"),
     [
         ("explain", ["--modle=x"], "Unknown command line flag 'modle'. Did you mean: model ?"),
-        ("train", ["--config=configs/smoke.py", "--config.epoch=2"], "config has no field epoch; did you mean epochs?"),
-        ("convert", ["nowhere.pt"], "nowhere.pt"),
+        pytest.param(
+            "train",
+            ["--config=configs/smoke.py", "--config.epoch=2"],
+            "config has no field epoch; did you mean epochs?",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("convert", ["nowhere.pt"], "nowhere.pt", marks=pytest.mark.slow),
     ],
 )
 def test_errors_are_those_of_the_command(command, arguments, message, script, call):

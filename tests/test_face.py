@@ -112,6 +112,7 @@ except ax.UserError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_program_that_uses_all_of_it_is_typed(tmp_path):
     """As somebody's own checker sees it, with all that it can be strict about."""
     pytest.importorskip("mypy")
@@ -236,7 +237,11 @@ def test_networks_are_saved_and_loaded(few, tmp_path):
     [
         ("ax.robust_accuracy(model, x, y, attack='pgd')", "expected an attack such as .*, got 'pgd'"),
         ("ax.robust_accuracy(model, x, y, attack=ax.attacks.FMN(steps=3))", "expected an attack within an eps"),
-        ("ax.robust_accuracy(model, x, y, attack=ax.attacks.Published())", "expected an attack within an eps"),
+        pytest.param(
+            "ax.robust_accuracy(model, x, y, attack=ax.attacks.Published())",
+            "expected an attack within an eps",
+            marks=pytest.mark.slow,
+        ),
         ("ax.boundary_distances(model, x, y, attack='fmn')", "expected an attack such as .*, got 'fmn'"),
         ("ax.attacks.FMN(steps=3)(model, x, y, key=0)", r"expected a key such as jax\.random\.key\(0\), got 0"),
         (

@@ -50,6 +50,7 @@ def results_of(folder):
     return json.loads((folder / "faithfulness" / "tiny" / "faithfulness.json").read_text())
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_methods_and_metrics_themselves(run):
     folder, _ = run
     results, kept = results_of(folder), kept_records(folder / "faithfulness" / "tiny" / "faithfulness.jsonl")

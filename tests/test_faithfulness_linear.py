@@ -352,6 +352,7 @@ def test_randomised_slopes_are_the_same_values_in_another_order():
     np.testing.assert_allclose(found, (1 + np.array(r)) / 2, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_network_loses_its_modules_from_the_head_on():
     classifier = random_classifier()
     metric = ParameterRandomisation()

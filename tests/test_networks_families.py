@@ -42,7 +42,18 @@ PARAMETERS = {
 }
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name,
+            marks=()
+            if ("70" not in name and "imagenet" not in name) or name == "ResNet-50-imagenet"
+            else pytest.mark.slow,
+        )
+        for name in PARAMETERS
+    ],
+)
 def test_networks_are_as_large_as_they_should_be(name):
     architecture = architecture_named(name)
     assert architecture.name == name

@@ -59,6 +59,7 @@ def plain(folder):
     return folder / "plain"
 
 
+@pytest.mark.slow
 def test_settings_of_jax_change_no_result(plain, folder):
     """Nor does an interpreter without docstrings, or a terminal of another alphabet; `~` is the home folder."""
     done = call(
@@ -79,6 +80,7 @@ def test_settings_of_jax_change_no_result(plain, folder):
     assert_same_files(plain, folder / "home" / "explained")
 
 
+@pytest.mark.slow
 def test_paths_that_are_no_text_and_a_cache_that_cannot_be_written(plain, folder):
     odd = os.fsdecode(b"o\xfe")
     done = call(folder, *EXPLAIN, f"--output={odd}", ADVX_CACHE="tiny.safetensors", JAX_DEBUG_NANS="1")
@@ -104,6 +106,7 @@ def test_a_platform_that_is_not_there_is_named(platform, folder):
     assert line.startswith(f"error: cannot compute on JAX_PLATFORMS={platform}: ")
 
 
+@pytest.mark.slow
 def test_help_has_its_examples_without_docstrings(folder):
     done = call(folder, "-OO", "-m", "advx_jax.ara", "--help", PYTHONIOENCODING="ascii")
     assert b"python -m advx_jax.ara --model=resnet44-all" in done.stdout
@@ -151,7 +154,8 @@ def test_a_host_in_double_precision_loads_networks_of_single_precision(folder):
     np.testing.assert_array_equal(logits, expected)
 
 
-@pytest.mark.parametrize("norm", ["L2", pytest.param("Linf", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["L2", "Linf"])
 def test_nothing_relies_on_the_promotion_of_ranks(norm):
     """A host may forbid it; tracing is where JAX looks."""
     classifier = random_classifier()

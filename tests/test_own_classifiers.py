@@ -112,7 +112,7 @@ FRAMEWORKS = [linen_and_by_hand, nnx_and_by_hand, equinox_and_by_hand, haiku_and
 
 @pytest.mark.parametrize(
     "make",
-    [pytest.param(make, marks=pytest.mark.slow if make is haiku_and_by_hand else ()) for make in FRAMEWORKS],
+    [pytest.param(make, marks=() if make is linen_and_by_hand else pytest.mark.slow) for make in FRAMEWORKS],
 )
 def test_real_frameworks(make):
     adapted, by_hand = make()
@@ -209,6 +209,7 @@ def test_names_and_shapes_that_are_none():
         ax.from_function(lambda x: x, image_shape=(3, 16, 16))
 
 
+@pytest.mark.slow
 def test_a_fingerprint_is_the_same_in_another_process(tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
     code = (

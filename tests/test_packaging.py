@@ -119,6 +119,7 @@ def editable(tmp_path_factory):
 
 
 @pytest.mark.parametrize("where", ["above the clone", "in the clone", "elsewhere"])
+@pytest.mark.slow
 def test_an_editable_install_is_shadowed_nowhere(where, editable, tmp_path):
     source, site = editable
     if where == "in the clone":
@@ -147,6 +148,7 @@ def test_an_editable_install_is_shadowed_nowhere(where, editable, tmp_path):
     assert script.stdout.splitlines() == help_text
 
 
+@pytest.mark.slow
 def test_the_clone_converts_under_the_short_name_too(editable, tmp_path):
     source, site = editable
     command = [sys.executable, "-m", "convert", "--help"]

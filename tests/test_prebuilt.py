@@ -59,7 +59,13 @@ def test_shipped_networks_are_those_that_their_recipes_make(name):
         assert round(psi) == trained["final_psi"]
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("resnet20-quick-robust", first_choice().robust) else pytest.mark.slow)
+        for name in SHIPPED
+    ],
+)
 def test_accuracy_on_the_sample_is_that_of_the_manifest(name):
     sample = load_sample()
     labels = sample.labels.astype(np.int32)
@@ -69,7 +75,8 @@ def test_accuracy_on_the_sample_is_that_of_the_manifest(name):
 
 
 @pytest.mark.usefixtures("compiled_as_people_do")
-@pytest.mark.parametrize("name", ["resnet20-quick-robust", pytest.param(first_choice().robust, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet20-quick-robust", first_choice().robust])
 def test_distances_on_the_sample_are_those_of_the_record(name):
     """Of robust networks: with their Half-Huber ReLU distances hardly depend on rounding."""
     ara = json.loads((files_of(name).ara / "ara.json").read_text(encoding="utf-8"))

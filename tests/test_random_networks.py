@@ -146,7 +146,9 @@ ATTACKS = {
 }
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "three draws" else pytest.mark.slow) for name in ATTACKS]
+)
 def test_an_images_result_depends_on_its_key_alone(name):
     attack = ATTACKS[name]
     run = jax.jit(lambda images, labels, keys: attack(NOISY, images, labels, keys))
@@ -178,6 +180,7 @@ def test_a_success_is_judged_by_a_draw_that_led_to_no_point():
     assert abs(float(found.success.mean()) - 0.25) < 4 * (0.25 * 0.75 / 800) ** 0.5
 
 
+@pytest.mark.slow
 def test_several_draws_find_what_one_does_not():
     broken = {}
     for eot in (1, 20):
@@ -227,6 +230,7 @@ def test_a_step_of_many_draws_is_a_segment():
     assert attack_segments(APGD(eps=0.5, norm="L2", steps=100, eot=20)) == [1] * 100
 
 
+@pytest.mark.slow
 def test_chunks_change_nothing():
     attack, key, indices = APGD(eps=0.4, norm="L2", steps=2, eot=2), jax.random.key(3), np.arange(12) + 100
     images, labels = np.asarray(IMAGES[:12]), np.asarray(LABELS[:12])

@@ -58,7 +58,13 @@ def batch_of(file):
     return to_torch(file["images_u8"]), torch.tensor(file["labels"].astype(np.int64))
 
 
-@pytest.mark.parametrize("name", ["standard", "adv-train", "all", "robust"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("standard", "all") else pytest.mark.slow)
+        for name in ("standard", "adv-train", "all", "robust")
+    ],
+)
 def test_logits(name, twin, golden):
     images, _ = batch_of(golden("images_test_first256.npz"))
     expected = golden("logits_test_first256.npz")[name]

@@ -102,6 +102,7 @@ def test_autoattack_runs_its_attacks_one_after_another(folder):
     assert "L∞ 0.5/255 (RMS ≤ 0.00196)" in out
 
 
+@pytest.mark.slow
 def test_images_broken_elsewhere_are_looked_at_first(folder):
     # In a larger ball, so that they have to be brought into this one.
     flags = ("--model=tiny.safetensors", "--attack=pgd", "--steps=3", "--n_images=60")
@@ -154,6 +155,7 @@ def test_interrupted_robustness_keeps_what_it_has_and_goes_on(folder):
     assert all(runs == 9 for index, runs in runs_made(path).items() if results["stands"][int(index)])
 
 
+@pytest.mark.slow
 def test_restarts_go_on_with_what_stands(folder):
     flags = ("--model=tiny.safetensors", "--attack=pgd", "--steps=1", "--eps=0.5", "--n_images=40")
     broken = []

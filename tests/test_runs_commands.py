@@ -104,6 +104,7 @@ def end(process):
     assert process.returncode == 0, err
 
 
+@pytest.mark.slow
 def test_two_that_explain_other_images_lose_none(folder):
     common = ("--model=tiny.safetensors", "--steps=10", "--output=shared")
     processes = [start(folder, "explain", *common, f"--indices={indices}") for indices in ("0,1,2,3,4", "5,6,7,8,9")]
@@ -116,7 +117,8 @@ def test_two_that_explain_other_images_lose_none(folder):
     assert results(folder / "shared") == results(folder / "alone")
 
 
-@pytest.mark.parametrize("command", ["ara", pytest.param("robustness", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["ara", "robustness"])
 def test_two_that_measure_the_same_share_it(command, folder, undisturbed):
     output = f"shared-{command}"
     for process in [start(folder, *command_line(command, output)) for _ in range(2)]:

@@ -53,6 +53,7 @@ def area_file(folder):
     return json.loads((folder / "ara.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_area_is_that_of_the_networks_number_of_classes(network, data, tmp_path):
     measure_areas(network, data, N, STRONG, tmp_path)
     results = area_file(tmp_path)
@@ -112,7 +113,14 @@ def measured(network, data, tmp_path_factory):
 
 @pytest.mark.parametrize(
     "change",
-    [{"distances": None, "crossed": True}, {"distances": -1.0}, {"crossed": 1}, {"further": 1}, {"distances": []}],
+    [
+        {"distances": None, "crossed": True},
+        {"crossed": 1},
+        *(
+            pytest.param(change, marks=pytest.mark.slow)
+            for change in ({"distances": -1.0}, {"further": 1}, {"distances": []})
+        ),
+    ],
 )
 def test_records_that_are_none_are_measured_again(change, measured, network, data, tmp_path):
     shutil.copytree(measured, tmp_path, dirs_exist_ok=True)

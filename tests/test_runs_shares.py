@@ -111,7 +111,7 @@ def without_seconds(said, output):
 @pytest.mark.parametrize(
     ("work", "count"),
     [
-        pytest.param(work, count, marks=pytest.mark.slow if count == 2 or work is robustness else ())
+        pytest.param(work, count, marks=pytest.mark.slow if count == 2 or work not in (ara, evaluate) else ())
         for work in MEASURES
         for count in (2, 4)
     ],
@@ -191,6 +191,7 @@ def test_a_shard_tells_what_is_there_and_what_is_missing(network, data, tmp_path
     assert "\nuntil " in ara(network, data, tmp_path, WHOLE)
 
 
+@pytest.mark.slow
 def test_a_shard_needs_no_locks_and_removes_nothing(network, data, tmp_path, monkeypatch):
     alone = robustness(network, data, tmp_path / "alone", WHOLE)
     monkeypatch.setattr(advx_jax.files, "fcntl", None)
@@ -329,7 +330,8 @@ def test_a_killed_shard_goes_on(folder, alone):
     assert files(folder / output) == alone(command)
 
 
-@pytest.mark.parametrize("command", ["evaluate", pytest.param("robustness", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["evaluate", "robustness"])
 def test_two_processes_together_make_the_files_of_one(command, folder, alone):
     said, made = measured_together(command, 2, folder)
     assert made == alone(command)
@@ -365,6 +367,7 @@ def test_what_all_refuse_each_tells_in_one_line(folder, alone):
         assert "model=tiny there, stranger now" in line
 
 
+@pytest.mark.slow
 def test_evaluate_keeps_what_it_knows_and_takes_more(folder):
     arguments = ("--model=tiny.safetensors", "--output=kept/accuracy.json")
     succeed(folder, "evaluate", *arguments, "--n_images=20")

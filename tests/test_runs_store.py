@@ -258,7 +258,7 @@ def writer(name, folder, first, last, pause=0.001):
     return subprocess.Popen(arguments, env={**os.environ, "JAX_PLATFORMS": "cpu"})
 
 
-@pytest.mark.parametrize("overlap", [0, 60])
+@pytest.mark.parametrize("overlap", [0, pytest.param(60, marks=pytest.mark.slow)])
 def test_several_processes_share_the_work_and_the_last_one_lists_all(overlap, tmp_path):
     processes = [writer(str(n), tmp_path, n * (60 - overlap), n * (60 - overlap) + 60, 0.01) for n in range(3)]
     assert [process.wait(60) for process in processes] == [0, 0, 0]

@@ -240,10 +240,12 @@ def refused_export(folder):
     return fail(folder, SMOKE, "--export", "--workdir=empty")
 
 
+@pytest.mark.slow
 def test_a_batch_that_the_devices_cannot_share_is_refused(refused_batch):
     assert "config.batch_size: expected a multiple of the 3 devices (1 processes), got 80" in refused_batch
 
 
+@pytest.mark.slow
 def test_a_batch_that_was_refused_can_be_corrected_in_the_same_workdir(refused_batch, folder):
     assert not (folder / "shared" / "config.json").exists()
 

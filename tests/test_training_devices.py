@@ -100,7 +100,8 @@ def test_training_moves_and_stays_finite(on_one_device):
     assert on_one_device["robust/metrics/19/penalty"] > 0
 
 
-@pytest.mark.parametrize("setup", ["per_device_briefly", pytest.param("per_device", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("setup", ["per_device_briefly", "per_device"])
 def test_each_device_for_itself_is_harmless_where_a_device_has_only_padding(setup, folder):
     found = train(folder, 4, setup)
     for name, value in found.items():

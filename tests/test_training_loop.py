@@ -129,6 +129,7 @@ def test_the_exported_network_tells_how_it_was_trained(tmp_path):
     assert provenance.psi_integrator >= 0
 
 
+@pytest.mark.slow
 def test_the_best_network_is_chosen_by_held_out_images(tmp_path):
     recipe = quick(held_out=12)
     notes = run(recipe, tmp_path)
@@ -139,6 +140,7 @@ def test_the_best_network_is_chosen_by_held_out_images(tmp_path):
     assert len(notes.losses) == 3 * 3
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_a_network_and_its_psi_integrator(tmp_path):
     recipe = quick("robust")
     start = random_classifier(7, recipe.architecture), Provenance(psi_integrator=100.0, batches_tracked=50)

@@ -70,7 +70,7 @@ def gradients_of(after, before, decay):
     return jax.tree.map(lambda v, w: v - decay * w, velocity, before.params)
 
 
-@pytest.fixture(scope="module", params=["standard", pytest.param("robust", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in ("standard", "robust")])
 def golden_step(request, golden, published_pt):
     file = golden(f"trainstep_{request.param}.npz")
     # The golden step has learning rate 0.1, that of a batch of 128.
@@ -229,10 +229,8 @@ def test_padding_changes_nothing_whatever_it_holds(name):
                 np.testing.assert_allclose(ours, theirs, rtol=FLOAT64_TOLERANCE, atol=FLOAT64_TOLERANCE)
 
 
-OTHERS = [pytest.param(*case, marks=pytest.mark.slow) for case in (("standard", 1), ("robust", 1), ("all", 9))]
-
-
-@pytest.mark.parametrize(("name", "passes"), [("adv_train", 8), *OTHERS])
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "passes"), [("standard", 1), ("robust", 1), ("adv_train", 8), ("all", 9)])
 def test_every_pass_of_the_attack_moves_the_running_statistics(name, passes):
     """The stem's statistics see the clean image first: after p passes they kept 0.9^p of where they began."""
     recipe = dataclasses.replace(tiny_recipe(name), attack=dataclasses.replace(tiny_recipe(name).attack, eps=1e-12))
@@ -259,6 +257,7 @@ def test_half_half_attacks_the_drawn_examples_and_leaves_the_others_alone():
     np.testing.assert_array_equal(changed, batch.draws.attacked)
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_parameters_statistics_and_losses_in_float32():
     recipe = tiny_recipe("robust")
     before, exact, expected, _ = small_step(recipe, SmallBatch())
