@@ -22,6 +22,8 @@ from benchmarks.adv_lib_distances import PeerDistances
 N, BUDGET = 5, 20
 
 
+# PyTorch's compiler warns of PyTorch itself and of points that attacks go on from.
+@pytest.mark.filterwarnings("ignore")
 def test_a_compiled_twin_finds_the_same_distances(tmp_path):
     classifier = random_classifier()
     network = ResolvedNetwork(classifier, Provenance(name="tiny"), tmp_path)
