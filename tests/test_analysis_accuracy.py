@@ -37,7 +37,8 @@ def test_predictions_do_not_depend_on_the_chunk():
 
 
 @pytest.mark.usefixtures("compiled_as_people_do")
-@pytest.mark.parametrize("activation", [pytest.param("relu", marks=pytest.mark.slow), "half_huber"])
+@pytest.mark.slow
+@pytest.mark.parametrize("activation", ["relu", "half_huber"])
 def test_published_logits(activation, golden, published_pt):
     """Networks of one architecture together, which is compiled for them once."""
     from advx_jax.convert import read_pt

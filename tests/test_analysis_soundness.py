@@ -220,7 +220,9 @@ def test_an_nnx_module_needs_eval_and_is_left_as_it_was():
     np.testing.assert_array_equal(predict(model, IMAGES).classes, expected)
 
 
-@pytest.mark.parametrize("dtype", [None, "bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "dtype", [None, *(pytest.param(name, marks=pytest.mark.slow) for name in ("bfloat16", "float16"))]
+)
 def test_rounding_in_a_deep_network_is_no_dependence(dtype):
     """Seen, of the two largest logits: 1e-6 in float32, 2e-2 in bfloat16."""
     network, variables = linen(dtype=dtype, layers=12)

@@ -44,7 +44,6 @@ def read(folder, name):
     return json.loads((folder / name / "ara.json").read_text())
 
 
-@pytest.mark.slow
 def test_distances_are_in_the_norm_that_is_asked_for(measured):
     folder, texts = measured
     rms, l2, linf = (read(folder, name) for name in ("rms", "L2", "Linf"))
@@ -82,6 +81,7 @@ def test_finished_results_are_drawn_together(measured, tmp_path):
         compare_areas([tmp_path], tmp_path)
 
 
+@pytest.mark.slow
 def test_the_command_takes_norm_and_budget(tmp_path):
     save_network(tmp_path / "tiny.safetensors", random_classifier(), Provenance(name="tiny"))
     flags = ("--model=tiny.safetensors", "--data=sample", "--n_images=2", "--norm=linf")

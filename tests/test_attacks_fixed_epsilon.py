@@ -166,7 +166,7 @@ def test_accuracy_never_rises_with_eps(name, norm):
 
 # The others' steps are in these.
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in ("apgd-t", "square") else pytest.mark.slow) for name in ATTACKS]
+    "name", [pytest.param(name, marks=() if name == "square" else pytest.mark.slow) for name in ATTACKS]
 )
 def test_steps_one_by_one_are_the_whole(name):
     """As the contract says: `init`, `step` so often as `n_steps` tells, `result`; of ensembles too."""
@@ -309,6 +309,7 @@ def test_phases_share_all_steps(steps, lengths):
     assert (plan.made == -1).sum() == 2
 
 
+@pytest.mark.slow
 def test_only_the_last_ball_of_phases_counts():
     images, labels = batch()
     attack = PhasedAPGD(eps=1.0, norm="L1", steps=10)

@@ -290,12 +290,12 @@ def as_written(value, zipped, path, protocol):
 @pytest.mark.parametrize(
     ("zipped", "protocol"),
     [
-        # The oldest in the old files and the newest in archives stand for the others by default.
+        # The newest in archives stands for the others by default.
         pytest.param(
             zipped,
             protocol,
             id=f"{protocol}-{'zip' if zipped else 'legacy'}",
-            marks=() if (zipped, protocol) in ((False, PROTOCOLS[0]), (True, PROTOCOLS[-1])) else pytest.mark.slow,
+            marks=() if (zipped, protocol) == (True, PROTOCOLS[-1]) else pytest.mark.slow,
         )
         for zipped in (True, False)
         for protocol in PROTOCOLS

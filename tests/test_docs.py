@@ -228,7 +228,7 @@ SLOW_BLOCKS = {
         "faithfulness.md-0",
         "faithfulness.md-1",
     ),
-    *("extending.md-0", "extending.md-1"),
+    *("extending.md-0", "extending.md-1", "extending.md-2"),
     *("own-models.md-2", "own-models.md-3", "own-models.md-4", "own-models.md-5"),
 }
 PYTHON_BLOCKS = [

@@ -267,6 +267,7 @@ def test_what_shows_progress_by_itself_is_as_quiet_as_the_call_that_it_serves(no
     assert len(re.findall(r"2/2 \[", capsys.readouterr().err)) == 1
 
 
+@pytest.mark.slow
 def test_all_long_calls_show_their_bars(notebook, capsys):
     weights = np.random.default_rng(0).normal(size=(48, 3)).astype(np.float32)
 

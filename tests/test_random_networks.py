@@ -248,6 +248,7 @@ def test_chunks_change_nothing():
     assert checks[0].random.all()
 
 
+@pytest.mark.slow
 def test_robust_accuracy_is_of_one_draw_each():
     attack = APGD(eps=0.1, norm="L2", steps=2, eot=2)
     found = [ax.robust_accuracy(MASKED, IMAGES, LABELS, attack, jax.random.key(seed)) for seed in (0, 0, 1)]

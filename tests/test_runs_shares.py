@@ -139,6 +139,7 @@ def test_shards_make_the_files_of_one_process(work, count, network, data, tmp_pa
         assert path.read_text() == text
 
 
+@pytest.mark.slow
 def test_bars_of_two_networks_say_whose_they_are(network, data, tmp_path, monkeypatch):
     described, shown = [], measurement_module.progress
 

@@ -269,6 +269,7 @@ def test_several_processes_share_the_work_and_the_last_one_lists_all(overlap, tm
     assert len(keys) == len(set(keys)) == n
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_nothing_and_blocks_nobody(tmp_path):
     path = tmp_path / "counts.jsonl"
     kept = 0

@@ -60,6 +60,7 @@ def change_progress(workdir, **fields):
     path.write_text(json.dumps({name: value for name, value in content.items() if value is not ...}))
 
 
+@pytest.mark.slow
 def test_flipped_bits_never_give_another_network(workdir, capsys):
     rng, states = random.Random(5), {step: state_at(step) for step in (1, 2)}
     files = sorted(path for path in (workdir / "checkpoints" / "2").rglob("*") if path.is_file())

@@ -62,6 +62,7 @@ def test_evaluate(call):
     assert "tiny-smoke on 256 test images" in out
 
 
+@pytest.mark.slow
 def test_explain_and_ara(call):
     few = ("--model=run", "--data=sample", "--n_images=1", "--steps=3")
     _, folder = call("explain", *few)
