@@ -257,7 +257,7 @@ def rows(names, slow):
 
 
 each_attack = rows(TABLE, COMBINED)
-# Those that are a program of their own, and one with all that can be asked for besides.
+# What is left out by default where each row costs a compilation; of the targeted ones FMN stays.
 ALIKE = (ALONE | {"autoattack", "first success L2"}) - {"targeted fmn"}
 each_kind_of_attack = rows(TABLE, ALIKE)
 
