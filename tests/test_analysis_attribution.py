@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from networks import random_classifier
+from parametrised import some
 
 import advx_jax as ax
 from advx_jax.analysis.attribution import (
@@ -212,10 +213,7 @@ ALIKE = ("input_x_gradient", "vargrad", "smoothgrad", "expected_gradients")
 
 
 # These differ from those that stay in what they make of the same gradients.
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in METHODS],
-)
+@some("name", METHODS, by_default=METHODS.keys() - ALIKE)
 def test_every_method_gives_one_result_however_images_targets_and_batches_come(name, net):
     """Alone, among others, compiled, mapped, with several targets, with a key for each image."""
     method, key = QUICK[name], jax.random.key(5)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from networks import random_classifier
+from parametrised import some
 from recipes import tiny_recipe
 
 from advx_jax.attacks import (
@@ -59,9 +60,7 @@ def assert_lowered(exported):
 BRIEFLY = ("explanation", "ARA, best", "apgd", "fab", "square")
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in BRIEFLY else pytest.mark.slow) for name in ATTACKS]
-)
+@some("name", ATTACKS, by_default=BRIEFLY)
 def test_attack_lowers_for_every_accelerator(name):
     classifier = random_classifier()
     images, labels = jnp.full((2, 8, 8, 3), 0.5), jnp.zeros(2, jnp.int32)

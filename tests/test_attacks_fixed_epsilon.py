@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from networks import random_classifier
+from parametrised import some
 
 from advx_jax.attacks import APGD, APGDT, FAB, FABT, PGD, AutoAttack, FirstSuccess, Restarted, Square, example_keys
 from advx_jax.attacks.apgd import checkpoints
@@ -165,9 +166,7 @@ def test_accuracy_never_rises_with_eps(name, norm):
 
 
 # The others' steps are in these.
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == "square" else pytest.mark.slow) for name in ATTACKS]
-)
+@some("name", ATTACKS, by_default=("square",))
 def test_steps_one_by_one_are_the_whole(name):
     """As the contract says: `init`, `step` so often as `n_steps` tells, `result`; of ensembles too."""
     images, labels = batch()
@@ -385,10 +384,7 @@ def test_rounding_out_of_the_box_is_no_reason_to_refuse(name):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=() if name == "square" else pytest.mark.slow) for name in ("apgd-ce", "fab-t", "square")],
-)
+@some("name", ("apgd-ce", "fab-t", "square"), by_default=("square",))
 def test_nothing_lies_within_an_eps_that_is_none(name, norm):
     """Compiled code cannot refuse it."""
     images, labels = batch()

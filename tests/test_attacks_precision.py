@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from networks import random_classifier
+from parametrised import some
 
 from advx_jax.attacks import (
     APGD,
@@ -163,13 +164,7 @@ def call(attack, model, images, labels):
     return attack(model, images, labels)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name in ("pgd", "apgd-t", "fab-t", "square") else pytest.mark.slow)
-        for name in ATTACKS
-    ],
-)
+@some("name", ATTACKS, by_default=("pgd", "apgd-t", "fab-t", "square"))
 def test_masked_classes_make_no_network_robust(name):
     images, labels = batch()
     attack = ATTACKS[name](eps=EPS, norm="L2", steps=12)

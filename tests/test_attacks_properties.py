@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import struct
+from parametrised import some
 
 from advx_jax import attacks as package
 from advx_jax.analysis.accuracy import accuracy
@@ -252,8 +253,7 @@ TRAINED = {
 
 def rows(names, slow):
     """A test of each, of which the default run leaves out those that can hardly fail alone."""
-    marked = [pytest.param(name, marks=pytest.mark.slow if name in slow else ()) for name in names]
-    return pytest.mark.parametrize("name", marked)
+    return some("name", names, by_default=[name for name in names if name not in slow])
 
 
 each_attack = rows(TABLE, COMBINED)

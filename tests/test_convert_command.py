@@ -98,9 +98,11 @@ def test_a_file_is_not_written_over_its_source(tmp_path):
     [
         (["--help"], 0, "python -m advx_jax.convert --to_pt"),
         ([], 1, "error: expected at least one .pt file, got none; see --help\n"),
-        pytest.param(*(["--frob", "x.pt"], 1, "error: Unknown command line flag 'frob'"), marks=pytest.mark.slow),
+        pytest.param(["--frob", "x.pt"], 1, "error: Unknown command line flag 'frob'", marks=pytest.mark.slow),
         pytest.param(
-            *(["a/tiny.pt", "b/tiny.pt"], 1, "got two that would become prebuilt/tiny.safetensors\n"),
+            ["a/tiny.pt", "b/tiny.pt"],
+            1,
+            "got two that would become prebuilt/tiny.safetensors\n",
             marks=pytest.mark.slow,
         ),
         (["a/tiny.pt", "damaged.pt"], 1, "error: cannot read the network damaged.pt: the file is cut off in storage"),

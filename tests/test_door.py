@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from parametrised import some
 from processes import interrupted_while_importing
 
 import advx_jax
@@ -54,12 +55,10 @@ def long(command: str) -> tuple[str, str]:
 
 
 # By default one of each place in which commands are.
-BRIEFLY = ("explain", "data")
+BRIEFLY = ("explain", "convert", "data")
 
 
-@pytest.mark.parametrize(
-    "command", [pytest.param(name, marks=() if name in BRIEFLY else pytest.mark.slow) for name in COMMANDS]
-)
+@some("command", COMMANDS, by_default=BRIEFLY)
 def test_help_is_that_of_the_command(command, script, call):
     plain, through = call((*long(command), "--help"), (script, command, "--help"))
     assert plain == through

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from explained import SHAPE, K, N
+from parametrised import some
 
 from advx_jax.analysis.faithfulness import METRICS, Deletion, Infidelity, Metric, find_metric
 from advx_jax.analysis.faithfulness.settings import check_settings
@@ -54,9 +55,7 @@ def explained_by(metric, slopes, method=explained.noisy_gradient):
 
 
 # Three are another sum over what others compute.
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in METRICS]
-)
+@some("name", METRICS, by_default=[name for name in METRICS if name not in ALIKE])
 def test_a_number_for_each_example_that_depends_on_no_other(name):
     metric = small(name)
     whole = np.asarray(metric(MODEL, CASE.images, CASE.targets, explained_by(metric, CASE.slopes), KEYS))

@@ -316,7 +316,6 @@ WRITE = """
 import sys
 from pathlib import Path
 sys.path.insert(0, "tests")
-from processes import call
 from pt_files import make_network
 from advx_jax.convert import write_pt
 from advx_jax.networks.files import save_network

@@ -10,6 +10,7 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 from networks import random_classifier
+from parametrised import some
 
 from advx_jax.errors import UserError
 from advx_jax.networks.classifier import Provenance, expected_variables
@@ -42,18 +43,11 @@ PARAMETERS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name,
-            marks=()
-            if ("70" not in name and "imagenet" not in name) or name == "ResNet-50-imagenet"
-            else pytest.mark.slow,
-        )
-        for name in PARAMETERS
-    ],
-)
+# The largest take longest to trace.
+LARGE = {name for name in PARAMETERS if "70" in name or "imagenet" in name} - {"ResNet-50-imagenet"}
+
+
+@some("name", PARAMETERS, by_default=PARAMETERS.keys() - LARGE)
 def test_networks_are_as_large_as_they_should_be(name):
     architecture = architecture_named(name)
     assert architecture.name == name

@@ -12,6 +12,7 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 from networks import random_classifier
+from parametrised import some
 
 import advx_jax as ax
 from advx_jax.analysis.soundness import fitted
@@ -110,10 +111,7 @@ def haiku_and_by_hand():
 FRAMEWORKS = [linen_and_by_hand, nnx_and_by_hand, equinox_and_by_hand, haiku_and_by_hand]
 
 
-@pytest.mark.parametrize(
-    "make",
-    [pytest.param(make, marks=() if make is linen_and_by_hand else pytest.mark.slow) for make in FRAMEWORKS],
-)
+@some("make", FRAMEWORKS, by_default=(linen_and_by_hand,))
 def test_real_frameworks(make):
     adapted, by_hand = make()
     np.testing.assert_allclose(jax.jit(adapted)(IMAGES), by_hand(jnp.asarray(IMAGES)), rtol=1e-5, atol=1e-6)

@@ -179,8 +179,7 @@ def twin_pass(pair, train):
     return to_numpy(gradient), logits.detach().numpy(), layers
 
 
-# By default one published network, as a golden step of training shows the other kind in the other mode, and both kinds
-# in both modes where they are tiny.
+# By default one published network, and both kinds in both modes where they are tiny.
 PAIRS = [
     pytest.param(name, train, marks=pytest.mark.slow if name in PUBLISHED and (name, train) not in brief else ())
     for brief in [{("resnet44-all", False)}]

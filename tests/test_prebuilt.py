@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from parametrised import some
 
 from advx_jax.analysis.accuracy import predict
 from advx_jax.analysis.robustness_area import minimum_norm_distances
@@ -59,13 +60,7 @@ def test_shipped_networks_are_those_that_their_recipes_make(name):
         assert round(psi) == trained["final_psi"]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name in ("resnet20-quick-robust", first_choice().robust) else pytest.mark.slow)
-        for name in SHIPPED
-    ],
-)
+@some("name", SHIPPED, by_default=("resnet20-quick-robust", first_choice().robust))
 def test_accuracy_on_the_sample_is_that_of_the_manifest(name):
     sample = load_sample()
     labels = sample.labels.astype(np.int32)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from parametrised import some
 from processes import fail, succeed
 
 import advx_jax as ax
@@ -146,9 +147,7 @@ ATTACKS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == "three draws" else pytest.mark.slow) for name in ATTACKS]
-)
+@some("name", ATTACKS, by_default=("three draws",))
 def test_an_images_result_depends_on_its_key_alone(name):
     attack = ATTACKS[name]
     run = jax.jit(lambda images, labels, keys: attack(NOISY, images, labels, keys))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from parametrised import some
 
 torch = pytest.importorskip("torch")
 
@@ -58,13 +59,7 @@ def batch_of(file):
     return to_torch(file["images_u8"]), torch.tensor(file["labels"].astype(np.int64))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name in ("standard", "all") else pytest.mark.slow)
-        for name in ("standard", "adv-train", "all", "robust")
-    ],
-)
+@some("name", ("standard", "adv-train", "all", "robust"), by_default=("standard", "all"))
 def test_logits(name, twin, golden):
     images, _ = batch_of(golden("images_test_first256.npz"))
     expected = golden("logits_test_first256.npz")[name]
