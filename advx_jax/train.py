@@ -33,7 +33,10 @@ def main(arguments: list[str]) -> None:
     process_flags.join_processes()
     # Imported after the flags are checked: it takes seconds.
     from advx_jax.runs.train import export_training, report_training
+    from advx_jax.training.cpu_devices import share_among_cores
 
+    if not process_flags.several_asked_for():
+        share_among_cores(recipe)
     workdir = training_flags.workdir(recipe.name)
     action = export_training if _EXPORT.value else report_training
     print(action(config, training_flags.load_data(recipe), workdir))

@@ -3,9 +3,10 @@
     python -m benchmarks.train_step [--batch_size=128] [--recipes=standard,all] [--rounds=5]
     python -m benchmarks.train_step --devices=1,2
 
-Both draw, augment, attack and descend as configs/ says, on one device and in true float32. Their first steps start
-from the same network with the same draws, and must see the same loss and gradient. With --devices, JAX alone is timed
-on so many devices, in turns, the batch staying the same; the devices of a CPU share its cores.
+Both draw, augment, attack and descend as configs/ says, on one accelerator or all cores of a CPU, and in true float32.
+Their first steps start from the same network with the same draws, and must see the same loss and gradient. With
+--devices, JAX alone is timed on so many devices, in turns, the batch staying the same; the devices of a CPU share its
+cores, and by default there are as many as advx_jax.train takes.
 """
 
 import importlib
@@ -16,8 +17,10 @@ from absl import flags
 
 from advx_jax.cli.commands import command, no_arguments
 from advx_jax._runtime import keep_compiled_code
+from advx_jax.analysis.workers import processor_cores
 from advx_jax.errors import UserError
 from advx_jax.reports.console import table
+from advx_jax.training.cpu_devices import devices_for
 from advx_jax.training.recipe import Recipe, recipe_from_config
 from benchmarks.side_by_side import torch_settings, use_every_core, write
 from benchmarks.training.flops import flops_per_image
@@ -74,7 +77,8 @@ def main(arguments: list[str]) -> None:
 
 
 def _compare(recipes: Mapping[str, Recipe]) -> None:
-    use_devices(1)
+    # All recipes have the same batch.
+    use_devices(1, devices_for(next(iter(recipes.values())), processor_cores()))
     keep_compiled_code()
     use_every_core()
     # Imports PyTorch.

@@ -27,7 +27,7 @@ from reference.published import load_published
 from reference.train_step import lipschitz_penalty
 
 from advx_jax.convert import read_pt
-from advx_jax.networks import convolution
+from advx_jax.networks import convolution, kernel_gradients
 from advx_jax.networks.activations import half_huber_relu
 from advx_jax.networks.column_groups import grouped_columns
 from advx_jax.networks.convolution import convolve
@@ -334,7 +334,29 @@ def test_convolution_of_any_kernel_equals_automatic(size, stride, extents, paddi
 @sizes_and_strides
 def test_convolution_of_wide_3x3_kernels_equals_automatic(height, width, stride, float64, monkeypatch):
     monkeypatch.setattr(convolution, "_LEAST_TILED", 0)
+    monkeypatch.setattr(kernel_gradients, "_LEAST_TILED", 0)
     check_against_automatic(convolution_inputs(float64, height, width), stride, None, ((1, 1), (1, 1)))
+
+
+@pytest.mark.parametrize("extents", [(3, 3), (1, 1), (2, 3)])
+@pytest.mark.parametrize("wide", [False, True])
+def test_convolution_of_many_images_equals_automatic(extents, wide, float64, monkeypatch):
+    """Of so many that a CPU works on a few at a time, with and without tiles, at both strides."""
+    for module in (convolution, kernel_gradients):
+        monkeypatch.setattr(module, "_LEAST_TILED", 0 if wide else 100)
+    monkeypatch.setattr(kernel_gradients, "_TILED_POSITIONS", 40)
+    monkeypatch.setattr(kernel_gradients, "_DIRECT_CHUNK", 2)
+    x, kernel = float64.normal(size=(6, 5, 4, 3)), float64.normal(size=(*extents, 3, 4))
+    for stride in (1, 2):
+        check_against_automatic((x, kernel), stride, ((1, 1), (0, 2)), ((1, 1), (0, 2)))
+
+
+@pytest.mark.parametrize(
+    ("n_images", "wanted", "length"),
+    [(128, 16, 16), (128, 1, 1), (4, 20, 4), (32, 113, 32), (100, 16, 20), (31, 16, 31), (37, 16, 37), (7, 1, 1)],
+)
+def test_images_are_worked_on_in_equal_chunks(n_images, wanted, length):
+    assert kernel_gradients.chunk_length(n_images, wanted) == length
 
 
 @pytest.mark.parametrize(

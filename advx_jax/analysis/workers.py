@@ -85,11 +85,15 @@ def lanes() -> list[jax.Device]:
     return devices[:1]
 
 
+def processor_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _wanted_lanes(n_devices: int) -> int:
     asked = os.environ.get("ADVX_LANES")
     if not asked:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(cores, n_devices)
+        return max(processor_cores(), n_devices)
     if not asked.isdecimal() or int(asked) < 1:
         raise UserError(f"expected ADVX_LANES to be a whole number from 1, got {asked!r}")
     return int(asked)

@@ -1,7 +1,6 @@
 """Two-dimensional convolution with a backward pass that is fast on CPUs, inside loops too."""
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -12,8 +11,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from advx_jax.networks.column_groups import correlate_columns, grouped_columns
+from advx_jax.networks.kernel_gradients import kernel_gradient
 from advx_jax.networks.layouts import LAYOUT
-from advx_jax.networks.winograd import correlate_3x3
+from advx_jax.networks.winograd import correlate_3x3, fits_tiles
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 """Zeros before and behind the rows, and before and behind the columns."""
@@ -21,10 +21,6 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 # Channels of input and of output from which on a 3x3 convolution is faster in tiles; with fewer, transforming them
 # takes what the smaller number of products saves.
 _LEAST_TILED = 32
-# Of fewer bits even a sum of a few inputs, as tiles are made of, is rounded noticeably.
-_EXACT_TYPES = (jnp.float32, jnp.float64)
-# Images whose part of a kernel gradient a CPU computes at a time; 16 and 32 were equally fast, 64 slower.
-_CPU_CHUNK = 16
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -85,7 +81,7 @@ def _correlate(
         return correlate_3x3(x, kernel, padding, precision, turned=turned)
 
     columns = grouped_columns(x.shape[2] + sum(padding[1]) - kernel.shape[1] + 1, inputs, outputs)
-    if kernel.shape[:2] == (3, 3) and min(inputs, outputs) >= _LEAST_TILED and x.dtype in _EXACT_TYPES:
+    if min(inputs, outputs) >= _LEAST_TILED and fits_tiles(kernel.shape[:2], x.dtype):
         return lax.platform_dependent(x, kernel, cpu=in_tiles, default=directly)
     if columns > 1:
         # On GPUs measured with float32 and TF32 products only.
@@ -116,7 +112,7 @@ def _backward(
     padding = _padding_of(kernel, padding)
     return (
         _input_gradient(cotangent, kernel, stride, padding, x.shape[1:3], precision),
-        _kernel_gradient(x, cotangent, kernel.shape[:2], stride, padding, precision),
+        kernel_gradient(x, cotangent, kernel.shape[:2], stride, padding, precision),
     )
 
 
@@ -202,65 +198,11 @@ def _input_gradient_backward(
     cotangent, kernel = saved
     return (
         convolve(direction, kernel, stride, padding, precision),
-        _kernel_gradient(direction, cotangent, kernel.shape[:2], stride, padding, precision),
+        kernel_gradient(direction, cotangent, kernel.shape[:2], stride, padding, precision),
     )
 
 
 _input_gradient.defvjp(_input_gradient_forward, _input_gradient_backward)
-
-
-@functools.partial(jax.jit, static_argnames=("extents", "stride", "padding", "precision"), inline=True)
-def _kernel_gradient(
-    x: Array,
-    cotangent: Array,
-    extents: tuple[int, ...],
-    stride: int,
-    padding: Padding,
-    precision: lax.PrecisionLike,
-) -> Array:
-    """Correlate the padded input with the cotangent: batch and channel axes change places."""
-    around = []
-    for given, positions, extent, (before, _) in zip(x.shape[1:3], cotangent.shape[1:3], extents, padding, strict=True):
-        spread = (positions - 1) * stride + 1
-        around.append((before, spread + extent - 1 - given - before))
-
-    def correlate(x: Array, cotangent: Array) -> Array:
-        gradient = lax.conv_general_dilated(
-            x.transpose(3, 1, 2, 0),
-            cotangent.transpose(1, 2, 0, 3),
-            (1, 1),
-            around,
-            rhs_dilation=(stride, stride),
-            dimension_numbers=LAYOUT,
-            precision=precision,
-        )
-        return gradient.transpose(1, 2, 0, 3)
-
-    in_chunks = functools.partial(_in_chunks, correlate, extents)
-    return lax.platform_dependent(x, cotangent, cpu=in_chunks, default=correlate)
-
-
-def _in_chunks(
-    correlate: Callable[[Array, Array], Array], extents: tuple[int, ...], x: Array, cotangent: Array
-) -> Array:
-    """Sum `correlate` over chunks of the batch, in a loop.
-
-    Without the loop XLA's CPU backend computes again whatever led to the two arrays, often whole
-    chains of blocks, inside of the transpositions; the loop needs them finished in memory.
-    """
-    # Sliced inside of the loop: chunks as inputs of the loop would be one more copy, computed anew too.
-    whole = len(x) - len(x) % _CPU_CHUNK
-
-    def add_chunk(total: Array, begin: Array) -> tuple[Array, None]:
-        rows = (lax.dynamic_slice_in_dim(array, begin, _CPU_CHUNK) for array in (x, cotangent))
-        return total + correlate(*rows), None
-
-    total = jnp.zeros((*extents, x.shape[-1], cotangent.shape[-1]), x.dtype)
-    if whole:
-        total = lax.scan(add_chunk, total, jnp.arange(0, whole, _CPU_CHUNK))[0]
-    if whole < len(x):
-        total += correlate(x[whole:], cotangent[whole:])
-    return total
 
 
 class Convolution(nn.Module):

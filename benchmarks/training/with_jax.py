@@ -46,23 +46,28 @@ class Outcome(NamedTuple):
     gradient_norm: float
 
 
-def use_devices(n_devices: int) -> None:
+def use_devices(n_devices: int, n_cpu_devices: int | None = None) -> None:
     """Let JAX see the first devices of this machine only; to be called before JAX is used.
+
+    Args:
+        n_devices: how many.
+        n_cpu_devices: as how many to show a CPU, where there is no accelerator; as many if None.
 
     Raises:
         UserError: there are not as many.
     """
     # Another framework or process works on the same devices, and needs memory there.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    jax.config.update("jax_num_cpu_devices", n_devices)
+    jax.config.update("jax_num_cpu_devices", n_cpu_devices or n_devices)
     for platform in ("cuda", "rocm"):
         jax.config.update(f"jax_{platform}_visible_devices", ",".join(map(str, range(n_devices))))
     try:
         found = jax.device_count()
     except RuntimeError as error:
         raise UserError(f"cannot use {n_devices} devices: {error}") from error
-    if found != n_devices:
-        raise UserError(f"expected {n_devices} devices, got {found} ({jax.default_backend()})")
+    expected = n_cpu_devices or n_devices if jax.default_backend() == "cpu" else n_devices
+    if found != expected:
+        raise UserError(f"expected {expected} devices, got {found} ({jax.default_backend()})")
 
 
 def random_images(recipe: Recipe) -> Images:

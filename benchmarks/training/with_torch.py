@@ -25,7 +25,7 @@ class TorchTraining:
         recipe: of the training.
         images: to train on.
         start: the network before the first step.
-        plan: which examples make which batch; for one device.
+        plan: which examples make which batch; JAX's devices have equal parts of it in turn.
         device: where to compute.
     """
 
@@ -65,7 +65,7 @@ class TorchTraining:
         )
 
     def _step(self, draws: Any) -> TrainStep:
-        indices = torch.tensor(self._plan.rows(self._n_steps).indices[0], device=self._device)
+        indices = torch.tensor(self._plan.rows(self._n_steps).indices.reshape(-1), device=self._device)
         self._n_steps += 1
         images, labels = self._augmented(indices, draws), self._labels[indices]
         attack = self._recipe.attack
