@@ -75,3 +75,5 @@ def test_two_cores_are_two_devices_unless_asked_otherwise_or_wrong(agree, enviro
         check=False,
     )
     assert done.stdout.split() == [str(n_devices), "3.0"], done.stderr
+    warned = [line for line in done.stderr.splitlines() if "one device trains instead" in line]
+    assert len(warned) == (agree is False)

@@ -5,8 +5,9 @@ import os
 import jax
 from jax.extend.backend import clear_backends
 
-from advx_jax.analysis.lane_check import lanes_agree
+from advx_jax.analysis.lane_check import lanes_agree, what_is_wrong
 from advx_jax.analysis.workers import processor_cores
+from advx_jax.messages import say_once
 from advx_jax.training.recipe import Recipe
 
 # Fewer are too little work between two meetings of the devices.
@@ -32,6 +33,7 @@ def share_among_cores(recipe: Recipe) -> None:
     jax.config.update("jax_num_cpu_devices", n_devices)
     devices = tuple(jax.local_devices())
     if devices[0].platform == "cpu" and not lanes_agree(devices):
+        say_once(f"warning: {what_is_wrong(devices)}; one device trains instead, with the right numbers but slower")
         clear_backends()
         jax.config.update("jax_num_cpu_devices", 1)
 
