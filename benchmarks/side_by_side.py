@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from advx_jax.analysis.workers import processor_cores
 from advx_jax.cli.inference_flags import keep_compiled_code
 from advx_jax.data.image_set import unit_images
 from advx_jax.data.sample import load_sample
@@ -103,7 +104,7 @@ def use_every_core() -> None:
     """Let PyTorch use every core that this process may run on."""
     import torch
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(processor_cores())
 
 
 def twin_of(classifier: Classifier) -> Any:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from advx_jax.networks.layouts import LAYOUT
 from advx_jax.networks.winograd import fits_tiles, kernel_gradient_3x3
 
-# Images that a CPU correlates at a time where it does so directly; 8 and 32 were slower.
+# Images that a CPU correlates at a time where it does so directly; 16 and 32 were equally fast in a step, 64 slower.
 _DIRECT_CHUNK = 16
 # Channels of input and of output from which on a CPU takes tiles of so many positions at a time: a training step of
 # PreActResNet-18, 64 images, takes 0.6 to 0.9 of the time then. With 32 channels nothing was gained. A quarter of the

@@ -76,8 +76,7 @@ def kernel_gradient_3x3(
         precision: of the products.
     """
     tiles = [-(-extent // 2) for extent in cotangent.shape[1:3]]
-    zeros = [(at, 2 * n + 2 - size - at) for at, n, size in zip(before, tiles, x.shape[1:3], strict=True)]
-    views = _inputs_of_tiles(x, tiles, zeros)
+    views = _inputs_of_tiles(x, tiles, [(zeros, 0) for zeros in before])
     whole = _padded(cotangent, [(0, 2 * n - size) for n, size in zip(tiles, cotangent.shape[1:3], strict=True)])
     quarters = [[whole[:, row::2, column::2].reshape(-1, whole.shape[3]) for column in (0, 1)] for row in (0, 1)]
     over_tiles = (((0,), (0,)), ((), ()))
@@ -91,7 +90,7 @@ def kernel_gradient_3x3(
 def _inputs_of_tiles(x: Array, tiles: Sequence[int], padding: Sequence[tuple[int, int]]) -> list[list[Array]]:
     """Each of the 4x4 positions of all tiles, as a matrix.
 
-    Zeros complete the last tiles where a size is odd; what comes of them counts nowhere.
+    Zeros complete the last tiles; what comes of those beyond the padding counts nowhere.
     """
     extents = [2 * n + 2 for n in tiles]
     missing = [extent - size - sum(both) for extent, size, both in zip(extents, x.shape[1:3], padding, strict=True)]
