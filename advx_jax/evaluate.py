@@ -1,4 +1,4 @@
-"""Measure a network's accuracy and loss on the CIFAR-10 test images.
+"""Measure a network's accuracy and loss on test images, CIFAR-10's if no others are named.
 
 python -m advx_jax.evaluate --model=resnet44-all
 python -m advx_jax.evaluate --model=prebuilt/resnet44-robust.safetensors --data=sample --n_images=100

@@ -5,6 +5,9 @@ import functools
 import sys
 from collections.abc import Iterable, Sequence
 
+SIMILAR_ENOUGH = 0.6
+"""How alike an unknown name must be to a known one, as `difflib` measures it, for the known one to be offered."""
+
 _LONGEST = 60
 _MOST_PROBLEMS = 8
 # Of a whole message; where it is longer, what went wrong stands at its end.

@@ -79,6 +79,11 @@ def test_finished_results_are_drawn_together(measured, tmp_path):
     (tmp_path / "ara.json").write_text('{"settings": {"model": "x"}}')
     with pytest.raises(UserError, match=r"expected results of ara in .*, got others"):
         compare_areas([tmp_path], tmp_path)
+    results = read(folder, "L2")
+    results["settings"]["distance_norm"] = "L7"
+    (tmp_path / "ara.json").write_text(json.dumps(results))
+    with pytest.raises(UserError, match="distances in L7"):
+        compare_areas([tmp_path], tmp_path)
 
 
 @pytest.mark.slow

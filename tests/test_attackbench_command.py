@@ -116,11 +116,19 @@ def test_distances_found_elsewhere_take_part(finished, bench, tmp_path):
     assert all(attack["local_optimality"] < 1 for attack in found["attacks"])
     assert text.splitlines()[3].startswith("adv_lib fmn      1.0000")
 
+    # One called like an attack that runs here counts as well.
+    file.write_text(json.dumps(other | {"attacks": [other["attacks"][0] | {"name": "ddn"}]}))
+    measure(bench(folder, known=[file]))
+    found = read(folder)
+    assert found["envelope"]["distances"] == smaller
+    assert [attack["name"] for attack in found["elsewhere"]] == ["ddn (elsewhere)"]
+
     for change, message in [
         ({"settings": {"norm": "L1"}}, "expected distances with norm=L2 in .*, got L1"),
         ({"indices": [*range(1, N), 9]}, "expected distances of all 6 images in .*, got none of 0"),
         ({"attacks": [{"name": "x", "distances": [1.0]}]}, "1 distances of 6 images"),
         ({"attacks": [{"name": "x"}]}, "KeyError"),
+        ({"indices": [[index] for index in range(N)]}, "TypeError"),
     ]:
         file.write_text(json.dumps(other | change))
         with pytest.raises(UserError, match=message):

@@ -112,7 +112,8 @@ def test_autoattack_plus_is_that_of_its_authors():
     assert [member.name for member in members] == ["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"]
     # Ten classes: five points for each loss, and nine targets.
     assert [len(member.parts(10)) for member in members] == [5, 5, 1, 1, 9, 9]
-    assert autoattack_named("square", "standard") == "square"
+    assert autoattack_named("Square", "standard") == "square"
+    assert autoattack_named("own_attacks:BOTH", "standard") == "own_attacks:BOTH"
     with pytest.raises(UserError, match="expected --version=plus with --attack=autoattack only, got it with square"):
         autoattack_named("square", "plus")
 

@@ -13,7 +13,14 @@ from processes import fail, succeed
 from stores import change_record, kept_records
 
 from advx_jax.analysis.accuracy import predict
-from advx_jax.analysis.attribution import AdversarialExplanation, Gradient, attribute_images, find_method
+from advx_jax.analysis.attribution import (
+    AdversarialExplanation,
+    GradCAM,
+    Gradient,
+    Magnitude,
+    attribute_images,
+    find_method,
+)
 from advx_jax.analysis.faithfulness import counterfactual_quality, find_metric
 from advx_jax.analysis.faithfulness.scoring import by_name, score_attributions
 from advx_jax.attacks import example_keys
@@ -215,6 +222,9 @@ def test_names_with_settings_are_read():
     found = read_named("deletion(steps=2,baseline=mean),road(fractions=(0.1,0.5))", find_metric, "metrics")
     assert found["deletion"].baseline == "mean"
     assert found["road"].fractions == (0.1, 0.5)
+    found = read_named("smoothgrad(samples=2,of=grad-cam(upsample=False)),vargrad(of=saliency)", find_method, "methods")
+    assert found["smoothgrad"].of == GradCAM(upsample=False)
+    assert found["vargrad"].of == Magnitude(of=Gradient())
 
 
 @pytest.mark.parametrize(
@@ -231,6 +241,24 @@ def test_names_with_settings_are_read():
 def test_names_that_are_none_are_refused(text, message):
     with pytest.raises(UserError, match=message):
         read_named(text, find_metric, "metrics")
+
+
+@pytest.mark.parametrize(
+    ("text", "find", "message"),
+    [
+        ("smoothgrad(of=grad_cm)", find_method, "did you mean grad_cam"),
+        ("vargrad(of=3)", find_method, "got '3'"),
+        ("adversarial(attack=pgd)", find_method, "as attack, got 'pgd'"),
+        ("grad_cam(upsample=no)", find_method, "expected True or False as upsample, got 'no'"),
+        ("random_logit(absolute=1)", find_metric, "expected True or False as absolute, got 1"),
+        ("parameter_randomisation(seed=x)", find_metric, "whole number of at least 0 as seed, got 'x'"),
+        ("parameter_randomisation(modules=head)", find_metric, "tuple of names as modules, got 'head'"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_settings_of_another_kind_are_refused(text, find, message):
+    with pytest.raises(UserError, match=message):
+        read_named(text, find, "settings")
 
 
 def test_the_time_left_counts_compilation_apart_from_speed():
@@ -253,4 +281,29 @@ def test_results_of_other_commands_are_not_shown_beside(tmp_path):
     path: Path = tmp_path / "ara.json"
     path.write_text(json.dumps({"format": 1, "command": "ara"}))
     with pytest.raises(UserError, match=r"expected results of faithfulness in .*, got results of ara"):
+        read_faithfulness(path)
+
+
+MEAN = {"mean": None, "low": 0.1, "high": 1}
+
+
+@pytest.mark.parametrize(
+    ("settings", "metric", "fault"),
+    [
+        ({"model": "tiny"}, {"best": None, "methods": {}}, "n_images"),
+        ({"model": None, "n_images": 2}, {"best": None, "methods": {}}, "ValueError"),
+        ({"model": "tiny", "n_images": 2}, {"methods": {}}, "best"),
+        ({"model": "tiny", "n_images": 2}, {"best": "b", "methods": {"a": MEAN}}, "a best method that is none"),
+        ({"model": "tiny", "n_images": 2}, {"best": "a", "methods": {"a": MEAN | {"low": "x"}}}, "no number"),
+        ({"model": "tiny", "n_images": 2}, {"best": "a", "methods": {"a": MEAN}}, None),
+    ],
+)
+def test_damaged_results_are_not_shown_beside(settings, metric, fault, tmp_path):
+    results = {"format": 1, "command": "faithfulness", "settings": settings, "metrics": {"road": metric}}
+    path: Path = tmp_path / "faithfulness.json"
+    path.write_text(json.dumps(results))
+    if fault is None:
+        assert read_faithfulness(path) == results
+        return
+    with pytest.raises(UserError, match=f"expected results of faithfulness in .*{fault}"):
         read_faithfulness(path)

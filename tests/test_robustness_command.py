@@ -125,6 +125,9 @@ def test_images_broken_elsewhere_are_looked_at_first(folder):
         assert network(jnp.asarray(found[None])).argmax() == results["predicted"][index] != load_sample().labels[index]
     message = fail(folder, "robustness", *start[:-2], "--start_from=nowhere", "--output=new")
     assert "cannot read the results" in message
+    message = fail(folder, "robustness", *start[:-2], "--start_from=elsewhere", "--output=./elsewhere", "--overwrite")
+    assert "expected other results than those in elsewhere to start from" in message
+    assert read(folder / "elsewhere" / "robustness.json") == there
 
 
 def runs_made(path):

@@ -14,6 +14,7 @@ from processes import call, fail, measure_flags, quick_environment, succeed
 from stores import change_record
 
 import advx_jax.files
+import advx_jax.runs.explain as explain_module
 import advx_jax.runs.measurement as measurement_module
 from advx_jax.analysis.accuracy import predict
 from advx_jax.analysis.attribution import find_method
@@ -180,6 +181,22 @@ def test_predictions_that_are_none_are_made_again(change, network, data, tmp_pat
     first, *rest = path.read_text().splitlines(keepends=True)
     path.write_text(first + rest[-1])
     assert measure(Evaluation(network, data, N, output)).summary == made
+
+
+def test_the_last_shard_shows_both_networks_whoever_completed_the_first(network, data, tmp_path, monkeypatch):
+    explain(network, data, tmp_path / "alone", WHOLE)
+    begun = []
+
+    def measured(measurement, overwrite=False, share=WHOLE):
+        begun.append(share.index)
+        if begun == [1, 1]:
+            # While one is between the networks, the other does its part of both.
+            explain(network, data, tmp_path / "shards", Share(0, 2))
+        return measure(measurement, overwrite, share)
+
+    monkeypatch.setattr(explain_module, "measure", measured)
+    explain(network, data, tmp_path / "shards", Share(1, 2))
+    assert files(tmp_path / "shards") == files(tmp_path / "alone")
 
 
 def test_a_shard_tells_what_is_there_and_what_is_missing(network, data, tmp_path):

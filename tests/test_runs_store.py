@@ -156,6 +156,20 @@ def test_what_differs_is_named_also_where_it_is_no_more_or_lies_deeper(tmp_path)
         opened(tmp_path, targets="top5")
 
 
+def test_results_without_their_records_are_kept_or_replaced(tmp_path):
+    (tmp_path / "counts.json").write_text("{}")
+    rules = Rules(results=tmp_path / "counts.json", forget=lambda records: (tmp_path / "counts.json").unlink())
+    with pytest.raises(UserError, match=r"counts\.json is there without its records \(counts\.jsonl\).*--overwrite$"):
+        opened(tmp_path, rules=rules)
+    assert (tmp_path / "counts.json").exists()
+    with opened(tmp_path, overwrite=True, rules=rules) as store:
+        store.append({"a": {"n": 1}})
+    assert not (tmp_path / "counts.json").exists()
+    (tmp_path / "counts.json").write_text("{}")
+    with opened(tmp_path, rules=rules) as store:
+        assert store.records == {"a": {"n": 1}}
+
+
 def test_what_is_no_store_is_refused(tmp_path):
     (tmp_path / "counts.jsonl").write_text('{"format": 7}\n')
     with pytest.raises(UserError, match="expected results of format 1"):

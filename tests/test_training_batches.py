@@ -67,8 +67,8 @@ def test_the_order_does_not_depend_on_the_batch_size():
 def test_steps_are_counted_with_the_short_batch():
     assert (SHORT.steps_per_epoch, SHORT.n_steps) == (5, 20)
     assert (EVEN.steps_per_epoch, EVEN.n_steps) == (4, 16)
-    assert [SHORT.batch_length(step) for step in range(10)] == [5, 5, 5, 5, 3] * 2
-    assert [EVEN.batch_length(step) for step in range(8)] == [5] * 8
+    assert [len(examples(SHORT.rows(step))) for step in range(10)] == [5, 5, 5, 5, 3] * 2
+    assert [len(examples(EVEN.rows(step))) for step in range(8)] == [5] * 8
 
 
 def test_full_batches_have_no_mask():
@@ -89,7 +89,7 @@ def test_a_short_batch_is_padded_and_masked():
 
 def test_a_batch_larger_than_the_data_is_one_short_batch():
     plan = Plan(seed=0, n_examples=3, batch_size=8, epochs=2)
-    assert (plan.steps_per_epoch, plan.n_steps, plan.batch_length(1)) == (1, 2, 3)
+    assert (plan.steps_per_epoch, plan.n_steps) == (1, 2)
     assert sorted(examples(plan.rows(1))) == [0, 1, 2]
     assert plan.rows(0).real.sum() == 3
 

@@ -52,6 +52,12 @@ def test_the_first_claim_writes_the_resolved_config(tmp_path, config):
     assert files_in(workdir) == ["config.json"]
 
 
+def test_a_damaged_line_of_metrics_is_left_out(tmp_path):
+    good = '{"kind": "step", "step": 1, "accuracy": 0.5}\n'
+    (tmp_path / "metrics.jsonl").write_bytes(good.encode() + b'{"kind": "step", "step": 2\xff\x00\n' + b"\xfe\n")
+    assert list(read_metrics(tmp_path)) == [json.loads(good)]
+
+
 def test_the_same_config_passes_again(tmp_path, config):
     for _ in range(3):
         claim_workdir(tmp_path, config, FINGERPRINTS)

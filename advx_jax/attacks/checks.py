@@ -334,10 +334,16 @@ def with_settings(settings: _Settings, kind: str, given: Mapping[str, Any]) -> _
         UserError: there is no such setting, or a value is none that it can work with.
     """
     known = [field.name for field in dataclasses.fields(settings)]
-    for name in given:
+    for name, value in given.items():
         if name not in known:
             has = ", ".join(known) or "it has none"
             raise UserError(f"expected a setting of the {kind} {settings.name} ({has}), got {name}")
+        present = getattr(settings, name)
+        if isinstance(present, bool) and not isinstance(value, bool | np.bool_ | jax.Array):
+            raise UserError(f"expected True or False as {name}, got {value!r}")
+        # An attack or an attribution inside another.
+        if hasattr(present, "with_settings") and not hasattr(value, "with_settings"):
+            raise UserError(f"expected something such as {type(present).__name__}() as {name}, got {value!r}")
     return dataclasses.replace(settings, **given)
 
 

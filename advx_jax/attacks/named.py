@@ -95,7 +95,7 @@ def minimum_norm_attack(name: str, norm: NormLike | None = None) -> Attack:
 
 
 def autoattack_named(name: str, version: str) -> str:
-    """The name of a version of AutoAttack.
+    """The name that results know an attack by: in small letters if it is one of ours, and with AutoAttack's version.
 
     Args:
         name: of an attack.
@@ -105,7 +105,7 @@ def autoattack_named(name: str, version: str) -> str:
         UserError: it is another one of another attack.
     """
     if version == VERSIONS[0]:
-        return name
+        return name.lower() if name.lower() in FIXED_EPSILON else name
     if name.lower() != "autoattack":
         raise UserError(f"expected --version={version} with --attack=autoattack only, got it with {name}")
     return f"autoattack-{version}"

@@ -13,7 +13,7 @@ from typing import NoReturn
 import advx_jax
 from advx_jax.cli.commands import description, end_process_after
 from advx_jax.errors import UserError
-from advx_jax.messages import nearest
+from advx_jax.messages import SIMILAR_ENOUGH, nearest
 
 COMMANDS = {
     "explain": "advx_jax.explain",
@@ -30,7 +30,6 @@ COMMANDS = {
 
 _HELP = ("--help", "-h", "help")
 _VERSION = "--version"
-_SIMILAR_ENOUGH = 0.6
 
 
 def main() -> NoReturn:
@@ -59,7 +58,7 @@ def _answer(name: str) -> None:
         releases = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in ("jax", "jaxlib"))
         print(f"advx_jax {advx_jax.__version__} ({releases}, Python {platform.python_version()})", flush=True)
     else:
-        hint = nearest(name, [*COMMANDS, *_HELP, _VERSION], _SIMILAR_ENOUGH)
+        hint = nearest(name, [*COMMANDS, *_HELP, _VERSION], SIMILAR_ENOUGH)
         raise UserError(f"expected a command ({', '.join(COMMANDS)}) as the first word, got {name!r}{hint}")
 
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from advx_jax.analysis.attribution.base import Attribution
 from advx_jax.errors import UserError
 
 Named = TypeVar("Named")
@@ -36,13 +37,20 @@ def read_named(text: str, find: Callable[[str], Named], flag: str) -> dict[str, 
         one: Any = find(name)
         label = name
         if settings:
-            one = one.with_settings(**settings)
+            one = one.with_settings(**{key: _inner(one, key, value, find, flag) for key, value in settings.items()})
         if settings and names.count(name) > 1:
             label += "(" + ",".join(f"{key}={value}" for key, value in settings.items()) + ")"
         if label in found:
             raise UserError(f"expected each name once, or with other settings, in --{flag}, got {label} twice")
         found[label] = one
     return found
+
+
+def _inner(one: Any, name: str, value: Any, find: Callable[[str], Named], flag: str) -> Any:
+    """A setting's value; a method inside another is named as that one is."""
+    if isinstance(getattr(one, name, None), Attribution):
+        return next(iter(read_named(str(value), find, flag).values()))
+    return value
 
 
 def _item(text: str, flag: str) -> tuple[str, dict[str, Any]]:

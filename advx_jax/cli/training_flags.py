@@ -14,7 +14,7 @@ from advx_jax.cli import process_flags
 from advx_jax.cli.flag_types import read_number
 from advx_jax.data.sources import load_images, load_splits
 from advx_jax.errors import UserError
-from advx_jax.messages import nearest
+from advx_jax.messages import SIMILAR_ENOUGH, nearest
 from advx_jax.names import safe_name
 from advx_jax.training.loop import Data
 from advx_jax.training.recipe import Recipe, recipe_from_config
@@ -33,8 +33,6 @@ flags.adopt_module_key_flags(process_flags)
 _SAMPLE_TRAIN = 192
 _PREFIX = "--config="
 _OVERRIDE = "--config."
-# What is less similar is no slip of the finger.
-_SIMILAR_ENOUGH = 0.6
 _RECIPES = Path(__file__).parents[1] / "configs"
 
 
@@ -189,8 +187,8 @@ def _fields_instead(loaded: Any, name: str) -> str:
     section = functools.reduce(lambda inside, part: inside[part], place.split(".") if place else [], loaded)
     if not isinstance(section, Mapping | ConfigDict):
         return f": {place} is a value"
-    similar = nearest(field, list(section), _SIMILAR_ENOUGH)
-    similar = similar or ("" if place else nearest(name, _names(loaded), _SIMILAR_ENOUGH))
+    similar = nearest(field, list(section), SIMILAR_ENOUGH)
+    similar = similar or ("" if place else nearest(name, _names(loaded), SIMILAR_ENOUGH))
     return similar or f", only {', '.join(section)}"
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from advx_jax.cache import cache_dir
 from advx_jax.errors import UserError
-from advx_jax.messages import listed, nearest, shown
+from advx_jax.messages import SIMILAR_ENOUGH, listed, nearest, shown
 from advx_jax.networks.folders import network_folders
 
 PREFIX = "robustbench:"
@@ -23,7 +23,6 @@ _CIFAR100_TO_16_DIGITS = (
     "0.5070751592371323,0.48654887331495095,0.4409178433670343/"
     "0.2673342858792401,0.2564384629170883,0.27615047132568404"
 )
-_SIMILAR_ENOUGH = 0.6
 
 # By data, threat model, architecture, normalisation, and the side of the images where it is not the family's own.
 _TABLE: dict[tuple[str, str, str, str, int], str] = {
@@ -199,7 +198,7 @@ def robustbench_entry(name: str) -> RobustBenchEntry:
         offered = listed([f"{PREFIX}{entry.path}" for entry in found])
         raise UserError(f"several networks of RobustBench are called {shown(name)}: {offered}")
     if not found:
-        close = nearest(name, [entry.path for entry in entries] + [entry.name for entry in entries], _SIMILAR_ENOUGH)
+        close = nearest(name, [entry.path for entry in entries] + [entry.name for entry in entries], SIMILAR_ENOUGH)
         raise UserError(
             f"expected one of RobustBench's ResNets, such as {PREFIX}cifar10/L2/Rice2020Overfitting, "
             f"got {shown(name)}{close}"

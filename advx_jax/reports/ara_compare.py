@@ -90,6 +90,8 @@ def _read(path: Path) -> _Measured:
             fields = (np.array(found[name]) for name in ("first_ok", "crossed", "finite"))
             curves[kind] = robustness_curve(Distances.found(np.array(distances), *fields).distances, n_classes)
         unit = str(settings.get("distance_norm", RMS))
+        if unit not in UNITS:
+            raise ValueError(f"distances in {unit}")
         return _Measured(label, unit, len(results["attack"]["distances"]), n_classes, curves)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"expected results of ara in {path}, got others ({type(error).__name__}: {error})") from error

@@ -10,12 +10,12 @@ from jaxtyping import Float
 
 from advx_jax.analysis.robustness_area import RobustnessCurve
 from advx_jax.errors import UserError
-from advx_jax.reports.figures import draw_grid, save_figure
+from advx_jax.reports.figures import COLOURS, draw_grid, save_figure
 from advx_jax.reports.units import RMS, UNITS, area_text
 
 _LABELS = {"attack": "misclassified (attack)", "btr": "no better than random (BTR)"}
-# Told apart by colour-blind people too, and in grey.
-_STYLES = (("#0072b2", "-"), ("#d55e00", "--"), ("#009e73", "-."), ("#444444", ":"))
+# Told apart in grey, too.
+_STYLES = tuple(zip((*COLOURS[:3], COLOURS[-1]), ("-", "--", "-.", ":"), strict=True))
 
 
 def write_ara_curve(

@@ -64,7 +64,8 @@ def write_scores(
         output: the folder.
         results: a head with `settings` and `indices`.
         scored: the attacks.
-        known: distances from elsewhere, which take part in the envelope.
+        known: distances from elsewhere, which take part in the envelope; one called like an attack that was run is
+            told apart from it.
         norm: of all distances.
         title: above the curves.
 
@@ -74,9 +75,9 @@ def write_scores(
     others: dict[str, Distances] = {}
     own = {attack.name for attack in scored}
     for distances in known:
-        for name, values in distances.of(results["indices"]).items():
-            if name not in own:
-                others[name] = np.minimum(values, others.get(name, np.inf))
+        for found_as, values in distances.of(results["indices"]).items():
+            name = f"{found_as} (elsewhere)" if found_as in own else found_as
+            others[name] = np.minimum(values, others.get(name, np.inf))
     final = {attack.name: attack.distances[:, -1] for attack in scored}
     envelope = lower_envelope([*final.values(), *others.values()])
     end = float(envelope[np.isfinite(envelope)].max(initial=0.0))

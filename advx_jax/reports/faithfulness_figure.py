@@ -5,13 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from advx_jax.reports.figures import draw_grid, missing_letters_allowed, save_figure
+from advx_jax.reports.figures import COLOURS, draw_grid, missing_letters_allowed, save_figure
 
-# Told apart by colour-blind people too; and by their markers in grey.
-_STYLES = (
-    *(("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "^"), ("#444444", "D"), ("#cc79a7", "v")),
-    *(("#56b4e9", "P"), ("#e69f00", "X")),
-)
+# Told apart by their markers in grey.
+_STYLES = tuple(zip((COLOURS[place] for place in (0, 1, 2, 7, 3, 5, 4)), "os^DvPX", strict=True))
 _COLUMNS = 3
 # Inches.
 _WIDTH, _TITLE, _LINE, _GAP = 4.2, 0.7, 0.1, 0.14

@@ -90,7 +90,26 @@ def read_faithfulness(path: Path) -> dict[str, Any]:
     results = read_json(path / RESULTS_FILE if path.is_dir() else path, 1)
     if results.get("command") != "faithfulness" or not isinstance(results.get("metrics"), dict):
         raise UserError(f"expected results of faithfulness in {path}, got results of {results.get('command')}")
+    try:
+        _check_what_is_shown(results)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"expected results of faithfulness in {path}, got others ({type(error).__name__}: {error})"
+        ) from error
     return results
+
+
+def _check_what_is_shown(results: Mapping[str, Any]) -> None:
+    """Raise where something is missing, or of another kind, of what tables and figures take from earlier results."""
+    if not isinstance(results["settings"]["model"], str) or type(results["settings"]["n_images"]) is not int:
+        raise ValueError("a network or a number of images that is none")
+    for metric in results["metrics"].values():
+        best, methods = metric["best"], dict(metric["methods"])
+        for one in methods.values():
+            if not all(one[name] is None or isinstance(one[name], int | float) for name in ("low", "mean", "high")):
+                raise ValueError("a mean that is no number")
+        if best is not None and best not in methods:
+            raise ValueError("a best method that is none of them")
 
 
 def _column(values: Sequence[Any]) -> np.ndarray:
@@ -176,5 +195,8 @@ def _cell(metric: Mapping[str, Any], method: str) -> str:
     return f"{_number(found['mean'])} [{_number(found['low'])}, {_number(found['high'])}]{mark}"
 
 
-def _number(value: float) -> str:
+def _number(value: float | None) -> str:
+    """A number of results, in which JSON has null for what is not finite."""
+    if value is None:
+        return "–"
     return f"{value:.3g}" if abs(value) >= 1000 or 0 < abs(value) < 0.0095 else f"{value:.3f}"

@@ -1,6 +1,7 @@
 """Distances that were found elsewhere: by other networks' results of ours, or by other libraries."""
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,7 +45,8 @@ def read_known(path: Path) -> KnownDistances:
     """
     results = read_json(path)
     try:
-        settings, indices, attacks = dict(results["settings"]), list(results["indices"]), list(results["attacks"])
+        settings, attacks = dict(results["settings"]), list(results["attacks"])
+        indices = [operator.index(index) for index in results["indices"]]
         settings["norm"]
         found = {str(attack["name"]): _numbers(attack["distances"], len(indices)) for attack in attacks}
         told = {str(attack["name"]): attack.get("local_optimality") for attack in attacks}

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from advx_jax.files import atomic_write
+from advx_jax.reports.figures import COLOURS, save_figure
 
-# Told apart by colour-blind people too, and in grey.
+# Told apart in grey, too.
 _BATCH = {"color": "#99bbdd", "linewidth": 0.8}
-_TRAIN = {"color": "#0072b2", "marker": "o", "markersize": 3}
-_TEST = {"color": "#d55e00", "marker": "o", "markersize": 3, "linestyle": "--"}
+_TRAIN = {"color": COLOURS[0], "marker": "o", "markersize": 3}
+_TEST = {"color": COLOURS[1], "marker": "o", "markersize": 3, "linestyle": "--"}
 
 
 def write_training_curves(path: Path, lines: Sequence[dict[str, Any]], title: str) -> None:
@@ -51,5 +51,4 @@ def write_training_curves(path: Path, lines: Sequence[dict[str, Any]], title: st
         panel.grid(alpha=0.3)
         panel.legend(fontsize="small")
     figure.suptitle(title, parse_math=False)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save_figure(figure, path)

@@ -122,7 +122,7 @@ def read_metrics(workdir: Path) -> Iterator[dict[str, Any]]:
     path = workdir / METRICS_FILE
     if not path.exists():
         return
-    for text in path.read_text(encoding="utf-8").splitlines():
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)
         except (ValueError, RecursionError):

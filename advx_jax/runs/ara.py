@@ -26,7 +26,7 @@ from advx_jax.data.image_set import ImageSet
 from advx_jax.files import check_output_folder
 from advx_jax.networks.registry import NamedModel
 from advx_jax.progress import Update
-from advx_jax.reports.ara_files import MeasuredArea, write_areas
+from advx_jax.reports.ara_files import RESULTS_FILE, MeasuredArea, write_areas
 from advx_jax.reports.results_json import attack_record, older_results
 from advx_jax.reports.units import RMS, UNITS
 from advx_jax.runs.blocks import at_start, load_block
@@ -70,7 +70,7 @@ class RobustnessAreas(Measurement[str]):
         check_output_folder(output)
         self._network, self._data, self._attack, self._output = network, data, attack, output
         self._indices = ara_subset(data, n_images)
-        self.path = output / "distances.jsonl"
+        self.path, self.results = output / "distances.jsonl", output / RESULTS_FILE
         self.settings = attack_record(network, attack.settings()) | {"data_sha256": data.fingerprint}
         self._norm: Norm | None = norm
         if norm is not None:

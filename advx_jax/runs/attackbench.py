@@ -104,7 +104,7 @@ class AttackBench(Measurement[str]):
         names = [entry.name for entry in self._entries]
         if len(set(names)) < len(names):
             raise UserError(f"expected attacks of different names, got {', '.join(names)}")
-        self.path = output / "distances.jsonl"
+        self.path, self.results = output / "distances.jsonl", output / RESULTS_FILE
         self.settings = attack_record(network, {"norm": norm, "data_sha256": data.fingerprint})
         self._known: list[KnownDistances] = []
         for path in known:

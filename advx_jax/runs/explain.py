@@ -301,6 +301,9 @@ def write_explanations(
         by_first.of, by_second.of = network.provenance.name, beside.provenance.name
     first = measure(by_first, overwrite, share)
     second = None if by_second is None else measure(by_second, overwrite, share)
+    if first.summary is None and second is not None and not share.together:
+        # Other shards may have completed it while this one was at the second, and left the gallery to whoever is last.
+        first = measure(by_first, share=share)
     if first.summary is None:
         return first.status
     if second is not None and second.summary is None:

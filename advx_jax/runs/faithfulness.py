@@ -23,7 +23,7 @@ from advx_jax.errors import UserError
 from advx_jax.files import check_output_folder
 from advx_jax.networks.registry import NamedModel
 from advx_jax.progress import Update
-from advx_jax.reports.faithfulness_files import write_faithfulness
+from advx_jax.reports.faithfulness_files import RESULTS_FILE, write_faithfulness
 from advx_jax.reports.results_json import network_record, plain
 from advx_jax.runs.measurement import Measurement, Pass
 from advx_jax.runs.record_checks import is_index, is_scored
@@ -93,7 +93,7 @@ class Faithfulness(Measurement[str]):
         self._costs = {
             name: passes(self._classifier, shape, method, self._metrics) for name, method in self._methods.items()
         }
-        self.path = output / "faithfulness.jsonl"
+        self.path, self.results = output / "faithfulness.jsonl", output / RESULTS_FILE
         self.images = [str(index) for index in range(n_images)]
         self.settings = {
             **network_record(network),

@@ -51,6 +51,7 @@ class Measurement(abc.ABC, Generic[Summary]):
         command: its name, in results and beside the bar.
         of: what else stands beside the bar, where one command shows several.
         path: of the store that keeps its records; None to keep nothing.
+        results: the file that sums them up, if it is to be overwritten only where they are.
         settings: everything that a record depends on, apart from its image.
         images: names of those wanted.
     """
@@ -65,6 +66,7 @@ class Measurement(abc.ABC, Generic[Summary]):
     estimates: ClassVar[bool] = False
 
     path: Path | None
+    results: Path | None = None
     settings: Mapping[str, Any]
     images: Sequence[str]
     of: str = ""
@@ -184,7 +186,7 @@ def _opened(measurement: Measurement[Any], overwrite: bool, share: Share) -> Rec
         measurement.path,
         head(measurement.command, measurement.format, measurement.settings),
         overwrite,
-        Rules(measurement.is_valid, measurement.forget, measurement.older),
+        Rules(measurement.is_valid, measurement.forget, measurement.older, measurement.results),
         share.name,
         measurement.own_folder,
     )

@@ -82,10 +82,12 @@ class RobustAccuracy(Measurement[str]):
         for attack in attacks:
             attack.check(self._n_classes)
         check_output_folder(output)
+        if start_from is not None and start_from.resolve() == output.resolve():
+            raise UserError(f"expected other results than those in {output} to start from: choose another --output")
         self._classifier, self._data, self._output = network.classifier, data, output
         self._threat, self._attacks, self._seed, self._pictures = threat_model(attacks), tuple(attacks), seed, pictures
         self._broken = BrokenImages(output, data)
-        self.path = output / "images.jsonl"
+        self.path, self.results = output / "images.jsonl", output / RESULTS_FILE
         self.images = [str(index) for index in range(n_images)]
         self.settings = {
             **network_record(network),

@@ -55,11 +55,13 @@ class Rules(NamedTuple):
         forget: removes what belongs to records that are to be replaced, which it is given; also called before the
             first record, for what a killed call may have left.
         older: reads what an earlier release left: a head, with `records` in it; None if there is nothing.
+        results: file that sums the records up; where it is without any, somebody keeps it for itself.
     """
 
     accepts: Callable[[str, Record], bool] = lambda key, record: True  # noqa: ARG005
     forget: Callable[[Mapping[str, Record]], None] = lambda records: None  # noqa: ARG005
     older: Callable[[], Mapping[str, Any] | None] = lambda: None
+    results: Path | None = None
 
 
 class _Part:
@@ -298,6 +300,10 @@ class Store(Records):
             heads = [(part.path, part.head) for part in self._parts.values() if part.head is not None]
             if not heads and (older := self._rules.older() or {}):
                 heads = [(self._path.parent, dict(older))]
+            if not heads and self._rules.results and self._rules.results.exists():
+                raise UserError(
+                    f"{self._rules.results} is there without its records ({self._path.name}): {self._remedy()}"
+                )
             for path, there in heads:
                 self._compare(path, there)
         except UserError:
@@ -330,9 +336,11 @@ class Store(Records):
         before = there.get("settings")
         before = before if isinstance(before, dict) else {}
         differing = listed(_differences(before, self._head["settings"]))
+        raise UserError(f"{path} holds results of other settings ({differing}): {self._remedy()}")
+
+    def _remedy(self) -> str:
         # A shard takes no --overwrite, which would remove what the others have.
-        remedy = "choose another --output, or --overwrite" + (" without --shard" if self._share else "")
-        raise UserError(f"{path} holds results of other settings ({differing}): {remedy}")
+        return "choose another --output, or --overwrite" + (" without --shard" if self._share else "")
 
     def _take_part(self) -> tuple[_Part, int]:
         """A file that nobody appends to, locked; what a killed process left of a line is cut off."""

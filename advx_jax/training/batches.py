@@ -43,10 +43,6 @@ class Plan:
         """Of all epochs."""
         return self.steps_per_epoch * self.epochs
 
-    def batch_length(self, step: int) -> int:
-        """Examples in the batch of a step, counted from 0."""
-        return min(self.batch_size, self.n_examples - step % self.steps_per_epoch * self.batch_size)
-
     def rows(self, step: int) -> Batch:
         """This process's rows of the batch of a step: arrays with a leading axis of local devices."""
         epoch, index = divmod(step, self.steps_per_epoch)

@@ -25,6 +25,7 @@ from advx_jax.errors import UserError
 from advx_jax.messages import listed, one_line, shown
 from advx_jax.networks.digests import digest
 from advx_jax.networks.files import check_numbers
+from advx_jax.training.parallel import from_words, in_words
 from advx_jax.training.state import TrainState
 
 CHECKPOINTS = "checkpoints"
@@ -297,8 +298,8 @@ def _say(text: str) -> None:
 def _told_to_all(state_dict: Any, progress: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     if jax.process_count() == 1:
         return state_dict, progress
-    names, numbers = list(progress), np.array(list(progress.values()), np.float64)
-    state_dict, numbers = multihost_utils.broadcast_one_to_all((state_dict, numbers))
+    names, words = list(progress), in_words(np.array(list(progress.values()), np.float64))
+    state_dict, words = multihost_utils.broadcast_one_to_all((state_dict, words))
     kinds = [type(value) for value in dataclasses.asdict(Progress()).values()]
-    told = {name: kind(number) for name, kind, number in zip(names, kinds, np.asarray(numbers), strict=True)}
+    told = {name: kind(number) for name, kind, number in zip(names, kinds, from_words(words), strict=True)}
     return jax.tree.map(np.asarray, state_dict), told

@@ -9,6 +9,7 @@ from jax.experimental import multihost_utils
 from advx_jax.analysis.accuracy import predict
 from advx_jax.data.image_set import ImageSet, unit_images
 from advx_jax.networks.classifier import Classifier
+from advx_jax.training.parallel import from_words, in_words
 
 
 class Evaluation(NamedTuple):
@@ -30,7 +31,5 @@ def evaluate(classifier: Classifier, data: ImageSet) -> Evaluation:
     predictions = predict(classifier, unit_images(data.images[mine]))
     sums = np.array([(predictions.classes == labels).sum(), predictions.losses(labels).sum(dtype=np.float64)])
     if jax.process_count() > 1:
-        # As text of 64 bits: without x64, JAX would round what it gathers to float32.
-        bits = multihost_utils.process_allgather(sums.view(np.uint32))
-        sums = np.asarray(bits).view(np.float64).reshape(-1, 2).sum(0)
+        sums = from_words(multihost_utils.process_allgather(in_words(sums))).reshape(-1, 2).sum(0)
     return Evaluation(*(sums / len(data)).tolist())

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float, UInt32
 
 from advx_jax.analysis.lane_check import lanes_agree, what_is_wrong
 from advx_jax.errors import UserError
@@ -53,6 +53,16 @@ def on_all_devices(step: Step) -> ParallelStep:
         return *step(state, data, batch), lax.pmax(stop.astype("int32"), AXIS) > 0
 
     return jax.pmap(whole, axis_name=AXIS, in_axes=(None, None, 0, 0), out_axes=None, donate_argnums=0)
+
+
+def in_words(numbers: Float[np.ndarray, " n"]) -> UInt32[np.ndarray, " 2*n"]:
+    """Numbers of 64 bits as pairs of 32, which JAX hands from process to process as they are; those it would round."""
+    return numbers.astype(np.float64).view(np.uint32)
+
+
+def from_words(words: UInt32[Array | np.ndarray, "*processes 2*n"]) -> Float[np.ndarray, "*processes n"]:
+    """What `in_words` was given."""
+    return np.ascontiguousarray(words).view(np.float64)
 
 
 def replicated(tree: Any) -> Any:

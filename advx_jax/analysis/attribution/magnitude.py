@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from flax import struct
 
-from advx_jax.analysis.attribution.base import Attribution, Attributions
+from advx_jax.analysis.attribution.base import Attribution, Attributions, as_attribution
 from advx_jax.analysis.attribution.gradient import Gradient
 from advx_jax.attacks.arrays import Images, Keys, Labels
 from advx_jax.attacks.base import Model
@@ -43,6 +43,7 @@ class Magnitude(Attribution):
 
     def check(self, image_shape: tuple[int, ...]) -> None:
         """Check the method that it takes them from, too."""
+        as_attribution(self.of)
         super().check(image_shape)
         self.of.check(image_shape)
 

@@ -9,7 +9,7 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Int
 
-from advx_jax.analysis.attribution.base import Attribution, Attributions
+from advx_jax.analysis.attribution.base import Attribution, Attributions, as_attribution
 from advx_jax.analysis.attribution.gradient import Gradient
 from advx_jax.attacks.arrays import Images, Keys, Labels
 from advx_jax.attacks.base import Model, Number, fold_in_all
@@ -45,6 +45,7 @@ class Noisy(Attribution):
 
     def check(self, image_shape: tuple[int, ...]) -> None:
         """Check the method that it looks at, too."""
+        as_attribution(self.of)
         super().check(image_shape)
         self.of.check(image_shape)
 

@@ -37,6 +37,10 @@ def check_settings(settings: Any) -> None:
             raise UserError(f"expected a whole number of at least 1 as {name}, got {value!r}")
         if name in _CHOICES and value not in _CHOICES[name]:
             raise UserError(f"expected {' or '.join(_CHOICES[name])} as {name}, got {value!r}")
+        if name == "seed" and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+            raise UserError(f"expected a whole number of at least 0 as seed, got {value!r}")
+        if name == "modules" and not (value is None or (isinstance(value, tuple) and all(map(_is_text, value)))):
+            raise UserError(f"expected a tuple of names as modules, got {value!r}")
         if name in _FRACTIONS:
             check_fraction(name, value)
         if name == "fractions":
@@ -58,6 +62,10 @@ def check_fraction(name: str, value: Any) -> None:
     """
     if not _is_number(value) or not 0 < value < 1:
         raise UserError(f"expected a number above 0 and below 1 in {name}, got {value!r}")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _is_number(value: Any) -> bool:
