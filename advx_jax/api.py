@@ -87,7 +87,7 @@ def load_images(
 
 
 def load_model(
-    model: str, *, architecture: str | None = None, normalise: str | None = None, state_dict: str | None = None
+    model: str | Path, *, architecture: str | None = None, normalise: str | None = None, state_dict: str | None = None
 ) -> Classifier:
     """Load a network: a function from images to logits.
 
@@ -102,7 +102,7 @@ def load_model(
     Raises:
         UserError: there is no such network, its file is damaged, or does not tell what must be known.
     """
-    return resolve_network(model, FileHints(architecture, normalise, state_dict)).classifier
+    return resolve_network(str(model), FileHints(architecture, normalise, state_dict)).classifier
 
 
 def save_model(path: str | Path, model: Classifier, name: str = "unnamed") -> None:
@@ -123,7 +123,7 @@ def explain_images(
     class_names: Sequence[str] | None = None,
     output: str | Path | None = None,
     attack: ExplanationAttack | None = None,
-    targets: str | None = None,
+    targets: str | int | Sequence[str | int] | None = None,
     name: str = "model",
     overwrite: bool = False,
     progress: bool | None = None,
@@ -140,8 +140,8 @@ def explain_images(
         output: a folder for pictures, gallery (index.html) and JSON. They are made of 8-bit pixels, so that with it
             the images are those of the pixels.
         attack: how to explain; ρ is its eps. As published if None.
-        targets: `"all"` classes, `"top5"`, the 5 likeliest and the label (any number), or names of classes with commas
-            between them; None for all of up to 20 classes, else the top 5.
+        targets: `"all"` classes, `"top5"`, the 5 likeliest and the label (any number), or names or numbers of classes,
+            with commas between them or in a list; None for all of up to 20 classes, else the top 5.
         name: what to call the model in the results.
         overwrite: replace what other settings left in `output`.
         progress: show a bar; None for in a notebook only.

@@ -100,13 +100,15 @@ def _own_marks(value: object) -> _OwnMarks:
     if not isinstance(value, dict) or value.get("format") != _FORMAT:
         return _OwnMarks()
     try:
-        fields = json.loads(str(value.get("architecture")))
+        text = value.get("architecture")
+        # The text of nested lists that repeat each other is longer than memory.
+        fields = json.loads(text) if isinstance(text, str) else None
         if not isinstance(fields, dict):
             raise TypeError("no fields by name")
         architecture = read_architecture(fields)
         halves = value["normalisation"]
         normalisation = Normalisation(*(tuple(float(number) for number in halves[half]) for half in ("mean", "std")))
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise UserError(f"expected architecture and normalisation of {_FORMAT}, got something else") from error
     return _OwnMarks(architecture, normalisation, read_class_names(value.get("class_names"), architecture.n_classes))
 

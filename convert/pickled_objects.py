@@ -14,7 +14,7 @@ import numpy as np
 from advx_jax.errors import UserError
 from advx_jax.messages import shown
 
-from .tensor_specs import STORAGE_TYPES, TENSOR_TYPES, GlobalName, TensorSpec, TensorSpecs, is_sizes
+from .tensor_specs import STORAGE_TYPES, TENSOR_TYPES, GlobalName, TensorSpec, TensorSpecs, fits_an_array, is_sizes
 
 PREPROCESS = GlobalName("__main__.cifar10_preprocess")
 """A function that the published networks carry in their options; it stays a name."""
@@ -87,7 +87,7 @@ class NumpyArray:
             return False
         if dtype.dtype is None or not isinstance(content, bytes):
             return True
-        if math.prod(shape) * dtype.dtype.itemsize != len(content):
+        if math.prod(shape) * dtype.dtype.itemsize != len(content) or not fits_an_array(shape):
             return False
         self.values = np.frombuffer(content, dtype.dtype).reshape(shape, order="F" if order == "F" else "C")
         return True

@@ -91,22 +91,32 @@ def read_tensors(entries: Mapping[str, object], contents: Contents) -> dict[str,
             as overlapping ones can.
     """
     left = sum(len(storage) for storage in contents.storages.values())
-    views: dict[TensorSpec, np.ndarray] = {}
+    # Arrays of NumPy have their bytes with them, several perhaps the same ones.
+    arrays = {
+        name: entry.values
+        for name, entry in entries.items()
+        if isinstance(entry, NumpyArray) and entry.values is not None
+    }
+    left += sum({array.__array_interface__["data"][0]: array.nbytes for array in arrays.values()}.values())
+    views: dict[TensorSpec | int, np.ndarray] = {}
     tensors = {}
     for name, entry in entries.items():
         if name.rpartition(".")[2] in _NOT_WEIGHTS:
             continue
+        known_as: TensorSpec | int
         if isinstance(entry, TensorSpec):
-            if entry not in views:
-                left -= entry.n_bytes
-                if left < 0:
-                    raise UserError(f"{shown(name)}: the tensors claim more bytes together than the file holds")
-                views[entry] = _as_read(name, entry.read(contents.storages[entry.storage.key]))
-            tensors[name] = views[entry]
-        elif isinstance(entry, NumpyArray) and entry.values is not None:
-            tensors[name] = _as_read(name, entry.values)
+            known_as, n_bytes = entry, entry.n_bytes
+        elif name in arrays:
+            known_as, n_bytes = id(entry), arrays[name].nbytes
         else:
             raise UserError(f"expected a tensor {shown(name)}, got {shown(entry)}")
+        if known_as not in views:
+            left -= n_bytes
+            if left < 0:
+                raise UserError(f"{shown(name)}: the tensors claim more bytes together than the file holds")
+            from_file = entry.read(contents.storages[entry.storage.key]) if isinstance(entry, TensorSpec) else None
+            views[known_as] = _as_read(name, arrays[name] if from_file is None else from_file)
+        tensors[name] = views[known_as]
     return tensors
 
 
@@ -181,7 +191,13 @@ def _without_wrappers(
         return network, None, None
     mean, std = pair
     normalisation = Normalisation.of_tensors(tensors[mean], tensors[std])
-    return network, normalisation, Wrapper(mean, std, prefix, tensors[mean].ndim)
+    wrapper = Wrapper(mean, std, prefix, tensors[mean].ndim)
+    if not wrapper.can_be_kept():
+        raise UserError(
+            "expected names of letters, digits, _, . and - (at most 200) for a network's normalisation and what it is "
+            f"in, got {', '.join(map(shown, wrapper[:3]))}"
+        )
+    return network, normalisation, wrapper
 
 
 def _common_parts(names: list[str]) -> str:

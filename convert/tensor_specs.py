@@ -185,7 +185,7 @@ class TensorSpecs:
     def _view(self, arguments: tuple, dtype: np.dtype) -> TensorSpec:
         storage, offset, shape, strides = arguments[:4]
         sizes_fit = is_sizes(shape) and is_sizes(strides) and len(shape) == len(strides) and _is_count(offset)
-        if not sizes_fit or math.prod(max(size, 1) for size in shape) > _MOST_ELEMENTS:
+        if not sizes_fit or not fits_an_array(shape):
             raise UserError(f"a tensor in storage {shown(storage.key)} has no valid offset, shape and strides")
         n_elements = math.prod(shape)
         # An empty tensor has no last element; how far it starts from the beginning does not matter.
@@ -208,3 +208,8 @@ def _is_count(value: object) -> bool:
 def is_sizes(value: object) -> TypeGuard[tuple[int, ...]]:
     """Whether a value can be a shape, or strides."""
     return isinstance(value, tuple) and len(value) <= _MOST_AXES and all(_is_count(size) for size in value)
+
+
+def fits_an_array(shape: tuple[int, ...]) -> bool:
+    """Whether NumPy can make an array of this shape, be it empty."""
+    return math.prod(max(size, 1) for size in shape) <= _MOST_ELEMENTS

@@ -450,7 +450,7 @@ def over_images(targets):
         (with_net(SmoothGrad(of=Occlusion(window=9))), "expected a window of at most the image's height 6, got 9"),
         (
             with_net(AdversarialExplanation(attack=PublishedBounded(criterion=Misclassified()))),
-            r"the criterion Targeted\(\) for adversarial explanations, got misclassified",
+            r"the criterion Targeted\(\) for explanations, got misclassified",
         ),
         (
             lambda net: Occlusion()(lambda x: x[:, :3], IMAGES.reshape(N, -1), TARGETS),

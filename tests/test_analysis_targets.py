@@ -36,6 +36,8 @@ def model(images):
         ("top29", ALL_CLASSES),
         ("kind 7", Targets(classes=(7,))),
         ("kind 7, kind 2,5", Targets(classes=(7, 2, 5))),
+        (["kind 7", 2], Targets(classes=(7, 2))),
+        (4, Targets(classes=(4,))),
         (None, Targets(top=5)),
     ],
 )
@@ -60,6 +62,8 @@ def test_few_classes_are_all_targets_and_may_have_any_name():
         ("kind 7,7", "expected each class once as a target, got kind 7,7"),
         ("", "as targets, got ''"),
         ("30", "as targets, got '30'"),
+        ([], r"expected each class once as a target, got \[\]"),
+        (30, "as targets, got '30'"),
     ],
 )
 def test_what_are_no_targets_is_refused(text, message):

@@ -18,10 +18,13 @@ from advx_jax.attacks import (
     FMN,
     PGD,
     AutoAttack,
+    CarliniWagner,
     FirstSuccess,
     Published,
     PublishedBounded,
     SmallestSuccess,
+    SteepFMN,
+    SuperDeepFool,
 )
 from advx_jax.attacks.checks import checked, checked_images, norm_named, number_of_classes
 from advx_jax.errors import UserError
@@ -292,6 +295,10 @@ BAD_SETTINGS = {
     "FMN's step": (lambda: FMN(step_length=-1.0), "expected step_length above 0, got -1.0"),
     "FMN's height": (lambda: _unchecked(FMN, climb="hill"), "expected margin or log_odds as climb, got 'hill'"),
     "DDN's radius": (lambda: DDN(init_norm=0.0), "expected init_norm above 0, got 0.0"),
+    "no steps of a run": (lambda: CarliniWagner(run_steps=0), "expected at least 1 step, got 0"),
+    "C&W's weight": (lambda: CarliniWagner(init_weight=0.0), "expected init_weight above 0, got 0.0"),
+    "no search": (lambda: SuperDeepFool(search_steps=-1), "expected at least 1 step, got -1"),
+    "inertia": (lambda: SteepFMN(inertia=0.0), "expected inertia above 0 and at most 1, got 0.0"),
     "DDN's levels": (lambda: DDN(levels=1), "expected at least 2 grey levels, got 1"),
 }
 

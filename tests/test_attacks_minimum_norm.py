@@ -6,7 +6,19 @@ import numpy as np
 import pytest
 from networks import random_classifier
 
-from advx_jax.attacks import BEST, DDN, FMN, Misclassified, NoBetterThanRandom, SmallestSuccess, SteepFMN, Targeted
+from advx_jax.attacks import (
+    BEST,
+    DDN,
+    FMN,
+    MinimalAPGD,
+    Misclassified,
+    NoBetterThanRandom,
+    Restarted,
+    SmallestSuccess,
+    SteepFMN,
+    Targeted,
+    example_keys,
+)
 from advx_jax.attacks.base import AttackResult, smaller
 from advx_jax.attacks.best import BEST_OF
 from advx_jax.errors import UserError
@@ -240,3 +252,14 @@ def test_margins_do_not_vanish_where_probabilities_round():
 def test_bad_settings_are_refused(attack):
     with pytest.raises(UserError, match="at least 1 step, got 0"):
         ATTACKS[attack].with_settings(steps=0)
+
+
+def test_of_restarts_the_smallest_success_counts(linear):
+    logits_fn, _, images, labels = linear
+    model, keys = jax.tree_util.Partial(logits_fn), example_keys(jax.random.key(3), jnp.arange(len(labels)))
+    attack = Restarted(attack=MinimalAPGD(steps=6, run_steps=3), restarts=3)
+    together = attack(model, images, labels, keys)
+    alone = [part.attack(model, images, labels, part.keys(keys)) for part in attack.parts(10)]
+    norms = np.array([result.norm for result in alone])
+    assert len({*norms.argmin(0).tolist()}) > 1, "the runs are to differ"
+    np.testing.assert_allclose(together.norm, norms.min(0), rtol=1e-5)

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import random
+import tracemalloc
 import warnings
 
 import jax
@@ -15,6 +16,7 @@ import pytest
 import advx_jax as ax
 from advx_jax.convert import read_pt, write_pt
 from advx_jax.convert.normalisation import Normalisation
+from advx_jax.convert.pickled_objects import NumpyArray, NumpyType
 from advx_jax.errors import UserError
 from advx_jax.networks import robustbench
 from advx_jax.networks.files import load_network, save_network
@@ -187,6 +189,51 @@ def test_damaged_state_dicts_are_refused_by_name(change, tmp_path):
         "negative counter": "counts of batches in num_batches_tracked, got negative ones",
     }
     assert said[change] in refusal(read_pt, tmp_path / "damaged.pt")
+
+
+def nested(depth):
+    """A list whose text doubles with each level, while a pickle holds each once."""
+    whole = []
+    for _ in range(depth):
+        whole = [whole, whole]
+    return whole
+
+
+@pytest.mark.parametrize(
+    "changes", [{"normalisation": {"mean": [2**2000] * 3, "std": [1.0] * 3}}, {"architecture": nested(60)}]
+)
+def test_marks_of_ours_that_are_none_are_refused(changes, tmp_path):
+    bare(randomised(WithBuffers()), tmp_path / "saved.pt")
+    write_pt(tmp_path / "good.pt", *read_pt(tmp_path / "saved.pt"))
+    content = torch.load(tmp_path / "good.pt", weights_only=True)
+    torch.save(content | changes, tmp_path / "odd.pt")
+    assert "expected architecture and normalisation of" in refusal(read_pt, tmp_path / "odd.pt")
+
+
+def test_a_wrapper_whose_names_no_file_of_ours_keeps_is_refused(tmp_path):
+    state = randomised(WithBuffers()).state_dict()
+    torch.save({f"net 1.{name}": tensor for name, tensor in state.items()}, tmp_path / "named.pt")
+    # What all names have in common is no name that is kept.
+    read_pt(tmp_path / "named.pt")
+    network = {f"net 1.{name}": tensor for name, tensor in state.items() if name not in ("mu", "sigma")}
+    torch.save(network | {name: state[name] for name in ("mu", "sigma")}, tmp_path / "named.pt")
+    message = refusal(read_pt, tmp_path / "named.pt")
+    assert "expected names of letters, digits, _, . and -" in message
+    assert message.endswith("got 'mu', 'sigma', 'net 1.'")
+
+
+def test_one_array_under_many_names_is_read_once(tmp_path):
+    array = np.zeros((100, 100))
+    torch.save({f"w{number}.weight": array for number in range(5000)}, tmp_path / "many.pt")
+    tracemalloc.start()
+    refusal(read_pt, tmp_path / "many.pt", normalisation="none")
+    assert tracemalloc.get_traced_memory()[1] < 2000 * array.nbytes / 2
+    tracemalloc.stop()
+
+
+def test_an_empty_array_of_an_endless_shape_is_none():
+    assert not NumpyArray().fill(b"", NumpyType("f4"), (0, 2**62), "C")
+    assert NumpyArray().fill(b"", NumpyType("f4"), (0, 2**20), "C")
 
 
 ODD_NAMES = (

@@ -10,6 +10,10 @@ def test_a_class_has_a_name_and_a_number(text, index):
     assert class_index(text, CIFAR10_CLASSES) == index
 
 
+def test_names_that_differ_in_their_case_alone_are_two():
+    assert [class_index(text, ("A", "b", "a", "0")) for text in ("A", "a", "B", "0", "1")] == [0, 2, 1, 3, 1]
+
+
 @pytest.mark.parametrize("text", ["tiger", "", "10", "-1", "3.0", "²"])
 def test_an_unknown_class_is_refused_with_those_there_are(text):
     with pytest.raises(UserError, match=r"expected a class \(airplane, automobile, .*, truck, or 0 to 9\), got"):
@@ -20,6 +24,10 @@ def _table(folder, content, encoding="utf-8"):
     path = folder / "labels.csv"
     path.write_bytes(content.encode(encoding))
     return read_label_table(path, CIFAR10_CLASSES)
+
+
+def test_a_file_may_be_called_like_nobodys_home(tmp_path):
+    assert _table(tmp_path, "file,label\n~nobody-x.png,cat\n").labels([tmp_path / "~nobody-x.png"]) == [3]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from advx_jax.data.decoding import Wanted
 from advx_jax.data.image_set import ImageSet, unit_images, with_classes_of
 from advx_jax.data.lazy_pixels import LazyPixels
 from advx_jax.data.sources import load_images
@@ -42,6 +43,9 @@ def pixels_of(path) -> np.ndarray:
 def test_class_folders_are_read_in_natural_order(pets):
     (pets / "cat" / "notes.txt").write_text("mine")
     (pets / ".DS_Store").write_text("")
+    # What programs put beside them, in the folder of a class as well.
+    save(pets / "cat" / ".ipynb_checkpoints" / "2-checkpoint.png", noise(8, 6, 3))
+    (pets / "cat" / "more" / "._3.bmp").write_text("")
     data = load_images(str(pets))
     assert data.class_names == ("cat", "dog")
     assert data.labels.tolist() == [0, 0, 0, 1]
@@ -53,6 +57,18 @@ def test_class_folders_are_read_in_natural_order(pets):
     assert unit_images(data.images).shape == (4, 8, 6, 3)
     assert data.images[:0].shape == (0, 8, 6, 3)
     assert not data.has_published_order
+
+
+@pytest.mark.parametrize("shape", [32, (0, 32), (32,), (8, 8, 3, 1), (8.0, 8), "88", (True, 8)])
+@pytest.mark.usefixtures("unchecked")
+def test_image_shapes_that_are_none_are_refused(shape):
+    with pytest.raises(UserError, match=r"expected \(height, width\) or .* as image shape, got"):
+        Wanted.of(shape)
+
+
+def test_images_are_made_of_channels_that_pictures_have():
+    with pytest.raises(UserError, match=r"expected to make images of 1 \(grey\), .* channels, got 8"):
+        load_images("sample", image_shape=(32, 32, 8)).images[:1]
 
 
 def test_files_are_read_only_when_they_are_asked_for(pets):

@@ -221,6 +221,16 @@ def test_explanations(tiny, tmp_path):
         assert compared.comparison.quality.linf.shape == (2,)
     with pytest.raises(UserError, match="expected attack or norm, got both"):
         ax.explain_images(thirds, x[:1], attack=quick, norm="L2")
+    away = ax.attacks.FrankWolfe(eps=8 / 255, norm="Linf", steps=2)
+    with pytest.raises(UserError, match=r"criterion Targeted\(\) for explanations, got misclassified"):
+        ax.explain_images(thirds, x[:1], attack=away)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_explanations_are_made_by_attacks_that_keep_their_change(few):
+    model, x, _, _ = few
+    with pytest.raises(UserError, match=r"expected an attack that makes explanations, .* got PGD\("):
+        ax.explain_images(model, x[:1], attack=ax.attacks.PGD(eps=0.1, norm="L2", criterion=ax.Targeted()))
 
 
 def test_networks_are_saved_and_loaded(few, tmp_path):

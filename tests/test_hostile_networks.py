@@ -188,6 +188,7 @@ METADATA = {
     "activation list": (with_architecture(activation=["relu"]), "activation, got a value of type list"),
     "bowl width NaN": (with_architecture(bowl_width=float("nan")), "bowl_width, got nan"),
     "bowl width infinite": (with_architecture(bowl_width=float("inf")), "bowl_width, got inf"),
+    "bowl width beyond all": (with_architecture(bowl_width=10**400), "bowl_width, got a value of type int"),
     "bowl width text": (with_architecture(bowl_width="1"), "bowl_width, got '1'"),
     "surplus field": (with_architecture(**{"a\x1b": 1}), r"got 'a\x1b'"),
     "no object": ({"architecture": "[1]"}, "expected the fields"),

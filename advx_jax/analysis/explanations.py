@@ -17,7 +17,7 @@ from advx_jax.analysis.soundness import prepared
 from advx_jax.analysis.workers import Worker
 from advx_jax.attacks.base import Model
 from advx_jax.attacks.checks import ImagesLike
-from advx_jax.attacks.explaining import ExplanationAttack
+from advx_jax.attacks.explaining import ExplanationAttack, check_explains
 from advx_jax.attacks.frank_wolfe import FrankWolfeState
 from advx_jax.attacks.norms import rms
 from advx_jax.attacks.published import EXPLANATION, PublishedState
@@ -93,6 +93,7 @@ def explain(
     images, _, n_classes = prepared(model, images)
     if len(images) == 0:
         return
+    check_explains(attack)
     attack.check(n_classes)
     if targets is None:
         targets = np.tile(np.arange(n_classes, dtype=np.int32), (len(images), 1))

@@ -243,7 +243,10 @@ def robust_accuracy(
     draws = jax.random.key(0) if key is None else key
     is_robust = sanity_checks(model, x, y, key=draws).correct
     parts, cost = attack.parts(n_classes), row_bytes(model, x, attack)
-    steps = [part.attack.n_steps * count_passes(part.attack, n_classes, x.shape[1:]).step.cost for part in parts]
+    # One that asks the model in its steps for nothing takes no time that could be told.
+    steps = [
+        max(1, part.attack.n_steps * count_passes(part.attack, n_classes, x.shape[1:]).step.cost) for part in parts
+    ]
     with call_progress(len(x), "robust accuracy", progress, on_progress) as update:
         update(float((~is_robust).sum()), spared=True)
         for place, part in enumerate(parts):

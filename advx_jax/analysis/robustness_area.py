@@ -122,7 +122,10 @@ def robustness_curve(distances: DistancesLike, n_classes: SupportsIndex) -> Robu
         raise UserError(f"expected a distance for each image, of shape (n,), got shape {d.shape}")
     if (d < 0).any():
         raise UserError(f"expected distances of at least 0, got {d.min():g}")
-    k = operator.index(n_classes)
+    try:
+        k = operator.index(n_classes)
+    except TypeError as error:
+        raise UserError(f"expected a whole number of classes, got {n_classes!r}") from error
     if k < _FEWEST_CLASSES:
         raise UserError(f"expected at least {_FEWEST_CLASSES} classes, got {k}")
     known = d[~np.isnan(d)]

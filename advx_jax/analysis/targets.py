@@ -78,32 +78,33 @@ def chosen_targets(
     return targets.likeliest(predictions.logits, predictions.classes.clip(0) if labels is None else labels)
 
 
-def targets_named(text: str | None, class_names: Sequence[str]) -> Targets:
+def targets_named(asked: str | int | Sequence[str | int] | None, class_names: Sequence[str]) -> Targets:
     """The targets that a person asks for.
 
     Args:
-        text: `all`, `top5`, or names of classes with commas between them; None for all of up to 20 classes, else the 5
-            likeliest with the real one.
+        asked: `all`, `top5`, or names or numbers of classes, with commas between them or in a list; None for all of up
+            to 20 classes, else the 5 likeliest with the real one.
         class_names: what the classes are called.
 
     Raises:
         UserError: there is no such class, a class is named twice, or there are fewer classes than asked for.
     """
     n_classes = len(class_names)
-    if text is None:
+    if asked is None:
         return ALL_CLASSES if n_classes <= _MOST_CLASSES else Targets(top=_DEFAULT_TOP)
     # A class may be called so.
-    if text not in class_names:
-        if text == "all":
+    if isinstance(asked, str) and asked not in class_names:
+        if asked == "all":
             return ALL_CLASSES
-        if match := _TOP.fullmatch(text):
+        if match := _TOP.fullmatch(asked):
             top = int(match[1])
             if top > n_classes:
-                raise UserError(f"expected at most top{n_classes} of {n_classes} classes as targets, got {text}")
+                raise UserError(f"expected at most top{n_classes} of {n_classes} classes as targets, got {asked}")
             return ALL_CLASSES if top >= n_classes - 1 else Targets(top=top)
-    chosen = [_class_number(name.strip(), class_names) for name in text.split(",")]
-    if len(set(chosen)) < len(chosen):
-        raise UserError(f"expected each class once as a target, got {text}")
+    names = asked.split(",") if isinstance(asked, str) else asked if isinstance(asked, Sequence) else [asked]
+    chosen = [_class_number(str(name).strip(), class_names) for name in names]
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise UserError(f"expected each class once as a target, got {asked}")
     return Targets(classes=tuple(chosen))
 
 

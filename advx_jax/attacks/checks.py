@@ -106,11 +106,15 @@ _NUMBERS = {
     "tolerance": _NOT_NEGATIVE,
     "blur": _POSITIVE,
     "fill": _UNIT,
+    "init_weight": _POSITIVE,
+    "inertia": _SHARE,
 }
 _COUNTS = {
     "steps": (1, "step"),
     "samples": (1, "sample"),
     "eot": (1, "draw"),
+    "run_steps": (1, "step"),
+    "search_steps": (1, "step"),
     "rest": (1, "step"),
     "rest_back": (1, "step"),
     "restarts": (1, "restart or target"),

@@ -7,7 +7,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from advx_jax.attacks.arrays import Counts, Images, Keys, Labels, Logits, Mask, Perturbations, Values
-from advx_jax.attacks.base import Attack, AttackResult, Model, Number
+from advx_jax.attacks.base import Attack, AttackResult, Model, Number, smaller
 from advx_jax.attacks.criteria import are_numbers, clearly_met, is_met
 from advx_jax.attacks.norms import per_example, rms
 from advx_jax.attacks.projections import NormLike, clip_to_box, size
@@ -73,6 +73,10 @@ class MinimumNorm(Attack):
     def first_radius(self) -> Number:
         """Of the sphere or ball before the first step; infinite where the first step finds one."""
         return jnp.inf
+
+    def join(self, first: AttackResult, second: AttackResult) -> AttackResult:
+        """What two runs on the same images found together: the smaller success counts."""
+        return smaller(first, second)
 
     def nothing_so_far(self, images: Images) -> SmallestSoFar:
         """What is known before the first step."""

@@ -49,10 +49,21 @@ class Wanted(NamedTuple):
 
     @classmethod
     def of(cls, shape: tuple[int, ...] | None) -> "Wanted":
-        """A shape (height, width) or (height, width, channels), or None."""
+        """A shape (height, width) or (height, width, channels), or None.
+
+        Raises:
+            UserError: it is no such shape.
+        """
         if shape is None:
             return cls()
+        is_shape = isinstance(shape, Sequence) and len(shape) in (2, 3) and all(map(_is_length, shape))
+        if not is_shape:
+            raise UserError(f"expected (height, width) or (height, width, channels) as image shape, got {shape!r}")
         return cls((shape[0], shape[1]), shape[2] if len(shape) > 2 else None)
+
+
+def _is_length(size: object) -> bool:
+    return isinstance(size, int | np.integer) and not isinstance(size, bool) and bool(size > 0)
 
 
 class Decoded(NamedTuple):
@@ -275,6 +286,9 @@ def _deep_grey(image: Image.Image) -> tuple[int, int] | None:
 
 def _to_channels(image: Image.Image, deep_grey: tuple[int, int] | None, channels: int) -> tuple[Image.Image, str]:
     """Convert to 8-bit grey, RGB or RGBA; in the first two, transparent parts lie over white."""
+    if channels not in CHANNELS:
+        known = ", ".join(f"{count} ({name})" for count, name in CHANNELS.items())
+        raise UserError(f"expected to make images of {known} channels, got {channels}")
     mode, name = _MODES[channels], CHANNELS[channels]
     if deep_grey is not None:
         # Pillow's own conversion cuts off what is above 255.

@@ -12,7 +12,7 @@ from advx_jax.cache import without_home
 from advx_jax.data.decoding import Wanted, decode_files, read_shapes
 from advx_jax.data.image_set import ImageSet, Split
 from advx_jax.data.lazy_pixels import LazyPixels
-from advx_jax.data.own_files import looks_like_an_image, natural_order, persons_entries
+from advx_jax.data.own_files import is_a_persons, looks_like_an_image, natural_order, persons_entries
 from advx_jax.errors import UserError
 from advx_jax.messages import size_in_words
 
@@ -116,8 +116,10 @@ def _folders(folder: Path) -> list[Path]:
 def _files_in(folder: Path) -> tuple[list[Path], int]:
     """Images in a class folder and in folders in it, and how many other files there are."""
     images, others = [], 0
-    for inner, _, names in os.walk(folder):
-        paths = [Path(inner, name) for name in names]
+    for inner, folders, names in os.walk(folder):
+        # What is taken out here is not walked through.
+        folders[:] = filter(is_a_persons, folders)
+        paths = [Path(inner, name) for name in filter(is_a_persons, names)]
         images += [path for path in paths if looks_like_an_image(path)]
         others += sum(not looks_like_an_image(path) for path in paths)
     return sorted(images, key=lambda path: natural_order(str(path))), others

@@ -131,9 +131,14 @@ def _find_in_folder(folder: Path, class_names: Sequence[str] | None, found: Foun
         _take(inner, persons_entries(inner), label, found)
 
 
+def is_a_persons(name: str) -> bool:
+    """Whether a file or folder of this name is a person's own, and no system's or program's."""
+    return not name.startswith(_NOT_A_PERSONS)
+
+
 def persons_entries(folder: Path) -> list[Path]:
     """What lies in a folder, in natural order, without what the system or a program put there."""
-    paths = [path for path in folder.iterdir() if not path.name.startswith(_NOT_A_PERSONS)]
+    paths = [path for path in folder.iterdir() if is_a_persons(path.name)]
     return sorted(paths, key=_path_order)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from advx_jax.cache import at_home
 from advx_jax.errors import UserError
 
 _COLUMNS = ("file", "label")
@@ -54,7 +55,7 @@ class LabelTable(NamedTuple):
         return [label for label in labels if label is not None]
 
     def _path(self, name: str) -> Path:
-        beside = self.source.parent / Path(name).expanduser()
+        beside = self.source.parent / at_home(name)
         return beside if beside.exists() or not Path(name).exists() else Path(name)
 
     def _by(self, keys: Sequence[str]) -> dict[str, int]:
@@ -71,6 +72,8 @@ def class_index(text: str, class_names: Sequence[str]) -> int:
     Raises:
         UserError: there is none.
     """
+    if text.strip() in class_names:
+        return class_names.index(text.strip())
     wanted = text.strip().casefold()
     names = [name.casefold() for name in class_names]
     if wanted in names:

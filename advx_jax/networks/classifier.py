@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import re
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -34,6 +35,10 @@ class Wrapper(NamedTuple):
     std: str
     prefix: str
     n_axes: int
+
+    def can_be_kept(self) -> bool:
+        """Whether its names are what files of ours take: letters, digits, `_`, `.` and `-`, at most 200 of them."""
+        return all(re.fullmatch(r"[\w.-]{0,200}", name) for name in (self.mean, self.std, self.prefix))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,8 @@ tells whether the numbers are still those that were written. Equal networks make
 
 import dataclasses
 import json
-import math
 import re
+import sys
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -220,6 +220,9 @@ def read_architecture(fields: dict[str, Any]) -> Architecture:
         family = FAMILIES[name]
     _check_names(fields, dataclasses.fields(family))  # type: ignore[arg-type]
     _check_fields(fields, {name: _check_of(hint) for name, hint in typing.get_type_hints(family).items()})
+    # JSON has whole numbers where a person wrote them without a point.
+    floats = {name for name, hint in typing.get_type_hints(family).items() if hint is float}
+    fields = {name: float(value) if name in floats else value for name, value in fields.items()}
     return family(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
 
 
@@ -271,7 +274,7 @@ def _is_wrapper(value: Any) -> bool:
     if not isinstance(value, list) or len(value) != len(Wrapper._fields):
         return False
     *names, n_axes = value
-    fits = all(isinstance(name, str) and re.fullmatch(r"[\w.-]{0,200}", name) for name in names)
+    fits = all(isinstance(name, str) for name in names) and Wrapper(*value).can_be_kept()
     return fits and _is_whole(n_axes) and n_axes in (1, 3, 4)
 
 
@@ -286,7 +289,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _check_shapes(found: Mapping[str, str], architecture: Architecture, source: str) -> None:

@@ -110,7 +110,8 @@ class RobustAccuracy(Measurement[str]):
         shape = tuple(data.images.shape[1:])
         # In forward passes, of each run.
         self._costs = [
-            run.attack.n_steps * count_passes(run.attack, self._n_classes, shape).step.cost for run in self._runs
+            max(1, run.attack.n_steps * count_passes(run.attack, self._n_classes, shape).step.cost)
+            for run in self._runs
         ]
         # Of an image's work, the part that is done before each run.
         self._done_before = np.concatenate([[0], np.cumsum(np.array(self._costs) / sum(self._costs))])

@@ -5,11 +5,10 @@ from flax import struct
 from advx_jax.analysis.attribution.base import Attribution, Attributions
 from advx_jax.attacks.arrays import Images, Keys, Labels
 from advx_jax.attacks.base import Model
-from advx_jax.attacks.explaining import ExplanationAttack
+from advx_jax.attacks.explaining import ExplanationAttack, check_explains
 from advx_jax.attacks.frank_wolfe import FrankWolfe
 from advx_jax.attacks.passes import count_passes
 from advx_jax.attacks.published import EXPLANATION
-from advx_jax.errors import UserError
 
 # An attack with one gradient a step takes one of however many classes.
 _ANY_CLASSES = 10
@@ -39,12 +38,8 @@ class AdversarialExplanation(Attribution):
     def check(self, image_shape: tuple[int, ...]) -> None:
         """Check the attack, which must go towards the target."""
         super().check(image_shape)
+        check_explains(self.attack)
         self.attack.check()
-        if not self.attack.criterion.towards_label:
-            raise UserError(
-                "expected an attack with the criterion Targeted() for adversarial explanations, "
-                f"got {self.attack.criterion.name}"
-            )
 
     def attribute(self, model: Model, images: Images, targets: Labels, keys: Keys) -> Attributions:
         """See `Attribution.attribute`."""

@@ -14,10 +14,13 @@ Rows = Float[Array, "batch values"]
 
 
 def similarity(kind: Similarity, first: Rows, second: Rows) -> Values:
-    """Spearman's ρ, Pearson's r or the cosine of each pair of rows; NaN where one of them has none."""
+    """Spearman's ρ, Pearson's r or the cosine of each pair of rows; NaN where one is not finite, or has none."""
+    # Ranks have an order for infinities and NaN, too.
+    finite = (jnp.isfinite(first) & jnp.isfinite(second)).all(-1)
     if kind == "cosine":
-        return _cosine(first, second)
-    return pearson(ranks(first), ranks(second)) if kind == "spearman" else pearson(first, second)
+        return jnp.where(finite, _cosine(first, second), jnp.nan)
+    found = pearson(ranks(first), ranks(second)) if kind == "spearman" else pearson(first, second)
+    return jnp.where(finite, found, jnp.nan)
 
 
 def pearson(first: Rows, second: Rows) -> Values:
