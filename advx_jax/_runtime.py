@@ -23,38 +23,55 @@ _FUSION_FLAG = "--xla_cpu_experimental_ynn_fusion_type="
 # theirs until they are measured.
 _WITHOUT_FUSION = {(0, 10), (0, 11), (0, 12)}
 
-# Settings of glibc's malloc by their numbers in malloc.h: one arena for all threads, from which even the largest block
-# comes, and no return to the system.
-_KEEPING = {-8: 1, -4: 0, -1: -1}
+# Settings of glibc's malloc by their numbers in malloc.h. To keep: one arena for all threads, from which even the
+# largest block comes, and no return to the system. Otherwise what glibc arrives at by itself where blocks are large.
+_ARENA_MAX, _MMAP_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -8, -4, -3, -1
+_KEEPING = {_ARENA_MAX: 1, _MMAP_MAX: 0, _TRIM_THRESHOLD: -1}
+_RETURNING = {_MMAP_MAX: 2**16, _MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}
 # What the environment calls them.
 _SAME_IN_ENVIRONMENT = ("arena_max", "mmap_max", "mmap_threshold", "trim_threshold")
 
 
+class _FreedMemory:
+    """What glibc does with memory that was freed, for the whole process."""
+
+    is_kept = False
+
+
 def keep_freed_memory() -> None:
-    """Let the C library keep what is freed, instead of giving it back to the system.
+    """Let the C library keep what is freed, instead of giving it back to the system; before any thread computes.
 
     On a CPU, XLA takes the memory for maps from it at every call of a compiled program and frees it at the end. Large
-    blocks would go back to the system each time, and come again page by page, filled with zeros: a fifth of a training
-    step. Only glibc does so; what the environment says of the same settings is left alone.
+    blocks would go back to the system each time, and come again page by page, filled with zeros: a tenth of a training
+    step. What is kept has gaps, so that a process grows to twice its size or more. Only glibc can be told so; what the
+    environment says of the same settings is left alone.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     for name in _SAME_IN_ENVIRONMENT:
         if f"glibc.malloc.{name}=" in tunables or {f"MALLOC_{name.upper()}", f"MALLOC_{name.upper()}_"} & {*os.environ}:
             return
-    if _has_glibc():
-        mallopt = ctypes.CDLL(None).mallopt
-        for setting, value in _KEEPING.items():
-            mallopt(setting, value)
+    if platform.libc_ver()[0] == "glibc":
+        _tell_malloc(_KEEPING)
+        _FreedMemory.is_kept = True
 
 
-def give_back_freed_memory() -> None:
-    """Let the system have, once, what the C library keeps, so that it counts as free."""
-    if _has_glibc():
+def freed_memory_is_kept() -> bool:
+    """Whether `keep_freed_memory` holds."""
+    return _FreedMemory.is_kept
+
+
+def return_freed_memory() -> None:
+    """Let the system have what is kept, now and from now on."""
+    if _FreedMemory.is_kept:
+        _tell_malloc(_RETURNING)
         ctypes.CDLL(None).malloc_trim(0)
+        _FreedMemory.is_kept = False
 
 
-def _has_glibc() -> bool:
-    return platform.libc_ver()[0] == "glibc"
+def _tell_malloc(settings: dict[int, int]) -> None:
+    mallopt = ctypes.CDLL(None).mallopt
+    for setting, value in settings.items():
+        mallopt(setting, value)
 
 
 def switch_off_fusion() -> None:

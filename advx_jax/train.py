@@ -15,7 +15,7 @@ needs no more than the workdir.
 from absl import flags
 
 from advx_jax.cli.commands import command, no_arguments
-from advx_jax._runtime import keep_compiled_code
+from advx_jax._runtime import keep_compiled_code, keep_freed_memory
 from advx_jax.cli import process_flags, training_flags
 
 _EXPORT = flags.DEFINE_boolean(
@@ -29,6 +29,7 @@ def main(arguments: list[str]) -> None:
     """Parse the flags, train, print."""
     no_arguments(arguments)
     config, recipe = training_flags.config()
+    keep_freed_memory()
     keep_compiled_code()
     process_flags.join_processes()
     # Imported after the flags are checked: it takes seconds.

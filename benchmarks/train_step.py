@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from advx_jax.cli.commands import command, no_arguments
-from advx_jax._runtime import keep_compiled_code
+from advx_jax._runtime import keep_compiled_code, keep_freed_memory
 from advx_jax.analysis.workers import processor_cores
 from advx_jax.errors import UserError
 from advx_jax.reports.console import table
@@ -77,6 +77,8 @@ def main(arguments: list[str]) -> None:
 
 
 def _compare(recipes: Mapping[str, Recipe]) -> None:
+    # As the command does; PyTorch in the same process has the advantage too.
+    keep_freed_memory()
     # All recipes have the same batch.
     use_devices(1, devices_for(next(iter(recipes.values())), processor_cores()))
     keep_compiled_code()

@@ -2,7 +2,7 @@
 
 python -m advx_jax.train --config=configs/adv_train.py
 
-Running time: 200 epochs of 29 minutes on 2 CPU cores, or of 28 seconds on one H100.
+Running time: 200 epochs of 29 to 54 minutes on 2 CPU cores, by the processor, or of 28 seconds on one H100.
 Expected: test accuracy near 0.864 (published 0.8643), train loss 0.53, attack ARA 0.0100, BTR ARA 0.0157.
 """
 

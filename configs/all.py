@@ -2,7 +2,7 @@
 
 python -m advx_jax.train --config=configs/all.py
 
-Running time: 200 epochs of 35 minutes on 2 CPU cores, or of 21 seconds on one H100.
+Running time: 200 epochs of 35 to 67 minutes on 2 CPU cores, by the processor, or of 21 seconds on one H100.
 Expected: test accuracy near 0.679 (published 0.6790), train loss 1.48, final ψ near 14,000, attack ARA 0.0188,
 BTR ARA 0.0414.
 """

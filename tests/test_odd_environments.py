@@ -2,7 +2,6 @@
 
 import filecmp
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -208,54 +207,3 @@ def test_too_little_memory_is_a_line(folder):
     line = error_of(call(folder, "-c", code + "end_process_after(lambda: jax.numpy.zeros(2**45).block_until_ready())"))
     assert line.startswith("error: not enough memory: RESOURCE_EXHAUSTED")
     assert line.endswith("; ask for fewer images at once")
-
-
-# A large block in a thread of its own, as XLA's are; the first two of ten may still come from the system.
-FAULTS = """
-import concurrent.futures, resource
-import advx_jax.cli.commands
-import numpy as np
-with concurrent.futures.ThreadPoolExecutor(1) as pool:
-    fill = lambda: np.ones(2**26, np.uint8).sum()
-    for _ in range(2):
-        pool.submit(fill).result()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(8):
-        pool.submit(fill).result()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
-def test_commands_keep_freed_memory_unless_the_environment_says_otherwise(folder):
-    kept, *returned = (
-        int(call(folder, "-c", FAULTS, **setting).stdout)
-        for setting in (
-            {},
-            {"MALLOC_MMAP_THRESHOLD_": "1048576"},
-            {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1048576"},
-        )
-    )
-    # A page has 4 KiB or 2 MiB.
-    assert kept < 20 < 8 * 2**26 // 2**21 <= min(returned)
-
-
-KEPT = """
-import re
-from pathlib import Path
-import advx_jax.cli.commands
-import jax, numpy as np
-from advx_jax.analysis.memory import lane_budget
-def resident():
-    return int(re.search(r"VmRSS:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
-devices = jax.devices()
-np.ones(2**29, np.uint8).sum()
-kept = resident()
-lane_budget(devices)
-print(kept - resident())
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
-def test_memory_that_is_kept_counts_as_free_when_chunks_are_planned(folder):
-    assert int(call(folder, "-c", KEPT, JAX_PLATFORMS="cpu").stdout) > 0.9 * 2**19

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from advx_jax._runtime import give_back_freed_memory
 from advx_jax.errors import UserError
 
 # Of what is free: the rest is for other programs, and on an accelerator for the libraries that compute there.
@@ -42,8 +41,6 @@ def lane_budget(devices: Sequence[Device]) -> int:
     """
     given = _given()
     if devices[0].platform == "cpu":
-        if not given:
-            give_back_freed_memory()
         return int((given or _CPU_SHARE * free_memory()) / len(devices))
     return int(given or _ACCELERATOR_SHARE * min(map(_free_on, devices)))
 

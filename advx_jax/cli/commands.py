@@ -39,7 +39,6 @@ def _begin() -> None:
         return
     _runtime.quieten_loading_of_compiled_code()
     _runtime.compute_as_documented()
-    _runtime.keep_freed_memory()
     # Ctrl-C stays ignored where it is (`nohup`, a background job of a script).
     mine = threading.current_thread() is threading.main_thread()
     if mine and signal.getsignal(signal.SIGINT) is signal.default_int_handler:

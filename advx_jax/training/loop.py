@@ -17,6 +17,7 @@ from advx_jax.training.bookkeeping import Books, StepListener
 from advx_jax.training.checkpoints import Checkpoints, Progress, check_room
 from advx_jax.training.evaluation import Evaluation, evaluate
 from advx_jax.training.export import export_network
+from advx_jax.training.kept_memory import KeptMemory
 from advx_jax.training.parallel import check_devices, on_all_devices, replicated
 from advx_jax.training.recipe import Recipe
 from advx_jax.training.state import classifier_of, initial_state, make_optimizer
@@ -133,12 +134,13 @@ def train(
         step = on_all_devices(make_step(recipe, optimizer))
         on_device = TrainingSet(*replicated((training.images, training.labels.astype(np.int32))))
         state = replicated(state)
-        saved = time.monotonic()
+        saved, kept_memory = time.monotonic(), KeptMemory()
         while progress.step < plan.n_steps and not books.stopping:
             asked = np.full(jax.local_device_count(), stop.signal is not None)
             state, metrics, stopping = step(state, on_device, plan.rows(progress.step), asked)
             progress.step += 1
             books.enter(progress.step, metrics, stopping)
+            kept_memory.look()
             if ends_epoch := progress.step % plan.steps_per_epoch == 0:
                 books.read_all()
                 classifier = jax.device_get(classifier_of(state, recipe))
