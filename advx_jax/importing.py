@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from advx_jax.errors import UserError
-from advx_jax.messages import SIMILAR_ENOUGH, nearest
+from advx_jax.messages import nearest
 
 
 def is_import_name(text: str) -> bool:
@@ -31,7 +31,7 @@ def find_by_name(name: str, known: Mapping[str, Any], flag: str, what: str) -> A
     if name.lower() in known:
         return known[name.lower()]
     if ":" not in name:
-        hint = nearest(name.lower(), known, SIMILAR_ENOUGH)
+        hint = nearest(name.lower(), known)
         raise UserError(f"expected {what} ({', '.join(known)}) or package.module:name, got {name!r}{hint}")
     return import_by_name(name, flag, what)
 
@@ -82,6 +82,6 @@ def import_by_name(text: str, flag: str, what: str) -> Any:
             f"expected {module} of --{flag}={text} to be a module that can be imported, got {reason}"
         ) from error
     if not hasattr(loaded, attribute):
-        hint = nearest(attribute, vars(loaded), SIMILAR_ENOUGH)
+        hint = nearest(attribute, vars(loaded))
         raise UserError(f"expected {module} to have {what} {attribute!r}, got none of that name{hint}")
     return getattr(loaded, attribute)

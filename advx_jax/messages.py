@@ -5,9 +5,8 @@ import functools
 import sys
 from collections.abc import Iterable, Sequence
 
-SIMILAR_ENOUGH = 0.6
-"""How alike an unknown name must be to a known one, as `difflib` measures it, for the known one to be offered."""
-
+# How alike an unknown name must be to a known one for that to be offered, unless there is a reason for another bound.
+_SIMILAR_ENOUGH = 0.6
 _LONGEST = 60
 _MOST_PROBLEMS = 8
 # Of a whole message; where it is longer, what went wrong stands at its end.
@@ -48,7 +47,7 @@ def listed(problems: Sequence[str]) -> str:
     return f"{line}; … and {others} more" if others > 0 else line
 
 
-def nearest(name: str, known: Iterable[str], least_similar: float = 0) -> str:
+def nearest(name: str, known: Iterable[str], least_similar: float = _SIMILAR_ENOUGH) -> str:
     """Say which known name is nearest to an unknown one, to be put behind an error.
 
     Args:

@@ -114,8 +114,8 @@ def read_tensors(entries: Mapping[str, object], contents: Contents) -> dict[str,
             left -= n_bytes
             if left < 0:
                 raise UserError(f"{shown(name)}: the tensors claim more bytes together than the file holds")
-            from_file = entry.read(contents.storages[entry.storage.key]) if isinstance(entry, TensorSpec) else None
-            views[known_as] = _as_read(name, arrays[name] if from_file is None else from_file)
+            stored = entry.read(contents.storages[entry.storage.key]) if isinstance(entry, TensorSpec) else arrays[name]
+            views[known_as] = _as_read(name, stored)
         tensors[name] = views[known_as]
     return tensors
 

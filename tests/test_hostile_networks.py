@@ -23,7 +23,7 @@ from advx_jax.convert import read_pt
 from advx_jax.errors import UserError
 from advx_jax.names import safe_name
 from advx_jax.networks.classifier import Classifier, Provenance
-from advx_jax.networks.files import FORMAT, load_network, save_network
+from advx_jax.networks.files import FORMAT, load_network, read_architecture, save_network
 from advx_jax.networks.registry import manifest
 from advx_jax.networks.tensor_file import tensor_bytes
 
@@ -218,6 +218,11 @@ def test_metadata_that_nobody_can_mean_are_refused_before_anything_is_built(name
     assert tracemalloc.get_traced_memory()[1] < MOST_MEMORY
     tracemalloc.stop()
     assert said in message
+
+
+def test_a_whole_number_is_a_width_too():
+    fields = json.loads(with_architecture(bowl_width=10**10)["architecture"])
+    assert type(read_architecture(fields).bowl_width) is float
 
 
 def headers(data):

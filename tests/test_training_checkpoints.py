@@ -7,6 +7,7 @@ import random
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from recipes import tiny_recipe
@@ -14,6 +15,7 @@ from recipes import tiny_recipe
 from advx_jax.errors import UserError
 from advx_jax.networks.resnet import ResNetArchitecture
 from advx_jax.training.checkpoints import Checkpoints, Progress
+from advx_jax.training.parallel import from_words, in_words
 from advx_jax.training.state import initial_state, make_optimizer
 
 FLIPS = 40
@@ -148,3 +150,9 @@ def test_reading_changes_nothing_and_the_next_checkpoint_sets_the_damaged_one_as
         checkpoints.save(state_at(2), Progress(step=2, loss_sum=0.5))
     assert same(restored(workdir).state, state_at(2))
     assert (workdir / "damaged-checkpoint-2").is_dir()
+
+
+def test_numbers_told_to_other_processes_keep_all_bits():
+    numbers = np.array([1 / 3, 1e30, -(2.0**60) - 512, 0.0])
+    assert (np.asarray(jnp.asarray(numbers), np.float64) != numbers).any(), "JAX is to round them"
+    np.testing.assert_array_equal(from_words(jnp.asarray(in_words(numbers))), numbers)

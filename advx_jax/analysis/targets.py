@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from advx_jax.analysis.accuracy import predict
 from advx_jax.attacks.base import Model
 from advx_jax.errors import UserError
-from advx_jax.messages import SIMILAR_ENOUGH, nearest
+from advx_jax.messages import nearest
 
 # Up to so many classes, images are explained towards all of them where nobody chooses.
 _MOST_CLASSES = 20
@@ -115,5 +115,5 @@ def _class_number(name: str, class_names: Sequence[str]) -> int:
         return int(name)
     raise UserError(
         f"expected all, top5, or names or numbers of classes ({', '.join(class_names[:3])}, …) as targets, got {name!r}"
-        f"{nearest(name, class_names, SIMILAR_ENOUGH)}"
+        f"{nearest(name, class_names)}"
     )

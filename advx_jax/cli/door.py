@@ -13,7 +13,7 @@ from typing import NoReturn
 import advx_jax
 from advx_jax.cli.commands import description, end_process_after
 from advx_jax.errors import UserError
-from advx_jax.messages import SIMILAR_ENOUGH, nearest
+from advx_jax.messages import nearest
 
 COMMANDS = {
     "explain": "advx_jax.explain",
@@ -58,7 +58,7 @@ def _answer(name: str) -> None:
         releases = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in ("jax", "jaxlib"))
         print(f"advx_jax {advx_jax.__version__} ({releases}, Python {platform.python_version()})", flush=True)
     else:
-        hint = nearest(name, [*COMMANDS, *_HELP, _VERSION], SIMILAR_ENOUGH)
+        hint = nearest(name, [*COMMANDS, *_HELP, _VERSION])
         raise UserError(f"expected a command ({', '.join(COMMANDS)}) as the first word, got {name!r}{hint}")
 
 

@@ -14,7 +14,7 @@ from advx_jax.cli import process_flags
 from advx_jax.cli.flag_types import read_number
 from advx_jax.data.sources import load_images, load_splits
 from advx_jax.errors import UserError
-from advx_jax.messages import SIMILAR_ENOUGH, nearest
+from advx_jax.messages import nearest
 from advx_jax.names import safe_name
 from advx_jax.training.loop import Data
 from advx_jax.training.recipe import Recipe, recipe_from_config
@@ -151,7 +151,7 @@ def _check_is_there(name: str) -> None:
     files = {path.name: path for folder in (_RECIPES, Path("configs")) for path in sorted(folder.glob("*.py"))}
     recipes = [f"configs/{base}" for base, path in sorted(files.items()) if b"def get_config" in path.read_bytes()]
     raise UserError(
-        f"expected the file of a recipe ({', '.join(recipes)}, or your own), got {name!r}{nearest(name, recipes)}"
+        f"expected the file of a recipe ({', '.join(recipes)}, or your own), got {name!r}{nearest(name, recipes, 0.0)}"
     )
 
 
@@ -183,12 +183,12 @@ def _fields_instead(loaded: Any, name: str) -> str:
     """Name the field that may be meant, or all there are beside it."""
     place, _, field = name.rpartition(".")
     if place and not _has(loaded, place):
-        return nearest(name, _names(loaded))
+        return nearest(name, _names(loaded), 0.0)
     section = functools.reduce(lambda inside, part: inside[part], place.split(".") if place else [], loaded)
     if not isinstance(section, Mapping | ConfigDict):
         return f": {place} is a value"
-    similar = nearest(field, list(section), SIMILAR_ENOUGH)
-    similar = similar or ("" if place else nearest(name, _names(loaded), SIMILAR_ENOUGH))
+    similar = nearest(field, list(section))
+    similar = similar or ("" if place else nearest(name, _names(loaded)))
     return similar or f", only {', '.join(section)}"
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from advx_jax.cache import cache_dir
 from advx_jax.errors import UserError
-from advx_jax.messages import SIMILAR_ENOUGH, listed, nearest, shown
+from advx_jax.messages import listed, nearest, shown
 from advx_jax.networks.folders import network_folders
 
 PREFIX = "robustbench:"
@@ -198,7 +198,7 @@ def robustbench_entry(name: str) -> RobustBenchEntry:
         offered = listed([f"{PREFIX}{entry.path}" for entry in found])
         raise UserError(f"several networks of RobustBench are called {shown(name)}: {offered}")
     if not found:
-        close = nearest(name, [entry.path for entry in entries] + [entry.name for entry in entries], SIMILAR_ENOUGH)
+        close = nearest(name, [entry.path for entry in entries] + [entry.name for entry in entries])
         raise UserError(
             f"expected one of RobustBench's ResNets, such as {PREFIX}cifar10/L2/Rice2020Overfitting, "
             f"got {shown(name)}{close}"

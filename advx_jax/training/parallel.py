@@ -60,7 +60,7 @@ def in_words(numbers: Float[np.ndarray, " n"]) -> UInt32[np.ndarray, " 2*n"]:
     return numbers.astype(np.float64).view(np.uint32)
 
 
-def from_words(words: UInt32[Array | np.ndarray, "*processes 2*n"]) -> Float[np.ndarray, "*processes n"]:
+def from_words(words: UInt32[Array | np.ndarray, "*processes words"]) -> Float[np.ndarray, "*processes numbers"]:
     """What `in_words` was given."""
     return np.ascontiguousarray(words).view(np.float64)
 

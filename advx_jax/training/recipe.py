@@ -310,7 +310,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         hints = {name: hint for name, hint in typing.get_type_hints(kind).items() if name not in _FROM_DATA}
         for name in value:
             if name not in hints:
-                raise UserError(f"{where}.{name}: no such field{nearest(name, hints)}")
+                raise UserError(f"{where}.{name}: no such field{nearest(name, hints, 0.0)}")
         newer = {field.name for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING}
         missing = [name for name in hints if name not in value and name not in newer]
         if missing:

@@ -10,7 +10,7 @@ from flax import linen as nn
 from advx_jax.attacks.arrays import Images, Logits
 from advx_jax.attacks.base import Model
 from advx_jax.errors import UserError
-from advx_jax.messages import SIMILAR_ENOUGH, nearest
+from advx_jax.messages import nearest
 
 # Of a list in a message.
 _MOST_NAMES = 40
@@ -113,7 +113,7 @@ def spatial_layer(model: Model, images: Any, name: str | None) -> Layer:
         blocks = [layer for layer in upper if any(other.startswith(f"{layer.name}/") for other in layers)]
         return (blocks or upper)[-1]
     if name not in layers:
-        hint = nearest(name, layers, SIMILAR_ENOUGH)
+        hint = nearest(name, layers)
         raise UserError(f"expected a layer of the network ({_names(spatial)}), got {name!r}{hint}")
     if not layers[name].is_spatial:
         raise UserError(

@@ -14,7 +14,7 @@ from advx_jax.analysis.faithfulness.removal import Deletion, Insertion
 from advx_jax.analysis.faithfulness.road import ROAD, ROADLeastFirst
 from advx_jax.analysis.faithfulness.sensitivity import AverageSensitivity, MaxSensitivity
 from advx_jax.errors import UserError
-from advx_jax.messages import SIMILAR_ENOUGH, nearest
+from advx_jax.messages import nearest
 
 _ALL: tuple[Metric, ...] = (
     Deletion(),
@@ -52,7 +52,5 @@ def find_metric(name: str, **settings: Any) -> Metric:
     """
     plain = name.lower().replace("-", "_")
     if plain not in METRICS:
-        raise UserError(
-            f"expected a metric ({', '.join(METRICS)}), got {name!r}{nearest(plain, METRICS, SIMILAR_ENOUGH)}"
-        )
+        raise UserError(f"expected a metric ({', '.join(METRICS)}), got {name!r}{nearest(plain, METRICS)}")
     return METRICS[plain].with_settings(**settings)
