@@ -13,14 +13,8 @@ import pytest
 import advx_jax.configs
 from advx_jax.errors import UserError
 from advx_jax.networks.resnet import ResNetArchitecture
-from advx_jax.training.recipe import (
-    Augmentation,
-    Optimizer,
-    Penalty,
-    TrainingAttack,
-    differing_fields,
-    recipe_from_config,
-)
+from advx_jax.training.config_fields import differing_fields
+from advx_jax.training.recipe import Augmentation, Optimizer, Penalty, TrainingAttack, recipe_from_config
 
 FOLDER = Path(advx_jax.configs.__path__[0])
 ALL = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "published"))
@@ -71,7 +65,8 @@ def without(config, field):
 def test_there_is_a_config_for_each_published_network_some_quick_ones_and_one_to_try():
     assert set(ALL) == {
         *PUBLISHED,
-        *("quick_standard", "quick_robust", "quick_robust_tuned", "wide_all", "wide_all_longer", "short_standard"),
+        *("quick_standard", "quick_robust", "quick_robust_tuned", "wide_all", "wide_all_longer"),
+        *("short_standard", "short_standard_longer"),
         *("smoke", "digits", "own_images"),
     }
 
@@ -269,6 +264,17 @@ def test_probabilities_lie_between_zero_and_one(field, value):
         ("optimizer.learning_rate_drops", (2, 2)),
         ("optimizer.warm_up_epochs", -0.5),
         ("optimizer.warm_up_epochs", 200.0),
+        ("optimizer.momentum", 1.0),
+        ("optimizer.momentum", -0.1),
+        ("optimizer.weight_decay", -1e-4),
+        ("penalty.rate", 0.0),
+        ("penalty.rate", -0.02),
+        ("penalty.smallest_move", 0.01),
+        ("penalty.largest_move", -0.01),
+        ("optimizer.learning_rate_drops", (-1, 2)),
+        ("keeping.checkpoint_minutes", -1.0),
+        ("seed", 2**32),
+        ("seed", 2**63),
     ],
 )
 def test_numbers_that_cannot_be_meant_are_refused(field, value):
