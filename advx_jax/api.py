@@ -13,7 +13,7 @@ from advx_jax.analysis.attribution.base import Attribution
 from advx_jax.analysis.comparison import Comparison, chosen_methods, explain_and_attribute, is_compared, plan
 from advx_jax.analysis.explanations import explain
 from advx_jax.analysis.soundness import fitted
-from advx_jax.analysis.targets import chosen_targets, targets_named
+from advx_jax.analysis.targets import TargetsLike, chosen_targets, targets_named
 from advx_jax.attacks.base import Model
 from advx_jax.attacks.checks import ImagesLike, LabelsLike, checked_images, checked_labels, number_of_classes
 from advx_jax.attacks.explaining import ExplanationAttack, explanation_in
@@ -123,7 +123,7 @@ def explain_images(
     class_names: Sequence[str] | None = None,
     output: str | Path | None = None,
     attack: ExplanationAttack | None = None,
-    targets: str | int | Sequence[str | int] | None = None,
+    targets: TargetsLike | None = None,
     name: str = "model",
     overwrite: bool = False,
     progress: bool | None = None,
@@ -170,11 +170,11 @@ def explain_images(
         pixels = np.round(x * 255).clip(0, 255).astype(np.uint8)
         x = unit_images(pixels)
         shown = predict(model, x, progress=False).classes.clip(0) if y is None else y
-        named = [NamedImage(str(place), pixels[place], int(shown[place]), y is not None) for place in range(len(x))]
+        named = [NamedImage(str(place), place, int(shown[place]), y is not None) for place in range(len(x))]
         with quiet_unless(progress):
             write_explanations(
                 fitted(OwnModel(_classifier(model), Provenance(name=name)), x.shape[1:]),
-                ImagesToExplain(named, "images given in Python", names),
+                ImagesToExplain(named, pixels, "images given in Python", names),
                 attack,
                 Path(at_home(str(output))),
                 overwrite,

@@ -23,7 +23,7 @@ from advx_jax.attacks import Published
 from advx_jax.attacks.named import MINIMUM_NORM, minimised
 from advx_jax.attacks.projections import NORMS
 from advx_jax.cli import attack_flags, inference_flags, run_flags
-from advx_jax.cli.flag_types import define_length, define_momentum, define_norm, define_whole
+from advx_jax.cli.flag_types import check_alone, define_length, define_momentum, define_norm, define_whole, paths_of
 from advx_jax.reports.ara_compare import compare_areas
 from advx_jax.runs.ara import RobustnessAreas
 from advx_jax.runs.measurement import measure
@@ -53,7 +53,8 @@ def main(arguments: list[str]) -> None:
     """Parse the flags, measure, print."""
     no_arguments(arguments)
     if _COMPARE.value:
-        print(compare_areas([Path(folder) for folder in _COMPARE.value], Path(_OUTPUT.value or "ara")))
+        check_alone(_COMPARE, _OUTPUT)
+        print(compare_areas(paths_of(_COMPARE), Path(_OUTPUT.value or "ara")))
         return
     norm, steps = _NORM.value, attack_flags.Steps(_STEPS.value, _BUDGET.value)
     attack = attack_flags.minimum_norm(_ATTACK.value, norm, steps, _EPS, _MOMENTUM)

@@ -20,7 +20,7 @@ from advx_jax.analysis.subset import ara_subset
 from advx_jax.attacks.named import MINIMUM_NORM, minimised, minimum_norm_attack
 from advx_jax.attacks.projections import NORMS
 from advx_jax.cli import inference_flags, run_flags
-from advx_jax.cli.flag_types import define_indices, define_norm, define_whole, distinct_indices
+from advx_jax.cli.flag_types import check_alone, define_indices, define_norm, define_whole, distinct_indices, paths_of
 from advx_jax.errors import UserError
 from advx_jax.reports.attackbench import across
 from advx_jax.runs.attackbench import AttackBench, Contestant
@@ -47,7 +47,8 @@ def main(arguments: list[str]) -> None:
     """Parse the flags, measure, print."""
     no_arguments(arguments)
     if _ACROSS.value:
-        print(across([Path(folder) for folder in _ACROSS.value]))
+        check_alone(_ACROSS)
+        print(across(paths_of(_ACROSS)))
         return
     contestants = [_contestant(name) for name in _ATTACKS.value or _all_attacks()]
     if _N_IMAGES.present and _INDICES.present:
@@ -58,7 +59,7 @@ def main(arguments: list[str]) -> None:
         if _INDICES.value is not None:
             indices, _ = distinct_indices(_INDICES.value, len(data))
         output = Path(_OUTPUT.value or f"attackbench/{network.provenance.name}-{_NORM.value}")
-        known = [Path(path) for path in _DISTANCES.value]
+        known = paths_of(_DISTANCES)
         bench = AttackBench(network, data, indices, _NORM.value, contestants, output, known)
         print(measure(bench, run_flags.OVERWRITE.value, share).text)
 

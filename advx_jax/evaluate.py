@@ -38,14 +38,17 @@ def main(arguments: list[str]) -> None:
             print(outcome.status)
             return
         results = outcome.summary
-        print(
-            f"{network.provenance.name} on {n_images} test images ({data.source}): "
-            f"accuracy {results['accuracy']:.4f}, loss {results['loss']:.4f}",
-            flush=True,
-        )
-        # After it is printed: a disk may fill up in the meantime.
-        if output:
-            write_json(output, results)
+        what = "images" if data.is_whole else "test images"
+        try:
+            # First, because a disk may be full; the reader may have left, too.
+            print(
+                f"{network.provenance.name} on {n_images} {what} ({data.source}): "
+                f"accuracy {results['accuracy']:.4f}, loss {results['loss']:.4f}",
+                flush=True,
+            )
+        finally:
+            if output:
+                write_json(output, results)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from advx_jax.cli.commands import command, no_arguments
 from advx_jax.analysis.attribution import METHODS, VARIANTS, find_method
 from advx_jax.analysis.faithfulness import METRICS, find_metric
 from advx_jax.cli import inference_flags, run_flags
-from advx_jax.cli.flag_types import define_whole
+from advx_jax.cli.flag_types import define_whole, paths_of
 from advx_jax.cli.named_flags import read_named
 from advx_jax.reports.faithfulness_files import read_faithfulness
 from advx_jax.runs.faithfulness import TARGETS, Faithfulness
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> None:
     no_arguments(arguments)
     methods = read_named(_METHODS.value, find_method, _METHODS.name)
     metrics = read_named(_METRICS.value, find_metric, _METRICS.name)
-    beside = [read_faithfulness(Path(folder)) for folder in _BESIDE.value]
+    beside = [read_faithfulness(folder) for folder in paths_of(_BESIDE)]
     asked_for = [name for flag, named in ((_METHODS, methods), (_METRICS, metrics)) if flag.present for name in named]
     with run_flags.share() as share:
         network, data, n_images = inference_flags.load_network_and_images(_N_IMAGES.value, 16)

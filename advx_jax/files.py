@@ -145,6 +145,20 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def scratch_folder(folder: Path, prefix: str) -> Iterator[Path]:
+    """Give a temporary folder in `folder`; others that ask for one of the same prefix wait until the block ends.
+
+    What killed processes left of theirs is removed, which may be much.
+    """
+    with locked(folder / f"{prefix}.lock"):
+        # Where locks keep nobody out, it may be somebody's at work.
+        for left in folder.glob(f"{prefix}-*") if locks_work(folder) else ():
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=f"{prefix}-", dir=folder) as scratch:
+            yield Path(scratch)
+
+
 def _lock(descriptor: int, wait: bool) -> bool:
     try:
         if wait and fcntl is not None:

@@ -1,6 +1,9 @@
 """Objects of a person's own, by the place of their code: `package.module:name`."""
 
+import hashlib
 import importlib
+import inspect
+import itertools
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,3 +88,25 @@ def import_by_name(text: str, flag: str, what: str) -> Any:
         hint = nearest(attribute, vars(loaded))
         raise UserError(f"expected {module} to have {what} {attribute!r}, got none of that name{hint}")
     return getattr(loaded, attribute)
+
+
+def code_settings(thing: object) -> dict[str, str]:
+    """A digest of the code of a person's own class, as a setting: results of code that was changed are others.
+
+    Args:
+        thing: of the class. Its module counts whole, with what the class calls there; of a script and of a notebook
+            only the class itself.
+
+    Returns:
+        Nothing for classes of this package, and where nobody has the source.
+    """
+    digest = None
+    # A class of one's own stands before that of this package from which it is derived.
+    for cls in itertools.takewhile(lambda cls: cls.__module__.partition(".")[0] != __package__, type(thing).__mro__):
+        try:
+            source = inspect.getsource(cls if cls.__module__ == "__main__" else sys.modules[cls.__module__])
+        except (OSError, TypeError, KeyError):
+            continue
+        digest = digest or hashlib.sha256()
+        digest.update(source.encode("utf-8", "surrogatepass"))
+    return {} if digest is None else {"code_sha256": digest.hexdigest()[:16]}

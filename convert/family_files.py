@@ -1,7 +1,7 @@
 """Networks of the known families in PyTorch's files, as state dicts of their own classes (docs/networks.md)."""
 
-import json
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,11 +10,19 @@ from advx_jax.errors import UserError
 from advx_jax.messages import listed, shown
 from advx_jax.networks.architecture import Architecture
 from advx_jax.networks.classifier import Classifier, Provenance
-from advx_jax.networks.files import architecture_fields, check_numbers, read_architecture, read_class_names
+from advx_jax.networks.files import check_numbers, read_class_names
 
 from .containers import Contents
 from .families import recognise
 from .keys import check_tensors, to_flax, to_torch
+from .marks import (
+    CLASS_NAMES,
+    architecture_mark,
+    class_names_mark,
+    read_architecture_mark,
+    read_training_marks,
+    training_marks,
+)
 from .normalisation import ASKED_FOR, Normalisation
 from .options import shortest
 from .state_dict import StateDict, read_state_dict
@@ -56,7 +64,7 @@ def read_family(contents: Contents, hints: Hints) -> tuple[Classifier, Provenanc
     counters = [tensor.item() for name, tensor in found.tensors.items() if name.endswith(".num_batches_tracked")]
     if not all(0 <= counter <= _MOST_BATCHES for counter in counters):
         raise UserError("expected counts of batches in num_batches_tracked, got negative ones")
-    provenance = Provenance(batches_tracked=max(counters, default=0), wrapper=found.wrapper)
+    provenance = replace(own.provenance, batches_tracked=max(counters, default=0), wrapper=found.wrapper)
     notes = []
     if found.others:
         others = listed([shown(key) for key in found.others])
@@ -69,21 +77,27 @@ def family_content(classifier: Classifier, provenance: Provenance) -> dict[str, 
     """What a file is to hold for a network whose variables fit its architecture.
 
     The state dict has the names of the class that the network had in the file that it comes from, so that it
-    loads strictly into that; beside it stand architecture and normalisation, which no state dict tells.
+    loads strictly into that; beside it stand architecture, normalisation, names of the classes and how it was
+    trained, which no state dict tells.
+
+    Raises:
+        UserError: the provenance holds what such a file cannot, or there are not as many names as classes.
     """
     architecture = classifier.architecture
     tensors = to_torch(classifier.variables, architecture, provenance.batches_tracked)
     mean, std = (np.asarray(classifier.variables["constants"][half], np.float32) for half in ("mean", "std"))
     wrapper = provenance.wrapper
     if wrapper is not None:
-        shape = {1: (-1,), 3: (-1, 1, 1), 4: (1, -1, 1, 1)}[wrapper.n_axes]
-        outside = {wrapper.mean: mean.reshape(shape), wrapper.std: std.reshape(shape)}
+        shape: tuple[int, ...] = {0: (), 1: (-1,), 3: (-1, 1, 1), 4: (1, -1, 1, 1)}[wrapper.n_axes]
+        n_numbers = 1 if wrapper.shared else len(mean)
+        outside = {name: half[:n_numbers].reshape(shape) for name, half in ((wrapper.mean, mean), (wrapper.std, std))}
         tensors = outside | {f"{wrapper.prefix}{name}": tensor for name, tensor in tensors.items()}
     return {
         "state_dict": OrderedDict(tensors),
         "normalisation": {"mean": list(shortest(mean)), "std": list(shortest(std))},
-        "architecture": json.dumps(architecture_fields(architecture)),
-        "class_names": None if classifier.class_names is None else list(classifier.class_names),
+        **architecture_mark(architecture),
+        **class_names_mark(classifier),
+        **training_marks(provenance),
         "format": _FORMAT,
     }
 
@@ -94,23 +108,20 @@ class _OwnMarks(NamedTuple):
     architecture: Architecture | None = None
     normalisation: Normalisation | None = None
     class_names: tuple[str, ...] | None = None
+    provenance: Provenance = Provenance()
 
 
 def _own_marks(value: object) -> _OwnMarks:
     if not isinstance(value, dict) or value.get("format") != _FORMAT:
         return _OwnMarks()
     try:
-        text = value.get("architecture")
-        # The text of nested lists that repeat each other is longer than memory.
-        fields = json.loads(text) if isinstance(text, str) else None
-        if not isinstance(fields, dict):
-            raise TypeError("no fields by name")
-        architecture = read_architecture(fields)
+        architecture = read_architecture_mark(value)
         halves = value["normalisation"]
         normalisation = Normalisation(*(tuple(float(number) for number in halves[half]) for half in ("mean", "std")))
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise UserError(f"expected architecture and normalisation of {_FORMAT}, got something else") from error
-    return _OwnMarks(architecture, normalisation, read_class_names(value.get("class_names"), architecture.n_classes))
+    class_names = read_class_names(value.get(CLASS_NAMES), architecture.n_classes)
+    return _OwnMarks(architecture, normalisation, class_names, read_training_marks(value))
 
 
 def _architecture(found: StateDict, hints: Hints, own: _OwnMarks) -> Architecture:

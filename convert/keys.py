@@ -159,9 +159,9 @@ def _described(tensor: TensorKey | np.ndarray) -> str:
 
 
 def _network_keys(architecture: ResNetArchitecture) -> Iterator[TensorKey]:
-    widths = architecture.stage_widths
-    yield TensorKey("input_offset", (2, 3), Kind.INPUT_OFFSET)
-    yield _convolution("pipe.0", "stem", 3, widths[0])
+    widths, channels = architecture.stage_widths, architecture.image_shape[2]
+    yield TensorKey("input_offset", (2, channels), Kind.INPUT_OFFSET)
+    yield _convolution("pipe.0", "stem", channels, widths[0])
     before = widths[0]
     for stage, (length, width) in enumerate(zip(architecture.stage_lengths, widths, strict=True), start=1):
         for block in range(length):

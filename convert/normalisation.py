@@ -74,7 +74,13 @@ class Normalisation:
             mean, std = (tuple(float(value) for value in half.split(",")) for half in text.split("/"))
         except ValueError as error:
             raise UserError(f"expected {ASKED_FOR}, got {shown(text)}") from error
-        return cls(mean, std)
+        told = cls(mean, std)
+        # Files may scale otherwise, and are right; who writes 0/255 means images in [0,255].
+        if max(std) > 1:
+            raise UserError(
+                f"expected standard deviations of images in [0,1], at most 1, got {told}: divide all by 255"
+            )
+        return told
 
     def constants(self, channels: int) -> dict[str, np.ndarray]:
         """The Flax variables `mean` and `std` of a network for images of so many channels, float32.

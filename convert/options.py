@@ -13,7 +13,6 @@ from advx_jax.networks.resnet import ResNetArchitecture
 from .pickled_objects import PREPROCESS
 
 _FLAGS = ("robust_additions", "adversarial_training", "l2_min")
-_IMAGE_SIZE = 32
 _LARGEST_SIZE = 2**20
 
 
@@ -39,7 +38,7 @@ class TrainingOptions:
         sizes = [list(arch.stage_lengths), list(arch.stage_widths), arch.n_classes]
         options: dict[str, Any] = {
             **self.flags,
-            "arch": [_IMAGE_SIZE, None, *sizes],
+            "arch": [arch.image_shape[0], None, *sizes],
             "input_offset": [list(row) for row in self.input_offset],
         }
         if self.psi_integrator is not None:
@@ -47,12 +46,15 @@ class TrainingOptions:
         return options
 
 
-def read_options(options: object, n_tensors: int) -> TrainingOptions:
+def read_options(
+    options: object, n_tensors: int, image_shape: tuple[int, int, int] = ResNetArchitecture.image_shape
+) -> TrainingOptions:
     """Check `training_options` as they come out of a file.
 
     Args:
         options: of any type.
         n_tensors: that come with them; no network has more blocks than tensors.
+        image_shape: height, width and channels of the images, of which the options tell the height only.
 
     Raises:
         UserError: a key is missing or a value is not what it should be.
@@ -64,8 +66,8 @@ def read_options(options: object, n_tensors: int) -> TrainingOptions:
     missing = [key for key in required if key not in options]
     if missing:
         raise UserError(f"training_options: expected {', '.join(required)}, got no {', '.join(missing)}")
-    sizes = _read_sizes(options.pop("arch"), n_tensors)
-    input_offset = _read_input_offset(options.pop("input_offset"))
+    sizes = _read_sizes(options.pop("arch"), n_tensors, image_shape[0])
+    input_offset = _read_input_offset(options.pop("input_offset"), image_shape[2])
     psi_integrator = options.pop("robust_integration", None)
     if psi_integrator is not None and not _is_number(psi_integrator):
         raise UserError(f"training_options: expected a number as robust_integration, got {shown(psi_integrator)}")
@@ -77,19 +79,20 @@ def read_options(options: object, n_tensors: int) -> TrainingOptions:
     if wrong:
         raise UserError(f"training_options: expected True or False, but {listed(wrong)}")
     return TrainingOptions(
-        ResNetArchitecture(*sizes, activation="half_huber" if options["robust_additions"] else "relu"),
+        ResNetArchitecture(
+            *sizes, activation="half_huber" if options["robust_additions"] else "relu", image_shape=image_shape
+        ),
         input_offset,
         options,
         None if psi_integrator is None else float(psi_integrator),
     )
 
 
-def _read_sizes(arch: object, n_tensors: int) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+def _read_sizes(arch: object, n_tensors: int, height: int) -> tuple[tuple[int, ...], tuple[int, ...], int]:
     fields = list(arch) if isinstance(arch, list | tuple) else []
-    if len(fields) != 5 or fields[0] != _IMAGE_SIZE or fields[1] not in (None, PREPROCESS):
+    if len(fields) != 5 or fields[0] != height or fields[1] not in (None, PREPROCESS):
         raise UserError(
-            f"training_options: expected arch to be [{_IMAGE_SIZE}, preprocessing, "
-            "stage lengths, stage widths, classes]"
+            f"training_options: expected arch to be [{height}, preprocessing, stage lengths, stage widths, classes]"
         )
     lengths, widths, n_classes = fields[2:]
     for sizes in (lengths, widths, [n_classes]):
@@ -102,12 +105,13 @@ def _read_sizes(arch: object, n_tensors: int) -> tuple[tuple[int, ...], tuple[in
     return tuple(lengths), tuple(widths), n_classes
 
 
-def _read_input_offset(rows: object) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _read_input_offset(rows: object, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if isinstance(rows, list | tuple) and len(rows) == 2:
         mean, std = (tuple(row) if isinstance(row, list | tuple) else () for row in rows)
-        if len(mean) == len(std) == 3 and all(_is_number(value) for value in (*mean, *std)):
+        if len(mean) == len(std) == channels and all(_is_number(value) for value in (*mean, *std)):
             return tuple(map(float, mean)), tuple(map(float, std))
-    raise UserError("training_options: expected input_offset to be [[3 means], [3 standard deviations]]")
+    expected = f"[[{channels} means], [{channels} standard deviations]]"
+    raise UserError(f"training_options: expected input_offset to be {expected}")
 
 
 def _is_number(value: object) -> bool:

@@ -10,15 +10,27 @@ import numpy as np
 from advx_jax.errors import UserError
 from advx_jax.messages import shown
 from advx_jax.networks.classifier import Classifier, Provenance
-from advx_jax.networks.files import check_numbers
+from advx_jax.networks.files import check_numbers, read_class_names
+from advx_jax.networks.psi import psi_of
 from advx_jax.networks.resnet import ResNetArchitecture
 
 from .containers import Contents
 from .keys import Kind, check_tensors, common_value, to_flax, to_torch
+from .marks import (
+    ARCHITECTURE,
+    CLASS_NAMES,
+    PSI,
+    architecture_mark,
+    class_names_mark,
+    read_architecture_mark,
+    read_training_marks,
+)
 from .options import TrainingOptions, read_options, shortest
 from .state_dict import contents_shown, read_tensors, with_counters
 
 PARTS = ("model_params", "training_options")
+# Beside those, in files of ours only, and there where the parts do not tell it.
+_MARKS = (ARCHITECTURE, CLASS_NAMES, PSI)
 
 
 def is_published(value: object) -> bool:
@@ -34,13 +46,14 @@ def read_published(contents: Contents) -> tuple[Classifier, Provenance]:
             options tell.
     """
     value = contents.value
-    if not isinstance(value, dict) or value.keys() != set(PARTS):
+    if not isinstance(value, dict) or not set(PARTS) <= value.keys() <= {*PARTS, *_MARKS}:
         raise UserError(f"expected a dict of {' and '.join(PARTS)}, got {contents_shown(value)}")
     specs, options = value["model_params"], value["training_options"]
     if not isinstance(specs, dict):
         raise UserError(f"expected a dict of tensors as model_params, got {shown(specs)}")
     tensors = with_counters(read_tensors(specs, contents))
-    options = read_options(options, len(tensors))
+    marked = _marked_architecture(value)
+    options = read_options(options, len(tensors), (marked or ResNetArchitecture).image_shape)
     _check_activation(tensors, options.architecture)
     check_tensors(tensors, options.architecture)
     with np.errstate(over="ignore"):
@@ -54,6 +67,10 @@ def read_published(contents: Contents) -> tuple[Classifier, Provenance]:
         if not 0 < bowl_width < math.inf:
             raise UserError(f"expected a positive bowl width, got {bowl_width}")
         arch = replace(arch, bowl_width=bowl_width)
+    if marked is not None:
+        if _told(marked) != _told(arch):
+            raise UserError(f"expected the architecture that tensors and training_options tell, {arch}, got {marked}")
+        arch = marked
     batches_tracked = common_value(tensors, arch, Kind.BATCHES_TRACKED)
     if not isinstance(batches_tracked, int) or batches_tracked < 0:
         raise UserError(f"expected a count of batches in num_batches_tracked, got {batches_tracked}")
@@ -62,12 +79,16 @@ def read_published(contents: Contents) -> tuple[Classifier, Provenance]:
         options=tuple(sorted(options.flags.items())),
         psi_integrator=options.psi_integrator,
         batches_tracked=batches_tracked,
+        psi=read_training_marks({PSI: value[PSI]}).psi if PSI in value else _published_psi(options.psi_integrator),
     )
-    return Classifier(to_flax(tensors, arch), arch), provenance
+    class_names = read_class_names(value.get(CLASS_NAMES), arch.n_classes)
+    return Classifier(to_flax(tensors, arch), arch, class_names), provenance
 
 
 def published_content(classifier: Classifier, arch: ResNetArchitecture, provenance: Provenance) -> dict[str, Any]:
     """What such a file is to hold for a network whose variables fit its architecture `arch`.
+
+    Beside the parts of the published files stands only what those do not tell.
 
     Raises:
         UserError: the provenance contradicts the network or holds what such a file cannot.
@@ -83,8 +104,47 @@ def published_content(classifier: Classifier, arch: ResNetArchitecture, provenan
     mean, std = tensors["input_offset"]
     options = TrainingOptions(arch, (shortest(mean), shortest(std)), flags, provenance.psi_integrator).plain()
     # The provenance may come out of somebody's file; what is written must be readable again.
-    read_options(options, len(tensors))
-    return dict(zip(PARTS, (OrderedDict(tensors), options), strict=True))
+    read_options(options, len(tensors), arch.image_shape)
+    content: dict[str, Any] = dict(zip(PARTS, (OrderedDict(tensors), options), strict=True))
+    if _told(arch, ResNetArchitecture.image_shape) != arch:
+        content |= architecture_mark(arch)
+    if classifier.class_names is not None:
+        content |= class_names_mark(classifier)
+    if provenance.psi != _published_psi(provenance.psi_integrator):
+        content[PSI] = read_training_marks({PSI: provenance.psi}).psi
+    return content
+
+
+def _told(arch: ResNetArchitecture, image_shape: tuple[int, int, int] | None = None) -> ResNetArchitecture:
+    """What tensors and options tell of an architecture: bowl widths in float32, and none for ReLU.
+
+    Args:
+        arch: the whole one.
+        image_shape: of the images, which they do not tell; that of `arch` if None.
+    """
+    bowl_width = ResNetArchitecture.bowl_width
+    if arch.activation == "half_huber":
+        with np.errstate(over="ignore"):
+            bowl_width = float(np.array(arch.bowl_width, np.float32))
+    return replace(arch, bowl_width=bowl_width, image_shape=image_shape or arch.image_shape)
+
+
+def _marked_architecture(value: dict[Any, Any]) -> ResNetArchitecture | None:
+    """The architecture as a file of ours tells it beside the parts, if it does."""
+    if ARCHITECTURE not in value:
+        return None
+    try:
+        arch = read_architecture_mark(value)
+        if not isinstance(arch, ResNetArchitecture):
+            raise TypeError("another family")
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise UserError(f"expected the fields of an architecture beside {PARTS[0]}, got something else") from error
+    return arch
+
+
+def _published_psi(integrator: float | None) -> float | None:
+    """ψ as the published networks have it, by their r; None without one."""
+    return None if integrator is None else psi_of(integrator)
 
 
 def _check_activation(tensors: dict[str, np.ndarray], architecture: ResNetArchitecture) -> None:

@@ -191,7 +191,7 @@ def _without_wrappers(
         return network, None, None
     mean, std = pair
     normalisation = Normalisation.of_tensors(tensors[mean], tensors[std])
-    wrapper = Wrapper(mean, std, prefix, tensors[mean].ndim)
+    wrapper = Wrapper(mean, std, prefix, tensors[mean].ndim, shared=tensors[mean].size == 1)
     if not wrapper.can_be_kept():
         raise UserError(
             "expected names of letters, digits, _, . and - (at most 200) for a network's normalisation and what it is "
@@ -227,10 +227,10 @@ def _normalisation_names(tensors: Mapping[str, np.ndarray]) -> tuple[str, ...]:
 
 
 def _is_per_channel(tensor: np.ndarray) -> bool:
-    """Whether the shape is (channels), (channels, 1, 1), (1, channels, 1, 1)."""
+    """Whether the shape is (channels), (channels, 1, 1), (1, channels, 1, 1), or () for one number for all."""
     shape = tensor.shape
     return tensor.dtype.kind == "f" and (
-        len(shape) == 1 or shape[1:] == (1, 1) or (len(shape) == 4 and shape[0] == 1 and shape[2:] == (1, 1))
+        len(shape) <= 1 or shape[1:] == (1, 1) or (len(shape) == 4 and shape[0] == 1 and shape[2:] == (1, 1))
     )
 
 

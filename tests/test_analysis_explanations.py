@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from networks import random_classifier
 
+import advx_jax as ax
 from advx_jax.analysis.explanations import explain, second_class
-from advx_jax.attacks import EXPLANATION
+from advx_jax.attacks import EXPLANATION, PGD, Targeted
+from advx_jax.errors import UserError
 
 # The same float32 attack in another batch.
 BATCH_TOLERANCE = 1e-5
@@ -48,6 +50,16 @@ def test_explanations_make_their_class_likelier(small):
     for place, result in explain(classifier, images):
         after = jax.nn.softmax(jax.jit(classifier)(images[place] + result.perturbations), axis=-1)
         assert (np.diag(after) > result.confidences).all()
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("attack", ["L2", PGD(eps=1.0, norm="L2", criterion=Targeted()), PGD])
+def test_what_makes_no_explanations_is_refused(attack, small):
+    message = "^expected an attack that makes explanations, such as one of attacks.EXPLANATIONS, got "
+    with pytest.raises(UserError, match=message):
+        ax.explain_images(*small, attack=attack)
+    with pytest.raises(UserError, match=message):
+        list(explain(*small, attack))
 
 
 def test_no_images_give_no_explanations(small):

@@ -7,7 +7,8 @@ import pytest
 
 from advx_jax.analysis import robust_accuracy as module
 from advx_jax.analysis.robust_accuracy import robust_accuracy, run_attack, sanity_checks
-from advx_jax.attacks import APGD, APGDT, FAB, FABT, PGD, AutoAttack, FirstSuccess, Restarted, Square
+from advx_jax.analysis.segments import run_in_segments
+from advx_jax.attacks import APGD, APGDT, FAB, FABT, PGD, AutoAttack, FirstSuccess, Restarted, Square, example_keys
 from advx_jax.attacks.base import Part
 
 SHAPE, N, K = (6, 6, 3), 10, 5
@@ -147,3 +148,24 @@ def test_robust_accuracy_is_what_an_ensemble_leaves(make, data):
 def _short_autoattack(eps):
     ball = {"eps": eps, "norm": "L2", "steps": 4}
     return FirstSuccess(attacks=(APGD(**ball), FAB(**ball), Square(**ball)))
+
+
+def test_images_may_have_keys_of_their_own(data, monkeypatch):
+    """Those that one key gives are taken by their places, in chunks and where only some images are left."""
+    images, labels = data
+    weak = FirstSuccess(attacks=(PGD(eps=0.05, norm="L2", steps=1), Square(eps=0.3, norm="L2", steps=3)))
+    drawn = []
+
+    def noted(worker, attack, x, y, keys, *notes):
+        drawn.extend(map(tuple, np.asarray(jax.random.key_data(keys)).tolist()))
+        return run_in_segments(worker, attack, x, y, keys, *notes)
+
+    monkeypatch.setattr(module, "run_in_segments", noted)
+    key, found = jax.random.key(3), []
+    for given in (key, example_keys(key, jnp.arange(N))):
+        left = robust_accuracy(linear, images, labels, weak, given)
+        # Lanes finish in any order.
+        found.append((left, sorted(drawn)))
+        drawn.clear()
+    assert found[0] == found[1]
+    assert len(set(found[0][1])) > N

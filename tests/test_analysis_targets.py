@@ -38,11 +38,26 @@ def model(images):
         ("kind 7, kind 2,5", Targets(classes=(7, 2, 5))),
         (["kind 7", 2], Targets(classes=(7, 2))),
         (4, Targets(classes=(4,))),
+        (np.int64(4), Targets(classes=(4,))),
+        (np.array([7, 2]), Targets(classes=(7, 2))),
+        (jnp.array([7, 2]), Targets(classes=(7, 2))),
+        (np.array(["kind 7", "2"]), Targets(classes=(7, 2))),
+        (range(2, 4), Targets(classes=(2, 3))),
         (None, Targets(top=5)),
     ],
 )
 def test_targets_by_name(text, expected):
     assert targets_named(text, NAMES) == expected
+
+
+def test_a_number_is_no_name_and_a_text_is_a_name_first():
+    names = ("1", "2", "3", "4", "0")
+    for numbers in ([0], 0, np.array([0])):
+        assert targets_named(numbers, names) == Targets(classes=(0,))
+    for text in ("0", ["0"], np.array(["0"])):
+        assert targets_named(text, names) == Targets(classes=(4,))
+    # As on the command line, where everything is text.
+    assert targets_named("0,1", (*NAMES[:3], "0")) == Targets(classes=(3, 1))
 
 
 def test_few_classes_are_all_targets_and_may_have_any_name():
@@ -63,7 +78,11 @@ def test_few_classes_are_all_targets_and_may_have_any_name():
         ("", "as targets, got ''"),
         ("30", "as targets, got '30'"),
         ([], r"expected each class once as a target, got \[\]"),
-        (30, "as targets, got '30'"),
+        (30, "as targets, got 30$"),
+        (-1, "as targets, got -1$"),
+        (True, "as targets, got True$"),
+        (np.array([1.0]), r"as targets, got 1\.0$"),
+        (np.array([[1, 2]]), r"as targets, got \[1, 2\]$"),
     ],
 )
 def test_what_are_no_targets_is_refused(text, message):

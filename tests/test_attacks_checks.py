@@ -10,6 +10,9 @@ import pytest
 from flax import nnx
 from networks import random_classifier
 
+from advx_jax.analysis.attribution import SmoothGrad, attribute_images
+from advx_jax.analysis.robust_accuracy import robust_accuracy
+from advx_jax.analysis.robustness_area import boundary_distances
 from advx_jax.attacks import (
     APGD,
     BEST,
@@ -349,6 +352,34 @@ def test_every_attack_checks_what_it_is_given(name):
     for classifier, message in (BAD_CLASSIFIERS[kind] for kind in ("tuple", "one logit", "channels first")):
         with pytest.raises(UserError, match=message):
             attack(classifier, IMAGES, LABELS)
+
+
+NO_KEYS = {
+    "too few": (lambda: jax.random.split(jax.random.key(0), N - 1), f"a key for each of {N} images, got {N - 1} keys$"),
+    "too many": (lambda: jax.random.split(jax.random.key(0), N + 1), f"a key for each of {N} images, got {N + 1} keys"),
+    "a table": (lambda: jax.random.split(jax.random.key(0), (N, 2)), rf"got keys of shape \({N}, 2\)$"),
+    "of old, too few": (lambda: jax.random.key_data(jax.random.split(jax.random.key(0), 2)), "got 2 keys$"),
+    "numbers": (lambda: np.zeros(N, np.float32), rf"expected a key .*, got an array of float32 of shape \({N},\)$"),
+    "a seed": (lambda: 7, r"expected a key such as jax.random.key\(0\), got 7$"),
+}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", NO_KEYS)
+def test_every_image_has_a_key_or_all_have_one(name):
+    """At one place, for attacks, attributions, metrics and analyses alike."""
+    make, message = NO_KEYS[name]
+    smooth = SmoothGrad(samples=2)
+    for call in (
+        lambda key: ATTACKS["apgd"](linear, IMAGES, LABELS, key),
+        lambda key: boundary_distances(linear, IMAGES, LABELS, ATTACKS["best"], key),
+        lambda key: robust_accuracy(linear, IMAGES, LABELS, ATTACKS["apgd"], key),
+        lambda key: smooth(linear, IMAGES, LABELS, key),
+        lambda key: attribute_images(linear, IMAGES, LABELS, smooth, key),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            call(make())
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["bounded", "best", "apgd"])

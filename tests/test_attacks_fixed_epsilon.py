@@ -212,6 +212,26 @@ def test_fab_finds_the_distance_to_the_nearest_boundary(name, norm):
     np.testing.assert_array_equal(np.isinf(within.norm), ~within.success)
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_without_a_bound_fab_finds_the_same_distance(norm):
+    images, labels = batch()
+    far = {"L2": float(np.sqrt(np.prod(SHAPE))), "Linf": 1.0}[norm]
+    bounded = call(make("fab-t", norm, far), linear, images, labels, keys_of())
+    unbounded = FABT(eps=float("inf"), norm=norm, steps=STEPS)
+    jax.tree.map(
+        np.testing.assert_array_equal, call(make("fab-t", norm, np.inf), linear, images, labels, keys_of()), bounded
+    )
+    assert unbounded.settings()["eps"] is None
+    unbounded.check(K)
+    # Nothing found is no success, however far it may lie.
+    nowhere = FAB(eps=float("inf"), norm=norm, steps=2)(lambda x: 0 * linear(x) + jnp.eye(K)[0], images, 0 * labels)
+    assert not nowhere.success.any()
+    assert np.isinf(nowhere.norm).all()
+    for other in (PGD, APGD, Square):
+        with pytest.raises(UserError, match="expected eps above 0, got inf"):
+            other(eps=float("inf"), norm=norm)
+
+
 @pytest.mark.parametrize("norm", ["L1", *NORMS])
 def test_the_way_to_a_hyperplane_is_short_and_stays_in_the_box(norm):
     rng = np.random.default_rng(0)
@@ -484,6 +504,16 @@ def test_too_few_classes_are_refused(name, needed):
     images, labels = batch()
     with pytest.raises(UserError, match=f"expected a model of at least {needed} classes for {name}, got {needed - 1}"):
         ATTACKS[name](eps=0.1, norm="L2", steps=3)(lambda x: linear(x)[:, : needed - 1], images, labels * 0)
+
+
+@pytest.mark.parametrize("target", [4, 20, -1, 1.5])
+def test_targets_that_there_are_none_of_are_refused(target):
+    images, labels = batch()
+    attack = APGD(eps=0.1, norm="L2", steps=2, loss="targeted_dlr")
+    object.__setattr__(attack, "target", target)
+    with pytest.raises(UserError, match=rf"^expected a target from 0 to 3, of a model of 5 classes, got {target}$"):
+        attack(linear, images, labels)
+    attack.with_settings(target=3).check(K)
 
 
 def test_losses_have_names():

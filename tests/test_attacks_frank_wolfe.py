@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from networks import random_classifier
 
+from advx_jax.analysis.attribution import AdversarialExplanation
 from advx_jax.analysis.explanations import explain
 from advx_jax.attacks import EXPLANATIONS, PGD, FrankWolfe, Targeted
 from advx_jax.attacks.frank_wolfe import farthest, lp_size
@@ -91,6 +92,85 @@ def test_images_are_explained_in_other_norms(norm):
         explained = images[place] + explanation.perturbations
         confidences = np.asarray(jax.nn.softmax(classifier(jnp.asarray(explained))))
         assert (confidences[[0, 1], explanation.targets] > explanation.confidences[explanation.targets]).all()
+
+
+@pytest.mark.parametrize("towards_own", [True, False])
+@pytest.mark.parametrize("norm", ["L1.5", "Linf"])
+def test_images_of_which_the_network_is_certain_are_explained(norm, towards_own):
+    """Towards the class whose probability is 1 already, and from there: the answer is that of a linear classifier."""
+
+    def certain(images):
+        return 400 * images.mean((1, 2))
+
+    images = np.tile(np.float32([0.8, 0.5, 0.5]), (2, 4, 4, 1))
+    assert (jax.nn.softmax(certain(jnp.asarray(images)))[:, 0] == 1).all()
+    attack = FrankWolfe(eps=0.01, norm=norm, steps=3, criterion=Targeted())
+    target = 0 if towards_own else 1
+    (_, found), _ = explain(certain, images, attack, targets=np.full((2, 1), target))
+    change = found.perturbations[0].mean((0, 1))
+    np.testing.assert_allclose(lp_size(norm, jnp.asarray(found.perturbations)), 0.01, rtol=1e-3)
+    others = np.delete(change, target)
+    assert change[target] > 0
+    assert (others <= 0).all()
+    assert (others < 0).any()
+    assert found.reached.all()
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_last_point_may_be_the_explanation(steps):
+    """Of a linear classifier's path it is as good as the first one; here each is better than the one before."""
+    weights = jnp.asarray(np.random.default_rng(2).normal(size=(12, 3)), jnp.float32)
+
+    def curved(images):
+        return jnp.tanh(0.3 * (images - 0.5).reshape(len(images), -1) @ weights) * 5
+
+    images = np.full((2, 2, 2, 3), 0.5, np.float32)
+    targets = np.array([[1], [2]])
+    attack = FrankWolfe(eps=0.3, norm="Linf", steps=steps, criterion=Targeted())
+    labels = jnp.asarray(targets[:, 0], jnp.int32)
+    begun = jnp.asarray(images)
+    state = attack.advance(curved, begun, labels, attack.init(curved, begun, labels), steps)
+    confidences = [
+        np.asarray(jax.nn.softmax(curved(images + delta)))[[0, 1], labels]
+        for delta in (state.perturbation, state.iterate)
+    ]
+    last_is_better = confidences[1] > confidences[0]
+    if steps == 1:
+        assert last_is_better.all()
+    wanted = np.where(last_is_better[:, None, None, None], state.iterate, state.perturbation)
+    explained = [explanation for _, explanation in sorted(explain(curved, images, attack, targets=targets))]
+    np.testing.assert_allclose([one.perturbations[0] for one in explained], wanted, atol=1e-6)
+    attributed = AdversarialExplanation(attack=attack)(curved, images, targets[:, 0])
+    np.testing.assert_allclose(attributed, wanted, atol=1e-6)
+    np.testing.assert_allclose(attack(curved, images, targets[:, 0]).adversarial - images, wanted, atol=1e-6)
+
+
+def test_explanations_that_end_short_of_their_bound_say_so():
+    """In a box without room, and where the path turns about: between corners of the ball lie shorter changes."""
+    attack = FrankWolfe(eps=0.3, norm="L1.5", steps=4, criterion=Targeted())
+
+    def explained(model, images):
+        ((_, found),) = explain(model, images, attack, targets=np.array([[0]]))
+        return found
+
+    def brighter(images):
+        return jnp.stack([images.sum((1, 2, 3)), jnp.zeros(len(images))], 1)
+
+    free = explained(brighter, np.full((1, 2, 2, 3), 0.5, np.float32))
+    np.testing.assert_array_equal(free.reached, True)
+    np.testing.assert_array_equal(free.first_ok, 1)
+    full = explained(brighter, np.full((1, 2, 2, 3), 0.99, np.float32))
+    np.testing.assert_array_equal(full.reached, False)
+    np.testing.assert_array_equal(full.first_ok, 4)
+
+    def peaked(images):
+        """Likeliest a third of the way to the ball's surface; the path turns about there."""
+        return jnp.stack([-20 * (images[:, 0, 0, 0] - 0.6) ** 2, jnp.zeros(len(images))], 1)
+
+    turning = explained(peaked, np.full((1, 2, 2, 3), 0.5, np.float32))
+    np.testing.assert_allclose(turning.perturbations[0, 0, 0, 0], 0.1, rtol=1e-4)
+    np.testing.assert_array_equal(turning.reached, False)
+    np.testing.assert_array_equal(turning.first_ok, 4)
 
 
 def test_other_attacks_do_not_know_its_norm():

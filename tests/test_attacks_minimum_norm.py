@@ -10,10 +10,12 @@ from advx_jax.attacks import (
     BEST,
     DDN,
     FMN,
+    CarliniWagner,
     MinimalAPGD,
     Misclassified,
     NoBetterThanRandom,
     Restarted,
+    SigmaZeroSwaps,
     SmallestSuccess,
     SteepFMN,
     Targeted,
@@ -198,6 +200,13 @@ def test_images_may_leave_the_box_if_allowed(linear):
     attack = DDN(steps=60, init_norm=10.0, stay_in_range=False, criterion=NoBetterThanRandom())
     reached = run_linear(attack, linear).adversarial
     assert float(reached.max()) > 1.01
+
+
+@pytest.mark.parametrize("attack", [CarliniWagner(steps=3), SigmaZeroSwaps(steps=3), BEST_OF["L0"]])
+def test_attacks_that_cannot_leave_the_box_say_so(attack):
+    with pytest.raises(UserError, match=r"^expected stay_in_range=True for (cw|sigma-zero-swaps), which cannot leave"):
+        attack.with_settings(stay_in_range=False).check(N_CLASSES)
+    attack.check(N_CLASSES)
 
 
 def test_settings_have_all_that_results_depend_on():

@@ -23,13 +23,15 @@ OWN = """
 import functools
 import jax.numpy as jnp
 from flax import struct
-from advx_jax.attacks import APGD, FMN, PGD, FirstSuccess, Restarted
+from advx_jax.attacks import APGD, FAB, FMN, PGD, FirstSuccess, NoBetterThanRandom, Restarted
 
 INSTANCE = APGD(eps=jnp.float32(0.25), norm="Linf", steps=7, stay_in_range=False, loss="dlr")
 BOTH = FirstSuccess(attacks=(PGD(eps=0.5, norm="L2", steps=3), APGD(eps=0.5, norm="L2", steps=4)))
 AGAIN = Restarted(attack=PGD(eps=0.5, norm="L2", steps=3), restarts=4)
 SMALL = FMN(steps=9)
 APART = FirstSuccess(attacks=(PGD(eps=0.5, norm="L2"), APGD(eps=0.25, norm="L2")))
+CHANCE = PGD(eps=0.5, norm="L2", criterion=NoBetterThanRandom())
+FAR = FAB(eps=float("inf"), norm="L2")
 TWICE = FirstSuccess(attacks=(PGD(eps=0.5, norm="L2"), PGD(eps=0.5, norm="L2", steps=3)))
 NUMBER = 7
 
@@ -193,7 +195,14 @@ def test_what_is_no_attack_of_that_kind_is_refused_in_one_line(name, given, mess
     assert "\n" not in str(caught.value)
 
 
+def test_robust_accuracy_is_told_until_misclassified_only():
+    with pytest.raises(UserError, match=r"^expected an attack until misclassified, got own_attacks:CHANCE, whose crit"):
+        fixed_epsilon_members("own_attacks:CHANCE")
+
+
 def test_attacks_without_one_threat_model_have_none():
+    with pytest.raises(UserError, match="expected an attack with a fixed epsilon, got fab with an infinite one"):
+        threat_model([fixed_epsilon_attack("own_attacks:FAR")])
     with pytest.raises(UserError, match=r"expected one eps for all attacks, got 0\.5, 0\.25"):
         threat_model([find_attack("own_attacks:APART", {})])
     with pytest.raises(UserError, match="expected an attack with a fixed epsilon, got fmn, which has no eps"):

@@ -11,7 +11,7 @@ from jax import lax
 from test_attacks_properties import IMAGES, KEYS, MODEL, SHAPE, TABLE, K, labels_of
 
 from advx_jax.attacks import FAB, PGD, DeepFool, Square
-from advx_jax.attacks.passes import Passes, count_passes, marked, passes_in, total_passes
+from advx_jax.attacks.passes import Passes, count_passes, marked, passes_in, steps_cost, total_passes
 from advx_jax.errors import UserError
 
 
@@ -79,6 +79,18 @@ def test_a_model_in_a_loop_of_unknown_length_cannot_be_counted():
 
     with pytest.raises(UserError, match=r"expected a model in loops of known lengths, got one in a while_loop"):
         count_passes(Searching(eps=1.0, norm="L2"), K, SHAPE)
+
+
+def test_steps_that_ask_nothing_cost_something_all_the_same():
+    @struct.dataclass(kw_only=True)
+    class Guessing(PGD):
+        def step(self, model, images, labels, state):
+            return state
+
+    assert steps_cost(Guessing(eps=1.0, norm="L2", steps=7), K, SHAPE) == 1
+    # A gradient is a pass forward and one back, which takes as long as two; a query is one forward.
+    assert steps_cost(PGD(eps=1.0, norm="L2", steps=7), K, SHAPE) == 7 * 3
+    assert steps_cost(Square(eps=1.0, norm="L2", steps=7), K, SHAPE) == 7
 
 
 def test_counting_computes_nothing_of_the_model():

@@ -81,6 +81,15 @@ def test_accuracy_is_told_before_it_is_written(folder):
     assert err.strip().splitlines()[-1].startswith("error: ")
 
 
+def test_accuracy_is_written_though_nobody_reads_what_is_told(folder):
+    process = start(folder, "evaluate", "--model=tiny.safetensors", "--n_images=4", "--output=unread.json")
+    process.stdout.close()
+    process.stdout = None
+    process.communicate(timeout=240)
+    assert process.returncode == 1
+    assert json.loads((folder / "unread.json").read_text())["n_images"] == 4
+
+
 def test_accuracy_takes_no_other_files_place(folder):
     notes = folder / "notes.json"
     notes.write_text('{"mine": 1}')
@@ -319,6 +328,7 @@ def test_memory_of_ara_grows_neither_with_images_nor_with_steps(folder):
     ("command", "arguments", "message"),
     [
         ("evaluate", ["--model="], "expected a network by name"),
+        ("evaluate", ["--model=gone.pt", "--output=."], "expected the name of a file for the results, got ."),
         ("explain", ["--model=tiny.safetensors", "--beside=tinier"], "got 'tinier'"),
         ("explain", ["--model=tiny.safetensors", "--beside=tiny.safetensors"], "expected another network beside"),
         ("evaluate", ["--model=resnet45"], "resnet44-"),
@@ -343,6 +353,8 @@ def test_memory_of_ara_grows_neither_with_images_nor_with_steps(folder):
         ("explain", ["--model=tiny.safetensors", "--colour=red"], "Unknown command line flag 'colour'"),
         ("ara", ["--model=gone.pt", "--momentum=1"], "flag --momentum=1: expected a number of at least 0 and below 1"),
         ("ara", ["tiny.safetensors"], "expected flags only"),
+        ("ara", ["--compare=a,b", "--output=c", "--eps=1"], "expected --compare with --output only, got --eps too"),
+        ("attackbench", ["--across=a", "--norm=L2"], "expected --across alone, got --norm too"),
         (
             "ara",
             ["--model=tiny.safetensors", "--attack=fmn", "--momentum=0.9"],

@@ -222,15 +222,16 @@ def test_floating_point_images_are_refused(tmp_path):
     assert "long.tiff: expected 8 or 16 bits a channel, got 32" in _refused(tmp_path / "long.tiff")
 
 
-def test_a_photo_lying_on_its_side_is_turned(tmp_path):
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
+def test_a_photo_lying_on_its_side_is_turned(tmp_path, suffix):
     # Orientation 6: the camera was turned; the stored left edge is the top.
     pixels = np.zeros((64, 64, 3), np.uint8)
     pixels[:, :32] = RED
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(pixels).save(tmp_path / "phone.jpg", exif=exif, quality=95)
-    own = _load(tmp_path / "phone.jpg")
-    assert own.treatment == "phone.jpg: 64x64, turned upright as its EXIF data says, resized to 32x32"
+    Image.fromarray(pixels).save(tmp_path / f"phone.{suffix}", exif=exif, quality=95)
+    own = _load(tmp_path / f"phone.{suffix}")
+    assert own.treatment == f"phone.{suffix}: 64x64, turned upright as its EXIF data says, resized to 32x32"
     assert own.pixels[:12, :, 0].min() > 200
     assert own.pixels[20:, :, 0].max() < 50
 

@@ -133,6 +133,33 @@ def test_folders_of_splits(tmp_path):
         load_images(str(tmp_path), "train")
 
 
+def test_folders_of_splits_among_others(tmp_path):
+    for name in ("train/cat/1.png", "train/dog/1.png", "test/dog/2.png", "unlabeled/1.png"):
+        save(tmp_path / name, noise(4, 4, 3))
+    train, test = (load_images(str(tmp_path), split) for split in ("train", "test"))
+    assert train.class_names == test.class_names == ("cat", "dog")
+    assert (len(train), len(test)) == (2, 1)
+    assert test.source.endswith("test, as 4×4×3, without 'unlabeled' beside it")
+    assert not test.is_whole
+
+
+def test_a_class_may_be_called_as_a_split_is(tmp_path):
+    for name in ("car/1.png", "train/1.png", "train/steam/2.png"):
+        save(tmp_path / name, noise(4, 4, 3))
+    data = load_images(str(tmp_path))
+    assert data.class_names == ("car", "train")
+    assert data.is_whole
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_images_to_test_with_are_of_classes_that_are_trained(tmp_path, split):
+    # As Tiny ImageNet has them: those of all classes in one folder.
+    for name in ("train/n01/images/1.png", "train/n02/images/1.png", "val/images/1.png"):
+        save(tmp_path / name, noise(4, 4, 3))
+    with pytest.raises(UserError, match=r"expected the classes of .*train in .*val, got others: 'images'"):
+        load_images(str(tmp_path), split)
+
+
 @pytest.mark.parametrize(
     ("names", "reason"),
     [
@@ -162,6 +189,38 @@ def test_fingerprints_of_folders_are_those_of_their_content(pets, tmp_path):
     save(path, pixels)
     assert abs(path.stat().st_size - size) < 20
     assert load_images(str(moved)).fingerprint != before
+
+
+@pytest.mark.parametrize("suffix", ["ppm", "bmp", "tif"])
+def test_fingerprints_of_folders_tell_images_with_equal_ends_from_each_other(tmp_path, suffix):
+    pixels = noise(96, 96, 3)
+    pixels[:20] = pixels[-20:] = 0
+    path = tmp_path / "cat" / f"1.{suffix}"
+    save(path, pixels)
+    before, size = load_images(str(tmp_path)).fingerprint, path.stat().st_size
+    pixels[48, 48] ^= 1
+    save(path, pixels)
+    assert path.stat().st_size == size
+    assert load_images(str(tmp_path)).fingerprint != before
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="needs a user who is refused something")
+def test_a_folder_that_cannot_be_read_is_not_an_empty_one(pets):
+    (pets / "cat" / "more").chmod(0)
+    with pytest.raises(UserError, match="cat/more: cannot be read: Permission denied"):
+        load_images(str(pets))
+
+
+@pytest.mark.parametrize("orientation", [6, 9])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+def test_sizes_are_those_of_upright_images(tmp_path, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (tmp_path / "cat").mkdir()
+    Image.fromarray(noise(40, 60, 3)).save(tmp_path / "cat" / f"1.{suffix}", exif=exif)
+    data = load_images(str(tmp_path))
+    assert data.images.shape == ((1, 60, 40, 3) if orientation == 6 else (1, 40, 60, 3))
+    assert data.images[:].shape == data.images.shape
 
 
 def test_a_thousand_classes(tmp_path):

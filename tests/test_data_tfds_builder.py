@@ -80,6 +80,14 @@ def test_decoded_arrays_are_kept_and_belong_to_one_prepared_set(tmp_path, archiv
     assert len(tfds_builder.load_tfds("test", tmp_path / "tfds1")[1]) == 1
 
 
+def test_arrays_that_cannot_be_kept_are_given_all_the_same(tmp_path, archive_is, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ADVX_CACHE", str(tmp_path / "file" / "cache"))
+    splits = random_set()
+    archive_is(write_home_archive(manual_folder(tmp_path / "tfds") / HOME_ARCHIVE, splits))
+    np.testing.assert_array_equal(tfds_builder.load_tfds("test", tmp_path / "tfds")[0], splits["test"][0])
+
+
 def test_the_environment_chooses_the_folder(tmp_path, archive_is, monkeypatch):
     splits = random_set()
     data_dir = tmp_path / "tfds"

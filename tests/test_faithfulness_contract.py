@@ -11,6 +11,7 @@ import pytest
 from explained import SHAPE, K, N
 from parametrised import some
 
+from advx_jax.analysis.attribution import Gradient
 from advx_jax.analysis.faithfulness import METRICS, Deletion, Infidelity, Metric, find_metric
 from advx_jax.analysis.faithfulness.settings import check_settings
 from advx_jax.attacks import example_keys
@@ -243,3 +244,27 @@ def test_methods_that_are_pytrees_or_not_hashable_work():
     ]
     np.testing.assert_allclose(results[1], results[0], rtol=1e-5)
     np.testing.assert_array_equal(results[2], results[0])
+
+
+@pytest.mark.parametrize("name", ["road", "road_least_first"])
+def test_logits_that_are_no_numbers_are_no_hit(name):
+    """NaN has no largest logit, though argmax names the first."""
+
+    def nan_if_bright(images):
+        return jnp.where(images.mean((1, 2, 3))[:, None] > 0.7, jnp.nan, jnp.arange(K, 0.0, -1))
+
+    images = jnp.full((2, *SHAPE), 0.5).at[1].set(0.9)
+    found = small(name)(nan_if_bright, images, np.zeros(2, np.int32), jnp.ones(images.shape), KEYS[:2])
+    np.testing.assert_array_equal(found, [1, 0])
+
+
+@pytest.mark.parametrize("name", ["max_sensitivity", "average_sensitivity"])
+def test_a_change_from_an_attribution_of_zero_has_no_relative_size(name):
+    def bowl(images):
+        """Flat where the first image is, and nowhere else."""
+        return jnp.square(images[:, 0, 0, :1] - 0.5) * jnp.arange(1, K + 1)
+
+    images = jnp.full((2, *SHAPE), 0.5).at[1].set(0.9)
+    found = small(name)(bowl, images, np.array([1, 2]), Gradient(), KEYS[:2])
+    np.testing.assert_array_equal(np.isnan(found), [True, False])
+    assert np.isfinite(found[1])

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from advx_jax.errors import UserError
-from advx_jax.files import check_output_file, check_output_folder, locked, remove_temporaries
+from advx_jax.files import check_output_file, check_output_folder, locked, remove_temporaries, scratch_folder
 
 
 @pytest.fixture
@@ -114,3 +114,24 @@ def test_a_killed_process_holds_nothing(tmp_path):
     process.communicate()
     with locked(tmp_path / ".lock", wait=False) as free:
         assert free
+
+
+def test_a_scratch_folder_goes_and_takes_what_was_killed_with_it(tmp_path):
+    (tmp_path / ".work-killed" / "below").mkdir(parents=True)
+    (tmp_path / ".workshop").mkdir()
+
+    def enter():
+        with scratch_folder(tmp_path, ".work"):
+            pass
+
+    with scratch_folder(tmp_path, ".work") as scratch:
+        (scratch / "half").write_text("")
+        assert not (tmp_path / ".work-killed").exists()
+        waiting = threading.Thread(target=enter)
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        assert (scratch / "half").exists()
+    waiting.join()
+    assert (tmp_path / ".workshop").exists()
+    assert not scratch.exists()

@@ -25,7 +25,7 @@ FLOORS = ["cli", "runs", "reports", "training", "analysis", "attacks", "networks
 # Folders at the top of the repository that are part of the package: links in a clone, folders in a wheel.
 LINKED = {"configs", "convert", "prebuilt"}
 # What every room may use, and what may therefore use no room.
-GROUND = {"errors", "files", "cache", "_runtime", "names", "progress", "messages", "importing"}
+GROUND = {"errors", "files", "cache", "_runtime", "names", "progress", "messages", "importing", "strict_json"}
 
 
 def imported_modules(path: Path) -> set[str]:

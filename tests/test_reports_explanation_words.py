@@ -82,4 +82,4 @@ def test_a_network_whose_numbers_are_none_is_not_called_usual():
 def test_in_another_norm_the_bound_has_another_name():
     results = _results("tiny", _entry("0", 2, [0.02] * 3, [False] * 3))
     results["settings"] = {"model": "tiny", "eps": 8 / 255, "norm": "Linf"}
-    assert shortfall(results, FOLDERS).startswith("3 of 3 explanations by tiny never had the size L∞ norm 8/255 ")
+    assert shortfall(results, FOLDERS).startswith("3 of 3 explanations by tiny end short of the size L∞ norm 8/255 ")

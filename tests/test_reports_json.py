@@ -66,8 +66,19 @@ def test_what_has_no_form_in_json_is_refused_and_the_old_file_stays(tmp_path, re
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b'{"a": NaN}', b'{"a": -Infinity}', b"[1]", b"3", b"\xff\xfe", b"[" * 100_000, b"9" * 10_000],
-    ids=["empty", "cut off", "NaN", "Infinity", "list", "number", "no text", "deep", "long number"],
+    [
+        b"",
+        b"{",
+        b'{"a": NaN}',
+        b'{"a": -Infinity}',
+        b"[1]",
+        b"3",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b"9" * 10_000,
+        b'{"a": 1%s}' % (b"0" * 400),
+    ],
+    ids=["empty", "cut off", "NaN", "Infinity", "list", "number", "no text", "deep", "long number", "large number"],
 )
 def test_broken_files_are_one_line_errors(tmp_path, content):
     path = tmp_path / "broken.json"

@@ -103,6 +103,7 @@ def test_what_was_half_written_is_dropped_and_the_rest_stays(tmp_path):
         b'{"serial": 9, "records": {"b": 3}}',
         b'{"serial": 9, "claims": 3, "seconds": {"x": "y"}}',
         b"[" * 100_000,
+        b'{"serial": 9, "seconds": {"x": 1' + b"0" * 400 + b'}, "records": {"b": {}}}',
     ],
 )
 def test_a_damaged_line_costs_what_is_in_it_and_no_more(line, tmp_path):

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from processes import WARNINGS, quick_environment, shell_environment
 from warm_process import call_warm
@@ -122,12 +123,30 @@ def test_a_workdir_of_another_config_is_left_alone(folder):
     config = importlib.import_module("advx_jax.configs.smoke").get_config()
     config.epochs = 9
     claim_workdir(folder / "other", config.to_dict(), {"training images": "ab" * 32, "first network": None})
+    (folder / "other" / "checkpoints" / "3").mkdir(parents=True)
     before = (folder / "other" / "config.json").read_bytes()
     message = fail(folder, SMOKE, "--workdir=other")
     assert "epochs: 9 there, 3 now" in message
     assert "other" in message
-    assert [path.name for path in (folder / "other").iterdir()] == ["config.json"]
+    assert {path.name for path in (folder / "other").iterdir()} == {"config.json", "checkpoints"}
     assert (folder / "other" / "config.json").read_bytes() == before
+
+
+def test_what_does_not_fit_is_told_before_anything_is_written(folder):
+    message = fail(folder, SMOKE, "--workdir=unfit", "--config.init_from=resnet20-quick-robust")
+    assert "config.init_from: expected a network of architecture ResNetArchitecture(" in message
+    images = np.zeros((20, 8, 8, 3), np.uint8)
+    np.savez(folder / "alone.npz", images=images, labels=np.zeros(20, int), class_names=["images"])
+    message = fail(folder, SMOKE, "--workdir=unfit", "--config.data=alone.npz")
+    assert "expected images of at least 2 classes in " in message
+    assert message.endswith(", got 1 (images)")
+    np.savez(folder / "four.npz", images=images, labels=np.arange(20) % 4)
+    message = fail(folder, SMOKE, "--workdir=unfit", "--config.data=four.npz")
+    assert message == (
+        "error: config.penalty.target_loss: expected above 0 and below ln K = 1.386, the loss of a network that "
+        "guesses, got 1.5"
+    )
+    assert not (folder / "unfit").exists()
 
 
 def test_recipes_are_listed_where_one_is_missing(folder):

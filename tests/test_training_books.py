@@ -9,7 +9,7 @@ import pytest
 
 from advx_jax.errors import UserError
 from advx_jax.training import bookkeeping
-from advx_jax.training.bookkeeping import Books
+from advx_jax.training.bookkeeping import Books, CheckpointClock
 from advx_jax.training.checkpoints import Progress
 from advx_jax.training.step import Metrics
 
@@ -44,8 +44,8 @@ def metrics_of(**changes):
     return Metrics(**values | changes)
 
 
-def enter(books, step, stopping=False, **changes):
-    books.enter(step, metrics_of(**changes), jnp.asarray(stopping))
+def enter(books, step, stopping=False, saving=False, **changes):
+    books.enter(step, metrics_of(**changes), jnp.asarray([stopping, saving]))
 
 
 @pytest.fixture
@@ -144,6 +144,61 @@ def test_once_agreed_to_stop_it_stays_so(kept):
     assert books.stopping is True
     books.read_all()
     assert books.stopping is True
+
+
+def steps_of_a_process(strikes_at, wishes):
+    """The loop of one of several processes: yields what it wishes, then is sent what all have agreed on.
+
+    Args:
+        strikes_at: step before which the time of its clock is up.
+        wishes: whether it is asked to stop, by the step.
+    """
+    books, clock = Books(Progress(), Listener()), CheckpointClock(1000.0, n_processes=2)
+    step, saved = 0, []
+    while not books.stopping:
+        clock.strikes = lambda step=step: step >= strikes_at and not saved
+        agreed = yield wishes(step), clock.strikes()
+        step += 1
+        enter(books, step, *agreed)
+        if clock.is_due(books):
+            books.read_all()
+            clock.restart(books)
+            saved.append(step)
+    return step, saved
+
+
+@pytest.mark.parametrize("stop_at", range(2, 8))
+def test_processes_save_and_stop_at_the_same_step_though_their_clocks_differ(stop_at):
+    processes = [steps_of_a_process(at, lambda step, at=at: step >= stop_at and at == 3) for at in (3, 5)]
+    asked, left = [next(process) for process in processes], []
+    for _ in range(20):
+        agreed, asked = [any(wish) for wish in zip(*asked, strict=True)], []
+        for process in processes:
+            try:
+                asked.append(process.send(agreed))
+            except StopIteration as end:
+                left.append(end.value)
+        # Whoever goes on alone waits for ever for the one that has left.
+        assert len(asked) in (0, len(processes))
+        if not asked:
+            break
+    assert left[0] == left[1]
+    assert left[0][1] == ([5] if stop_at > 2 else [])
+
+
+def test_one_process_alone_saves_when_its_time_is_up():
+    books = Books(Progress(), Listener())
+    clock = CheckpointClock(0.0, n_processes=1)
+    assert clock.is_due(books)
+    assert not CheckpointClock(1000.0, n_processes=1).is_due(books)
+    # What several have agreed on is for several.
+    together = CheckpointClock(0.0, n_processes=2)
+    assert not together.is_due(books)
+    enter(books, 1, saving=True)
+    enter(books, 2)
+    assert together.is_due(books)
+    together.restart(books)
+    assert not together.is_due(books)
 
 
 def test_a_new_epoch_has_new_sums_and_the_same_time_and_best(kept):

@@ -19,7 +19,9 @@ from advx_jax.networks.files import load_network
 from advx_jax.training.batches import hold_out
 from advx_jax.training.checkpoints import Checkpoints, Progress, check_room
 from advx_jax.training.evaluation import evaluate
-from advx_jax.training.loop import BEST_NETWORK, Data, check_fit, train
+from advx_jax.training.export import BEST_NETWORK
+from advx_jax.training.fit import check_fit
+from advx_jax.training.loop import Data, train
 from advx_jax.training.state import initial_state, make_optimizer
 from advx_jax.training.stopping import StopRequest
 

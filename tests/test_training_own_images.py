@@ -18,7 +18,8 @@ from advx_jax.errors import UserError
 from advx_jax.networks.files import load_network
 from advx_jax.networks.resnet import CIFAR10_MEAN, CIFAR10_STD, ResNetArchitecture
 from advx_jax.training.data_facts import CIFAR10_FACTS, DataFacts, facts_of
-from advx_jax.training.loop import Data, check_fit
+from advx_jax.training.fit import check_fit
+from advx_jax.training.loop import Data
 from advx_jax.training.recipe import completed, recipe_from_config
 from advx_jax.training.state import classifier_of, initial_state, make_optimizer
 

@@ -42,13 +42,14 @@ def start(workdir, environment, *flags):
     )
 
 
-def start_two(workdir, environment, *flags):
+def start_two(workdir, environment, *flags, second=()):
+    """Two processes; `second` are flags of the second one alone."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
     return [
-        start(workdir, environment, f"--coordinator={address}", "--n_processes=2", f"--process={number}", *flags)
-        for number in (0, 1)
+        start(workdir, environment, f"--coordinator={address}", "--n_processes=2", f"--process={number}", *flags, *own)
+        for number, own in enumerate(((), second))
     ]
 
 
@@ -91,9 +92,11 @@ def test_two_processes_give_the_same_network(alone, environment, tmp_path):
 
 
 @pytest.mark.slow
-def test_both_stop_at_the_same_step_whichever_is_asked_and_one_alone_goes_on(alone, environment, tmp_path):
+@pytest.mark.parametrize("minutes", ["10.0", "0.0"])
+def test_both_stop_at_the_same_step_whichever_is_asked_and_one_alone_goes_on(minutes, alone, environment, tmp_path):
+    """Also where the clock of one of them asks for a checkpoint after every step, and that of the other never."""
     workdir = tmp_path / "stopped"
-    processes = start_two(workdir, environment)
+    processes = start_two(workdir, environment, second=(f"--config.keeping.checkpoint_minutes={minutes}",))
     while not (workdir / "metrics.jsonl").exists() and processes[0].poll() is None:
         time.sleep(0.01)
     processes[1].send_signal(signal.SIGTERM)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from advx_jax.errors import UserError
 from advx_jax.reports.training_curves import write_training_curves
-from advx_jax.reports.training_record import MetricsFile, claim_workdir, read_metrics
+from advx_jax.reports.training_record import MetricsFile, claim_workdir, is_begun, read_metrics
 from advx_jax.training.checkpoints import CHECKPOINTS
 from advx_jax.training.recipe import completed
 
@@ -124,6 +124,48 @@ def test_checkpoints_without_a_config_are_left_alone(tmp_path, config):
 def test_a_damaged_config_gives_one_line(content, tmp_path, config):
     (tmp_path / "config.json").write_text(content)
     assert "config.json" in refusal(tmp_path, config)
+
+
+def test_a_run_that_left_nothing_gives_way_to_a_corrected_one(tmp_path, config):
+    claim_workdir(tmp_path, config, FINGERPRINTS)
+    # As a run leaves it that stopped before its first checkpoint, which is still being written.
+    MetricsFile(tmp_path, 0).add({"kind": "step", "step": 10, "class_loss": 9.0})
+    (tmp_path / CHECKPOINTS / "40.orbax-checkpoint-tmp-0").mkdir(parents=True)
+    other = {**copy.deepcopy(config), "epochs": 20}
+    now = {**FINGERPRINTS, "first network": "cd" * 32}
+    assert "epochs: 200 there, 20 now" in refusal(tmp_path, other, now)
+    claim_workdir(tmp_path, other, now, replace_unbegun=True)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["config"] == json.loads(json.dumps(completed(other)))
+    assert written["fingerprints"] == now
+
+
+@pytest.mark.parametrize("left", ["checkpoints/40", "network.safetensors", "best.safetensors", "metrics.jsonl"])
+def test_a_run_that_left_something_keeps_its_workdir(left, tmp_path, config):
+    claim_workdir(tmp_path, config, FINGERPRINTS)
+    assert not is_begun(tmp_path)
+    if left == "metrics.jsonl":
+        MetricsFile(tmp_path, 0).add({"kind": "epoch", "step": 4, "epoch": 1})
+    else:
+        (tmp_path / left).mkdir(parents=True)
+    assert is_begun(tmp_path)
+    with pytest.raises(UserError, match="epochs: 200 there, 20 now"):
+        claim_workdir(tmp_path, {**config, "epochs": 20}, FINGERPRINTS, replace_unbegun=True)
+    assert json.loads((tmp_path / "config.json").read_text())["config"]["epochs"] == 200
+
+
+def test_another_number_of_devices_is_refused_where_it_matters(tmp_path, config):
+    claim_workdir(tmp_path, config, FINGERPRINTS | {"devices": "4"})
+    assert "devices: 4 there, 2 now" in refusal(tmp_path, config, FINGERPRINTS | {"devices": "2"})
+    # Whoever exports does not tell it, and it stays.
+    claim_workdir(tmp_path, config, FINGERPRINTS)
+    assert "devices: 4 there, 2 now" in refusal(tmp_path, config, FINGERPRINTS | {"devices": "2"})
+
+
+def test_a_workdir_of_an_earlier_version_goes_on_with_any_number_of_devices(tmp_path, config):
+    claim_workdir(tmp_path, config, FINGERPRINTS)
+    claim_workdir(tmp_path, config, FINGERPRINTS | {"devices": "2"})
+    assert "devices: 2 there, 4 now" in refusal(tmp_path, config, FINGERPRINTS | {"devices": "4"})
 
 
 def lines_of(workdir):

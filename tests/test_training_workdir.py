@@ -71,6 +71,16 @@ def test_explain_and_ara(call):
     assert (folder / "ara" / "tiny-smoke" / "ara.json").exists()
 
 
+@pytest.mark.slow
+def test_a_finished_run_measures_nothing_again(call):
+    _, folder = call("evaluate", "--help")
+    kept = folder / "run" / "ara" / "distances.jsonl"
+    before = kept.read_bytes()
+    out, _ = call("train", "--workdir=run")
+    assert "attack (misclassified)" in out
+    assert kept.read_bytes() == before
+
+
 def test_back_to_pytorch(call):
     torch = pytest.importorskip("torch")
     _, folder = call("convert", "--to_pt", "run/network.safetensors", "--output_dir=for-pytorch")

@@ -19,7 +19,7 @@ from advx_jax.analysis.explanations import Explanation, ExplanationChunk, explai
 from advx_jax.analysis.faithfulness.counterfactual import CounterfactualQuality, quality
 from advx_jax.analysis.workers import lanes, pad
 from advx_jax.attacks.base import Model, example_keys
-from advx_jax.attacks.explaining import ExplanationAttack
+from advx_jax.attacks.explaining import ExplanationAttack, check_explains
 from advx_jax.attacks.published import PublishedBounded
 from advx_jax.errors import UserError
 from advx_jax.networks.pytrees import as_pytree
@@ -53,8 +53,9 @@ def chosen_methods(
         attack: that makes the explanations; `adversarial` is its.
 
     Raises:
-        UserError: there is no such method, or several would have one name.
+        UserError: there is no such method, or several would have one name; the attack makes no explanations.
     """
+    check_explains(attack)
     if isinstance(methods, Mapping):
         return {str(name): as_attribution(method) for name, method in methods.items()}
     found: dict[str, Attribution] = {}

@@ -12,15 +12,14 @@ from jaxtyping import Array, Bool, Float, Int
 from advx_jax.analysis.batches import map_batches
 from advx_jax.analysis.chunks import Group, chunk_rows, evenly, groups
 from advx_jax.analysis.row_cost import row_bytes
-from advx_jax.analysis.segments import result_of, run_in_segments
+from advx_jax.analysis.segments import explained_by, run_in_segments
 from advx_jax.analysis.soundness import prepared
 from advx_jax.analysis.workers import Worker
 from advx_jax.attacks.base import Model
 from advx_jax.attacks.checks import ImagesLike
 from advx_jax.attacks.explaining import ExplanationAttack, check_explains
-from advx_jax.attacks.frank_wolfe import FrankWolfeState
 from advx_jax.attacks.norms import rms
-from advx_jax.attacks.published import EXPLANATION, PublishedState
+from advx_jax.attacks.published import EXPLANATION
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,8 +106,9 @@ def explain(
 
             towards = jnp.take(classes, group.places, axis=1).T
             state = run_in_segments(worker, attack, x, towards, on_steps=on_steps)
-            result = result_of(worker, attack, x, towards, state)
-            by_class = worker.call(_of_each, attack, state, result.finite)
+            found = explained_by(worker, attack, x, towards, state)
+            sizes = worker.call(_rms_of_each, found.perturbation)
+            by_class = found.perturbation, sizes, found.first_stop, found.reached, found.finite
             return [np.moveaxis(np.asarray(field), 0, 1)[:, : group.n] for field in by_class]
 
         parts = [explain_towards(group) for group in groups(n_targets, chunk.n_targets)]
@@ -139,10 +139,8 @@ def explanation_chunk(model: Model, images: Any, attack: ExplanationAttack, n_ta
 
 
 @jax.jit
-def _of_each(attack: ExplanationAttack, state: PublishedState | FrankWolfeState, finite: Array) -> tuple[Array, ...]:
-    """Of each target and image: δ, its RMS, when it had reached ρ, whether it did, and whether all was finite."""
-    first_stop = state.first_stop
-    return state.perturbation, jax.vmap(rms)(state.perturbation), first_stop, first_stop < attack.steps, finite
+def _rms_of_each(perturbations: Float[Array, "targets batch *shape"]) -> Float[Array, "targets batch"]:
+    return jax.vmap(rms)(perturbations)
 
 
 @jax.jit

@@ -16,14 +16,14 @@ from advx_jax.analysis.segments import result_of, run_in_segments
 from advx_jax.analysis.soundness import differing_rows, leading_scale, like_a_softmaxs, prepared
 from advx_jax.analysis.workers import Worker
 from advx_jax.attacks.arrays import Keys
-from advx_jax.attacks.base import Attack, Model, Part, as_attack, example_keys
+from advx_jax.attacks.base import Attack, Model, Part, as_attack, as_key, example_keys
 from advx_jax.attacks.checks import ImagesLike, LabelsLike
 from advx_jax.attacks.criteria import are_numbers, clearly_met, is_met
 from advx_jax.attacks.eot import ACCURACY, ACCURACY_AGAIN, TRANSFER, judge, network_keys
 from advx_jax.attacks.fixed_epsilon import FixedEpsilon
 from advx_jax.attacks.losses import CLASSES_NEEDED, LossName, loss_and_gradient
 from advx_jax.attacks.minimum_norm import MinimumNorm
-from advx_jax.attacks.passes import count_passes
+from advx_jax.attacks.passes import steps_cost
 from advx_jax.attacks.projections import size
 from advx_jax.attacks.published import Published
 from advx_jax.errors import UserError
@@ -77,7 +77,7 @@ def sanity_checks(
     labels: Int[np.ndarray, " n"],
     rows: int | None = None,
     indices: Int[np.ndarray, " n"] | None = None,
-    key: Key[Array, ""] | None = None,
+    key: Key[Array, "..."] | None = None,
 ) -> SanityChecks:
     """Classify unperturbed images and make AutoAttack's checks on them, on all devices of this machine.
 
@@ -87,14 +87,14 @@ def sanity_checks(
         labels: true classes, as `prepared` gives them.
         rows: images a chunk; by how many there are if None.
         indices: of the images in their data set, from which draws of a random network come; their places if None.
-        key: of those draws; `jax.random.key(0)` if None.
+        key: of those draws, or a key for each image that indices count; `jax.random.key(0)` if None.
     """
     if len(images) == 0:
         return SanityChecks(*(np.zeros(0, bool) for _ in SanityChecks._fields))
 
     def work(worker: Worker, count: int, x: Array, y: Array, indices: Array) -> SanityChecks:
         del count
-        keys = example_keys(key, indices)
+        keys = _keys_of(key, indices)
         logits, flat = jax.device_get(worker.call(_logits_and_flat, _at_draw(worker.model, keys, ACCURACY), x, y))
         again = jax.device_get(worker.call(_logits, _at_draw(worker.model, keys, ACCURACY_AGAIN), x))
         # What bfloat16 has no sums for, float64 holds exactly.
@@ -121,7 +121,7 @@ def run_attack(
     labels: Int[np.ndarray, " n"],
     indices: Int[np.ndarray, " n"],
     part: Part,
-    key: Key[Array, ""],
+    key: Key[Array, "..."],
     rows: int,
     on_progress: Callable[[float], None] = lambda _: None,
     on_spared: Callable[[float], None] = lambda _: None,
@@ -134,7 +134,7 @@ def run_attack(
         labels: true classes, all of them predicted on the unperturbed images.
         indices: of the images in their data set, from which their random draws come.
         part: the attack, and its place in the ensemble, for its draws; one that can work with the model.
-        key: of all draws.
+        key: of all draws, or a key for each image that indices count.
         rows: images a chunk; see `chunk_rows`.
         on_progress: called with how many images' worth of work was just done; fractions add up.
         on_spared: called in the same way with work that is not needed, because all images of a chunk are broken.
@@ -147,7 +147,7 @@ def run_attack(
     attack = part.attack
 
     def work(worker: Worker, count: int, x: Array, y: Array, indices: Array) -> AttackedImages:
-        keys = part.keys(example_keys(key, indices))
+        keys = part.keys(_keys_of(key, indices))
         share = count / attack.n_steps
         state = run_in_segments(
             worker, attack, x, y, keys, lambda steps: on_progress(share * steps), lambda steps: on_spared(share * steps)
@@ -169,7 +169,7 @@ def transferred(
     candidates: Float[np.ndarray, "n *shape"],
     indices: Int[np.ndarray, " n"],
     ball: FixedEpsilon,
-    key: Key[Array, ""],
+    key: Key[Array, "..."],
     rows: int,
 ) -> AttackedImages:
     """Look whether images that were broken elsewhere, on another network or within another ball, are so here.
@@ -181,13 +181,13 @@ def transferred(
         candidates: the broken images; they are brought to the nearest points in the ball and in [0,1].
         indices: of the images in their data set, from which draws of a random network come.
         ball: an attack, for its ball and criterion.
-        key: of those draws.
+        key: of those draws, or a key for each image that indices count.
         rows: images a chunk.
     """
 
     def work(worker: Worker, count: int, x: Array, y: Array, points: Array, indices: Array) -> AttackedImages:
         del count
-        at_draw = _at_draw(worker.model, example_keys(key, indices), TRANSFER)
+        at_draw = _at_draw(worker.model, _keys_of(key, indices), TRANSFER)
         found: AttackedImages = worker.call(_transferred, ball, at_draw, x, y, points)
         return found
 
@@ -200,7 +200,7 @@ def robust_accuracy(
     images: ImagesLike,
     labels: LabelsLike,
     attack: Attack,
-    key: Key[Array, ""] | None = None,
+    key: Key[Array, "..."] | None = None,
     on_progress: Callable[[float], None] = lambda _: None,
     progress: bool | None = None,
 ) -> float:
@@ -218,7 +218,7 @@ def robust_accuracy(
         images: on the [0,1] scale.
         labels: true classes.
         attack: with a fixed epsilon, for instance `AutoAttack(eps=0.5, norm="L2")`.
-        key: of random draws, folded with each image's place; `jax.random.key(0)` if None.
+        key: of random draws, folded with each image's place; or a key for each image. `jax.random.key(0)` if None.
         on_progress: called with how many images' worth of work was just done or spared; fractions add up.
         progress: show a bar; None for in a notebook only.
 
@@ -240,13 +240,12 @@ def robust_accuracy(
     if len(x) == 0:
         return float("nan")
     attack.check(n_classes)
-    draws = jax.random.key(0) if key is None else key
+    draws = as_key(key)
+    # Keys of images are counted before any of them is chosen.
+    draws = example_keys(draws, jnp.arange(len(x))) if draws.ndim else draws
     is_robust = sanity_checks(model, x, y, key=draws).correct
     parts, cost = attack.parts(n_classes), row_bytes(model, x, attack)
-    # One that asks the model in its steps for nothing takes no time that could be told.
-    steps = [
-        max(1, part.attack.n_steps * count_passes(part.attack, n_classes, x.shape[1:]).step.cost) for part in parts
-    ]
+    steps = [steps_cost(part.attack, n_classes, x.shape[1:]) for part in parts]
     with call_progress(len(x), "robust accuracy", progress, on_progress) as update:
         update(float((~is_robust).sum()), spared=True)
         for place, part in enumerate(parts):
@@ -263,6 +262,12 @@ def robust_accuracy(
                 is_robust[left[places[found.success]]] = False
                 update(float(found.success.sum()) * sum(steps[place + 1 :]) / sum(steps), spared=True)
     return float(is_robust.mean())
+
+
+def _keys_of(key: Key[Array, "..."] | None, indices: Int[Array, " n"]) -> Keys:
+    """Of a key for all those that are folded with the indices; of a key for each image those at the indices."""
+    key = as_key(key)
+    return key[indices] if key.ndim else example_keys(key, indices)
 
 
 def _at_draw(model: Model, keys: Keys, what: int) -> Model:

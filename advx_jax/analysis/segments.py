@@ -10,6 +10,8 @@ from jaxtyping import Array, Int, Key
 
 from advx_jax.analysis.workers import Worker
 from advx_jax.attacks.base import Attack, AttackResult, Model, State, example_keys
+from advx_jax.attacks.explained import Explained
+from advx_jax.attacks.explaining import ExplanationAttack
 
 # About 3 seconds of a chunk on a CPU core.
 _LONGEST_SEGMENT = 36
@@ -113,6 +115,12 @@ def result_of(worker: Worker, attack: Attack, images: Array, labels: Array, stat
     return result
 
 
+def explained_by(worker: Worker, attack: ExplanationAttack, images: Array, labels: Array, state: State) -> Explained:
+    """The explanations of the state that `run_in_segments` gave; every field has the leading axes of `labels`."""
+    found: Explained = worker.call(_explained, attack, worker.model, images, labels, state)
+    return found
+
+
 def _over_runs(function: Callable[..., Any], labels: Array, *mapped: Any) -> Any:
     return function(labels, *mapped) if labels.ndim == 1 else jax.vmap(function)(labels, *mapped)
 
@@ -134,3 +142,9 @@ def _advance(attack: Attack, model: Model, images: Array, labels: Array, state: 
 def _result(attack: Attack, model: Model, images: Array, labels: Array, state: Any) -> AttackResult:
     result: AttackResult = _over_runs(lambda y, s: attack.result(model, images, y, s), labels, state)
     return result
+
+
+@jax.jit
+def _explained(attack: ExplanationAttack, model: Model, images: Array, labels: Array, state: Any) -> Explained:
+    found: Explained = _over_runs(lambda y, s: attack.explained(model, images, y, s), labels, state)
+    return found

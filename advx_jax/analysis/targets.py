@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from advx_jax.analysis.accuracy import predict
 from advx_jax.attacks.base import Model
@@ -55,6 +56,9 @@ class Targets(NamedTuple):
         return np.take_along_axis(chosen, order, axis=1).astype(np.int32)
 
 
+TargetsLike = str | int | np.integer | Sequence[str | int] | Array | np.ndarray
+"""What a person asks for, see `targets_named`."""
+
 ALL_CLASSES = Targets()
 """Explain towards every class."""
 
@@ -78,12 +82,13 @@ def chosen_targets(
     return targets.likeliest(predictions.logits, predictions.classes.clip(0) if labels is None else labels)
 
 
-def targets_named(asked: str | int | Sequence[str | int] | None, class_names: Sequence[str]) -> Targets:
+def targets_named(asked: TargetsLike | None, class_names: Sequence[str]) -> Targets:
     """The targets that a person asks for.
 
     Args:
-        asked: `all`, `top5`, or names or numbers of classes, with commas between them or in a list; None for all of up
-            to 20 classes, else the 5 likeliest with the real one.
+        asked: `all`, `top5`, or names or numbers of classes, with commas between them or in a list or an array; None
+            for all of up to 20 classes, else the 5 likeliest with the real one. A text is a name first, a number in it
+            only where no class is called so.
         class_names: what the classes are called.
 
     Raises:
@@ -101,19 +106,22 @@ def targets_named(asked: str | int | Sequence[str | int] | None, class_names: Se
             if top > n_classes:
                 raise UserError(f"expected at most top{n_classes} of {n_classes} classes as targets, got {asked}")
             return ALL_CLASSES if top >= n_classes - 1 else Targets(top=top)
+    if isinstance(asked, np.ndarray | jax.Array):
+        asked = np.asarray(asked).tolist()
     names = asked.split(",") if isinstance(asked, str) else asked if isinstance(asked, Sequence) else [asked]
-    chosen = [_class_number(str(name).strip(), class_names) for name in names]
+    chosen = [_class_number(name.strip() if isinstance(name, str) else name, class_names) for name in names]
     if not chosen or len(set(chosen)) < len(chosen):
         raise UserError(f"expected each class once as a target, got {asked}")
     return Targets(classes=tuple(chosen))
 
 
-def _class_number(name: str, class_names: Sequence[str]) -> int:
-    if name in class_names:
-        return class_names.index(name)
-    if name.isdecimal() and int(name) < len(class_names):
-        return int(name)
+def _class_number(asked: Any, class_names: Sequence[str]) -> int:
+    if isinstance(asked, str) and asked in class_names:
+        return class_names.index(asked)
+    is_number = asked.isdecimal() if isinstance(asked, str) else isinstance(asked, int | np.integer)
+    if is_number and not isinstance(asked, bool) and 0 <= int(asked) < len(class_names):
+        return int(asked)
     raise UserError(
-        f"expected all, top5, or names or numbers of classes ({', '.join(class_names[:3])}, …) as targets, got {name!r}"
-        f"{nearest(name, class_names)}"
+        f"expected all, top5, or names or numbers of classes ({', '.join(class_names[:3])}, …) as targets, "
+        f"got {asked!r}{nearest(asked, class_names) if isinstance(asked, str) else ''}"
     )

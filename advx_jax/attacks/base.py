@@ -21,6 +21,7 @@ from advx_jax.attacks.checks import ImagesLike, LabelsLike, check_settings, chec
 from advx_jax.attacks.criteria import Criterion, Misclassified
 from advx_jax.attacks.norms import per_example
 from advx_jax.errors import UserError
+from advx_jax.importing import code_settings
 from advx_jax.messages import size_in_words
 from advx_jax.networks.pytrees import as_pytree
 from advx_jax.networks.random_classifier import at_some_draw
@@ -136,7 +137,8 @@ class Attack:
     def settings(self) -> dict[str, Any]:
         """Everything that a result depends on, apart from model, image, key and criterion, as JSON can hold it."""
         names = [field.name for field in dataclasses.fields(self) if field.name != "criterion"]
-        return {"attack": self.name} | {name: plain_number(getattr(self, name)) for name in names}
+        fields = {name: plain_number(getattr(self, name)) for name in names}
+        return {"attack": self.name} | fields | code_settings(self)
 
     def check(self, n_classes: int | None = None) -> None:
         """Refuse settings that the attack cannot work with; a class with conditions of its own adds them.
@@ -236,15 +238,35 @@ def example_keys(key: Key[Array, "..."] | None, indices: Counts) -> Keys:
         indices: of the examples.
 
     Raises:
+        UserError: it is no key, or there are more or fewer than examples.
+    """
+    key = as_key(key)
+    if not key.ndim:
+        return _folded(key, indices)
+    if key.shape != (len(indices),):
+        given = f"{len(key)} keys" if key.ndim == 1 else f"keys of shape {key.shape}"
+        raise UserError(f"expected one key, or a key for each of {len(indices)} images, got {given}")
+    return key
+
+
+def as_key(key: Key[Array, "..."] | None) -> Key[Array, "..."]:
+    """A key, or several, also where they are given as numbers, as of old; `jax.random.key(0)` if None.
+
+    Raises:
         UserError: it is no key.
     """
     if key is None:
-        key = jax.random.key(0)
+        return jax.random.key(0)
     if not hasattr(key, "dtype"):
         raise UserError(f"expected a key such as jax.random.key(0), got {key!r}")
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
-    return key if key.ndim else _folded(key, indices)
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key
+    try:
+        return jax.random.wrap_key_data(key)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"expected a key such as jax.random.key(0), got an array of {key.dtype} of shape {key.shape}"
+        ) from None
 
 
 # Compiled, for operation by operation it takes as long as a pass of a small network.

@@ -71,6 +71,15 @@ class CarliniWagner(MinimumNorm):
         """As the field names it."""
         return "cw"
 
+    def check(self, n_classes: int | None = None) -> None:
+        """Refuse to leave [0,1].
+
+        Raises:
+            UserError: in one line.
+        """
+        super().check(n_classes)
+        self.refuse_to_leave_box()
+
     def init(self, model: Model, images: Images, labels: Labels, keys: Keys | None) -> CarliniWagnerState:
         """State before the first step."""
         del keys

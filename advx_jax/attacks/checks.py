@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from advx_jax.attacks.criteria import Criterion
 from advx_jax.errors import UserError
 from advx_jax.networks.classifier import Classifier
 from advx_jax.networks.programs import TRACED_ROWS
@@ -154,33 +155,39 @@ def checked(model: Any, images: ImagesLike, labels: LabelsLike, what: str = "lab
     return Checked(x, checked_labels(labels, len(x), n_classes, what), n_classes)
 
 
-def checked_images(images: ImagesLike) -> Float[Array, "batch *shape"] | Float[np.ndarray, "batch *shape"]:
+def checked_images(
+    images: ImagesLike, what: str = "images"
+) -> Float[Array, "batch *shape"] | Float[np.ndarray, "batch *shape"]:
     """Images as floating-point numbers, of float32 at least; in float64 only where JAX computes in it.
+
+    Args:
+        images: on the [0,1] scale.
+        what: what they are called.
 
     Raises:
         UserError: they are no batch of images in [0,1], or their channels come first.
     """
-    x = _array(images, "images")
+    x = _array(images, what)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         remedy = ": divide by 255" if x.dtype == np.uint8 else ""
-        raise UserError(f"expected images as floating-point numbers in [0,1], got {x.dtype}{remedy}")
+        raise UserError(f"expected {what} as floating-point numbers in [0,1], got {x.dtype}{remedy}")
     if x.ndim < 2:
-        raise UserError(f"expected images of shape (batch, height, width, channels), got {x.shape}")
+        raise UserError(f"expected {what} of shape (batch, height, width, channels), got {x.shape}")
     if 0 in x.shape:
         raise UserError(f"expected at least 1 image, got an array of shape {x.shape}")
     if x.ndim == 4 and x.shape[1] in _CHANNELS and min(x.shape[2:]) > _MOST_CHANNELS:
         raise UserError(
-            f"expected images of shape (batch, height, width, channels), got {x.shape} with channels first: "
+            f"expected {what} of shape (batch, height, width, channels), got {x.shape} with channels first: "
             "pass images.transpose(0, 2, 3, 1)"
         )
     x = x.astype(jnp.promote_types(jax.dtypes.canonicalize_dtype(x.dtype), jnp.float32), copy=False)
     if _has_values(x):
         low, high = _extremes(x)
         if math.isnan(low) or math.isnan(high):
-            raise UserError("expected images in [0,1], got NaN in them")
+            raise UserError(f"expected {what} in [0,1], got NaN in them")
         if low < -_ROUNDING or high > 1 + _ROUNDING:
             raise UserError(
-                f"expected images in [0,1], got values from {low:.6g} to {high:.6g}: "
+                f"expected {what} in [0,1], got values from {low:.6g} to {high:.6g}: "
                 + ("divide by 255" if low >= 0 and 2 < high <= 255 else "let the classifier do what normalises them")
             )
     return x
@@ -308,9 +315,12 @@ def check_settings(settings: Any, in_use: bool = True) -> None:
         if value is None and field.default is None:
             continue
         if name in _NUMBERS and (in_use or isinstance(value, float | np.floating)):
-            check_number(name, value)
+            check_number(name, value, name in getattr(settings, "may_be_infinite", ()))
         elif name in _COUNTS:
             object.__setattr__(settings, name, counted(name, value))
+        elif name == "criterion" and not isinstance(value, Criterion):
+            given = value.__name__ if isinstance(value, type) else repr(value)
+            raise UserError(f"expected a criterion such as Targeted(), got {given}")
         elif name in ("norm", "shrink"):
             object.__setattr__(settings, name, norm_named(value, norms_of(settings)))
         elif name in _CHOICES and value not in _CHOICES[name]:
@@ -322,7 +332,7 @@ def check_settings(settings: Any, in_use: bool = True) -> None:
 
 def _check_linf(eps: Any) -> None:
     """No two images differ by more than 1 in a value: who says more thinks of pixels up to 255."""
-    if _has_values(eps) and float(eps) > 1:
+    if _has_values(eps) and 1 < float(eps) < math.inf:
         raise UserError(f"expected eps of at most 1 in Linf, since images lie in [0,1], got {eps}: is {eps}/255 meant?")
 
 
@@ -351,8 +361,13 @@ def with_settings(settings: _Settings, kind: str, given: Mapping[str, Any]) -> _
     return dataclasses.replace(settings, **given)
 
 
-def check_number(name: str, value: Any) -> None:
+def check_number(name: str, value: Any, may_be_infinite: bool = False) -> None:
     """Refuse a setting that is no number or out of its range.
+
+    Args:
+        name: of the setting.
+        value: of it.
+        may_be_infinite: infinity is one too.
 
     Raises:
         UserError: see above.
@@ -365,6 +380,8 @@ def check_number(name: str, value: Any) -> None:
         raise UserError(f"expected a number {range_.text} as {name}, got {value!r}")
     if np.ndim(value):
         raise UserError(f"expected one number as {name}, got an array of shape {np.shape(value)}")
+    if may_be_infinite and np.asarray(value) == math.inf:
+        return
     if not range_.holds(np.asarray(value)).all():
         raise UserError(f"expected {name} {range_.text}, got {value}")
 

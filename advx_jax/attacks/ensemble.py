@@ -11,7 +11,9 @@ from jax import lax
 from jaxtyping import Array, Int
 
 from advx_jax.attacks.arrays import Images, Keys, Labels
-from advx_jax.attacks.base import Attack, AttackResult, Model, Part, State, nothing_found, smaller
+from advx_jax.attacks.base import Attack, AttackResult, Model, Part, State, as_attack, nothing_found, smaller
+from advx_jax.attacks.checks import counted
+from advx_jax.attacks.criteria import Criterion, Misclassified
 from advx_jax.errors import UserError
 from advx_jax.networks.random_classifier import at_some_draw
 
@@ -33,7 +35,10 @@ class EnsembleState(NamedTuple):
 
 @struct.dataclass(kw_only=True)
 class Ensemble(Attack):
-    """Base of attacks that are made of others; all work towards its criterion."""
+    """Base of attacks that are made of others; all work towards its criterion.
+
+    A member that was told another criterion than Misclassified() must have been told the same one.
+    """
 
     def members(self, n_classes: int | None) -> tuple[Attack, ...]:
         """The attacks, in their order; as many as there can be if the number of classes is None."""
@@ -68,12 +73,18 @@ class Ensemble(Attack):
         return all(part.attack.takes_random for part in self.parts())
 
     def check(self, n_classes: int | None = None) -> None:
-        """Refuse what any part refuses.
+        """Refuse what any part refuses, and members with another criterion.
 
         Raises:
             UserError: in one line.
         """
         super().check(n_classes)
+        for member in self.members(n_classes):
+            if member.criterion not in (Misclassified(), self.criterion):
+                raise UserError(
+                    f"expected the criterion {self.criterion} for all attacks in {self.name}, got {member.criterion} "
+                    f"in {member.name}: until(…) sets it for all"
+                )
         parts = self.parts(n_classes)
         if not parts:
             raise UserError(f"expected at least 1 attack in {self.name}, got none")
@@ -118,19 +129,42 @@ class Listed(Ensemble):
 
     Attributes:
         attacks: in their order.
+        criterion: of all of them; the one that they share where nobody says.
     """
 
     attacks: tuple[Attack, ...]
+    criterion: Criterion = struct.field(pytree_node=False, default=None)
+
+    def __post_init__(self) -> None:
+        """Take the criterion from the attacks where nobody says, and see `Attack`.
+
+        Raises:
+            UserError: in one line.
+        """
+        if isinstance(self.attacks, list):
+            object.__setattr__(self, "attacks", tuple(self.attacks))
+        # JAX puts other things in the attacks' place, but has their criterion then.
+        if isinstance(self.attacks, Attack | str) or (self.criterion is None and not isinstance(self.attacks, tuple)):
+            raise UserError(f"expected attacks in a tuple or a list, got {self.attacks!r}")
+        if self.criterion is None:
+            object.__setattr__(self, "criterion", _shared_criterion(self.name, self.attacks))
+        super().__post_init__()
 
     def members(self, n_classes: int | None) -> tuple[Attack, ...]:
         """The attacks."""
         del n_classes
-        return self.attacks
+        return tuple(map(as_attack, self.attacks))
+
+    def until(self: _Listed, criterion: Criterion) -> _Listed:
+        """The same, each attack with another criterion of success."""
+        attacks = tuple(attack.until(criterion) for attack in self.members(None))
+        return dataclasses.replace(self, attacks=attacks, criterion=criterion)
 
     def with_settings(self: _Listed, **settings: Any) -> _Listed:
-        """The same with other settings of its own, or of each of its attacks."""
+        """The same with other settings of its own, or of each of its attacks; the criterion is of both."""
         own, others = _split(self, settings)
-        return dataclasses.replace(self, **({"attacks": self._changed(**others)} | own))
+        changed = dataclasses.replace(self, **({"attacks": self._changed(**others)} | own))
+        return changed.until(changed.criterion) if "criterion" in own else changed
 
     def _changed(self, **settings: Any) -> tuple[Attack, ...]:
         return tuple(attack.with_settings(**settings) for attack in self.attacks)
@@ -171,17 +205,18 @@ class SmallestSuccess(Listed):
         Raises:
             UserError: in one line.
         """
-        norms = dict.fromkeys(getattr(attack, "norm", "L2") for attack in self.attacks)
+        # What has no such setting, as the paper's attacks, measures L2.
+        norms = dict.fromkeys(getattr(part.attack, "norm", "L2") for part in self.parts(n_classes))
         if len(norms) > 1:
             raise UserError(f"expected attacks of one norm in {self.name}, got {', '.join(norms)}")
         super().check(n_classes)
 
     def _changed(self, **settings: Any) -> tuple[Attack, ...]:
         """Steps are those of the whole, shared out as now."""
-        steps = settings.pop("steps", None)
+        if "steps" not in settings:
+            return super()._changed(**settings)
+        steps = counted("steps", settings.pop("steps"))
         changed = super()._changed(**settings)
-        if steps is None:
-            return changed
         if steps < len(self.attacks):
             raise UserError(f"expected at least {len(self.attacks)} steps for {self.name}, got {steps}")
         total = self.n_steps
@@ -197,10 +232,22 @@ class Restarted(Ensemble):
     Attributes:
         attack: to run.
         restarts: how often.
+        criterion: the attack's where nobody says.
     """
 
     attack: Attack
     restarts: int = struct.field(pytree_node=False)
+    criterion: Criterion = struct.field(pytree_node=False, default=None)
+
+    def __post_init__(self) -> None:
+        """Take the criterion from the attack where nobody says, and see `Attack`.
+
+        Raises:
+            UserError: in one line.
+        """
+        if self.criterion is None:
+            object.__setattr__(self, "criterion", as_attack(self.attack).criterion)
+        super().__post_init__()
 
     @property
     def name(self) -> str:
@@ -210,20 +257,38 @@ class Restarted(Ensemble):
     def members(self, n_classes: int | None) -> tuple[Attack, ...]:
         """The attack, so often; all targets have their turn before the first comes again."""
         del n_classes
-        return (self.attack,) * (self.restarts if self.attack.is_random else min(self.restarts, 1))
+        attack = as_attack(self.attack)
+        return (attack,) * (self.restarts if attack.is_random else min(self.restarts, 1))
+
+    def until(self: _Restarted, criterion: Criterion) -> _Restarted:
+        """The same with another criterion of success, the attack's too."""
+        return dataclasses.replace(self, attack=as_attack(self.attack).until(criterion), criterion=criterion)
 
     def join(self, first: AttackResult, second: AttackResult) -> AttackResult:
         """As the attack joins its own runs."""
         return self.attack.join(first, second)
 
     def with_settings(self: _Restarted, **settings: Any) -> _Restarted:
-        """The same with other settings of its own, or of the attack."""
+        """The same with other settings of its own, or of the attack; the criterion is of both."""
         own, others = _split(self, settings)
-        return dataclasses.replace(self, **({"attack": self.attack.with_settings(**others)} | own))
+        changed = dataclasses.replace(self, **({"attack": self.attack.with_settings(**others)} | own))
+        return changed.until(changed.criterion) if "criterion" in own else changed
 
     def settings(self) -> dict[str, Any]:
         """Everything that a result depends on."""
         return self.attack.settings() | {"restarts": self.restarts}
+
+
+def _shared_criterion(name: str, attacks: tuple[Attack, ...]) -> Criterion:
+    """The one that all attacks have; that of any attack where there are none.
+
+    Raises:
+        UserError: they have several, or one is no attack.
+    """
+    criteria = dict.fromkeys(as_attack(attack).criterion for attack in attacks)
+    if len(criteria) > 1:
+        raise UserError(f"expected attacks of one criterion in {name}, got {', '.join(map(str, criteria))}")
+    return next(iter(criteria), Misclassified())
 
 
 def _split(ensemble: Ensemble, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

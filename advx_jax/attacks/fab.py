@@ -6,7 +6,8 @@ within the budget.
 """
 
 import functools
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +18,11 @@ from jaxtyping import Array, Bool, Float
 from advx_jax.attacks.arrays import Images, Keys, Labels, Perturbations, Values
 from advx_jax.attacks.ascent import at_least_float32
 from advx_jax.attacks.base import AttackResult, Model, smaller
-from advx_jax.attacks.criteria import are_numbers, clearly_met, is_met
+from advx_jax.attacks.criteria import Misclassified, are_numbers, clearly_met, is_met
 from advx_jax.attacks.fixed_epsilon import BestSoFar, FixedEpsilon, Targets
 from advx_jax.attacks.norms import per_example
 from advx_jax.attacks.projections import Norm, clipped, dual_size, linf_norm, size, smallest_fitting
+from advx_jax.errors import UserError
 
 # The paper's α_max, η and β: how much of a step may start from the image itself, how far steps go
 # beyond the linearised boundary, and how much of the way an adversarial point keeps.
@@ -53,12 +55,14 @@ class FAB(FixedEpsilon):
     With an infinite eps it is a minimum-norm attack: the result is the nearest success.
 
     Attributes:
+        eps: radius of the ball in its norm, on the images' scale; possibly infinite.
         norm: "L1", "L2" or "Linf".
         steps: AutoAttack makes 100.
         targeted: towards one class instead, with one gradient a step (see `FABT` for several).
     """
 
     norms = ("L1", "L2", "Linf")
+    may_be_infinite = ("eps",)
 
     steps: int = struct.field(pytree_node=False, default=100)
     targeted: bool = struct.field(pytree_node=False, default=False)
@@ -69,13 +73,19 @@ class FAB(FixedEpsilon):
         return "fab-t" if self.targeted else "fab"
 
     def check(self, n_classes: int | None = None) -> None:
-        """Refuse targets other than its own.
+        """Refuse targets other than its own, and other boundaries than those between classes, which it walks along.
 
         Raises:
             UserError: in one line.
         """
         super().check(n_classes)
         self.refuse_targets()
+        if not isinstance(self.criterion, Misclassified):
+            raise UserError(f"expected the criterion Misclassified() for {self.name}, got {self.criterion}")
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that a result depends on; JSON has no infinity."""
+        return _without_infinity(super().settings())
 
     def init(self, model: Model, images: Images, labels: Labels, keys: Keys | None) -> FABState:
         """State before the first step, at the images themselves; there is nothing random in it."""
@@ -106,7 +116,7 @@ class FAB(FixedEpsilon):
         nearer = clearly_met(self.criterion, logits, labels) & (distance < state.distance)
         nearest = jnp.where(per_example(nearer, new), new, state.nearest)
         distance = jnp.where(nearer, distance, state.distance)
-        within = distance <= self.eps
+        within = (distance <= self.eps) & jnp.isfinite(distance)
         earlier = state.best_so_far
         evaluations = earlier.evaluations + 1
         best_so_far = BestSoFar(
@@ -131,9 +141,13 @@ class FAB(FixedEpsilon):
 
 @struct.dataclass(kw_only=True)
 class FABT(Targets):
-    """AutoAttack's FAB-T: towards the likeliest other classes one after another, with one gradient a step."""
+    """AutoAttack's FAB-T: towards the likeliest other classes one after another, with one gradient a step.
+
+    With an infinite eps it is a minimum-norm attack: the result is the nearest success.
+    """
 
     norms = FAB.norms
+    may_be_infinite = FAB.may_be_infinite
 
     def towards(self, rank: int) -> FAB:
         """FAB towards one class."""
@@ -146,9 +160,17 @@ class FABT(Targets):
             target=rank,
         )
 
+    def settings(self) -> dict[str, Any]:
+        """Everything that a result depends on; JSON has no infinity."""
+        return _without_infinity(super().settings())
+
     def join(self, first: AttackResult, second: AttackResult) -> AttackResult:
         """The nearer success of each image."""
         return smaller(first, second)
+
+
+def _without_infinity(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: None if isinstance(value, float) and math.isinf(value) else value for name, value in settings.items()}
 
 
 def to_hyperplane(norm: Norm, points: Images, normal: Perturbations, gap: Values, stay_in_range: bool) -> Perturbations:

@@ -1,5 +1,6 @@
 """What attacks with a fixed epsilon share: the ball, the box, targets in turn, and what they remember."""
 
+import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -62,6 +63,20 @@ class FixedEpsilon(Attack):
     steps: int = struct.field(pytree_node=False)
     stay_in_range: bool = struct.field(pytree_node=False, default=True)
     target: int | Array = 0
+
+    def check(self, n_classes: int | None = None) -> None:
+        """Refuse a target that the model has not.
+
+        Raises:
+            UserError: in one line.
+        """
+        super().check(n_classes)
+        if isinstance(self.target, jax.core.Tracer):
+            return
+        last = None if n_classes is None else n_classes - 2
+        if not _is_count(self.target) or (last is not None and self.target > last):
+            most = "" if last is None else f" to {last}, of a model of {n_classes} classes"
+            raise UserError(f"expected a target from 0{most or ' on'}, got {self.target!r}")
 
     def refuse_targets(self) -> None:
         """Refuse a criterion whose labels are targets.
@@ -189,6 +204,13 @@ class Targets(FixedEpsilonEnsemble):
         """The attack towards each of its targets."""
         count = self.n_targets if n_classes is None else min(self.n_targets, n_classes - 1)
         return tuple(self.towards(rank) for rank in range(count))
+
+
+def _is_count(value: Any) -> bool:
+    try:
+        return operator.index(value) >= 0
+    except TypeError:
+        return False
 
 
 def steepest(norm: Norm, gradient: Perturbations) -> Perturbations:

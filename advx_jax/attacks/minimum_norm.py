@@ -11,6 +11,7 @@ from advx_jax.attacks.base import Attack, AttackResult, Model, Number, smaller
 from advx_jax.attacks.criteria import are_numbers, clearly_met, is_met
 from advx_jax.attacks.norms import per_example, rms
 from advx_jax.attacks.projections import NormLike, clip_to_box, size
+from advx_jax.errors import UserError
 
 
 class SmallestSoFar(NamedTuple):
@@ -68,6 +69,15 @@ class MinimumNorm(Attack):
     def project(self, images: Images, perturbation: Perturbations) -> Perturbations:
         """Bring x + δ back into [0,1] if it has to stay there."""
         return clip_to_box(images, perturbation) if self.stay_in_range else perturbation
+
+    def refuse_to_leave_box(self) -> None:
+        """Refuse that images need not stay in [0,1].
+
+        Raises:
+            UserError: they need not, and the attack knows no other way.
+        """
+        if not self.stay_in_range:
+            raise UserError(f"expected stay_in_range=True for {self.name}, which cannot leave [0,1], got False")
 
     @property
     def first_radius(self) -> Number:

@@ -12,6 +12,7 @@ from advx_jax.attacks.base import Attack, as_attack
 from advx_jax.attacks.best import BEST, BEST_OF
 from advx_jax.attacks.carlini_wagner import CarliniWagner
 from advx_jax.attacks.checks import norm_named, norms_of
+from advx_jax.attacks.criteria import Misclassified
 from advx_jax.attacks.ddn import DDN
 from advx_jax.attacks.deepfool import DeepFool, SuperDeepFool
 from advx_jax.attacks.ensemble import FirstSuccess, Restarted
@@ -149,9 +150,12 @@ def fixed_epsilon_members(
         given: see `fixed_epsilon_attack`.
 
     Raises:
-        UserError: see `fixed_epsilon_attack`; two have one name; there is nothing random to be restarted.
+        UserError: see `fixed_epsilon_attack`; it counts something else as success than a misclassification; two have
+            one name; there is nothing random to be restarted.
     """
     attack = fixed_epsilon_attack(name, **given)
+    if attack.criterion != Misclassified():
+        raise UserError(f"expected an attack until misclassified, got {name}, whose criterion is {attack.criterion}")
     members = attack.members(None) if isinstance(attack, AutoAttack | FirstSuccess) else (attack,)
     names = [member.name for member in members]
     if len(set(names)) < len(names):

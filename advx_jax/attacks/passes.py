@@ -87,6 +87,15 @@ def count_passes(attack: Attack, n_classes: int, image_shape: tuple[int, ...]) -
     return _counted(structure, types, n_classes, tuple(image_shape))
 
 
+def steps_cost(attack: Attack, n_classes: int, image_shape: tuple[int, ...]) -> int:
+    """What all steps of an attack that runs by itself take, in forward passes; at least 1.
+
+    Steps that ask the model for nothing take no time that could be told, but some. Arguments and errors are those of
+    `count_passes`.
+    """
+    return max(1, attack.n_steps * count_passes(attack, n_classes, image_shape).step.cost)
+
+
 def total_passes(attack: Attack, n_classes: int, image_shape: tuple[int, ...]) -> Passes:
     """All passes of an attack or of all parts of an ensemble; arguments and errors as `count_passes` has them."""
     total = Passes()

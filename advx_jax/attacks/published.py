@@ -17,6 +17,7 @@ from advx_jax.attacks.arrays import Counts, Images, Keys, Labels, Logits, Mask, 
 from advx_jax.attacks.ascent import Direction, objective, unit_gradient
 from advx_jax.attacks.base import Attack, AttackResult, Model, Number
 from advx_jax.attacks.criteria import Targeted, are_numbers, clearly_met, is_met
+from advx_jax.attacks.explained import Explained
 from advx_jax.attacks.norms import damped_unit, mean_square, per_example, rms
 from advx_jax.attacks.projections import clip_to_box, l2_norm
 
@@ -229,6 +230,11 @@ class PublishedBounded(PublishedLoop):
         first_success = jnp.full(success.shape, self.steps, jnp.int32)
         finite = state.finite & are_numbers(logits, labels)
         return self._result(images, state.perturbation, success, first_success, finite)
+
+    def explained(self, model: Model, images: Images, labels: Labels, state: PublishedState) -> Explained:
+        """The last perturbation as an explanation."""
+        finite = self.result(model, images, labels, state).finite
+        return Explained(state.perturbation, state.first_stop, state.first_stop < self.steps, finite)
 
     def _chosen(
         self, model: StatefulModel, images: Array, labels: Array, state: PublishedState

@@ -68,6 +68,8 @@ class _Turn(NamedTuple):
 class SigmaZeroSwaps(SigmaZero):
     """The attack's settings beside those of σ-zero; shares are of the values that the smallest success changes.
 
+    Values are swapped at the limits of the box, so that it always stays in [0,1].
+
     Attributes:
         steps: 20% of them σ-zero's, and where that finds no success, until there is one.
         swapped_share: of the values, so many are swapped in the first step that swaps, falling evenly to one value.
@@ -92,6 +94,15 @@ class SigmaZeroSwaps(SigmaZero):
     def descent_steps(self) -> int:
         """σ-zero's."""
         return max(1, self.steps * _DESCENT_PERCENT // 100)
+
+    def check(self, n_classes: int | None = None) -> None:
+        """Refuse to leave [0,1].
+
+        Raises:
+            UserError: in one line.
+        """
+        super().check(n_classes)
+        self.refuse_to_leave_box()
 
     def init(self, model: Model, images: Images, labels: Labels, keys: Keys | None) -> SwapsState:  # type: ignore[override]  # more of it
         """State before the first step: no perturbation, and nothing random in it."""

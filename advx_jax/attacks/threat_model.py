@@ -44,14 +44,17 @@ def threat_model(attacks: Iterable[Attack]) -> ThreatModel:
     """The threat model of attacks, or of all parts of an ensemble.
 
     Raises:
-        UserError: one of them has none, or another one than the rest.
+        UserError: one of them has none, an infinite one, or another one than the rest.
     """
     parts = [part.attack for attack in attacks for part in attack.parts()]
     for attack in parts:
         missing = [name for name in ThreatModel._fields if not hasattr(attack, name)]
         if missing:
             raise UserError(f"expected an attack with a fixed epsilon, got {attack.name}, which has no {missing[0]}")
-    return ThreatModel(float(_shared(parts, "eps")), _shared(parts, "norm"), bool(_shared(parts, "stay_in_range")))
+    eps = float(_shared(parts, "eps"))
+    if math.isinf(eps):
+        raise UserError(f"expected an attack with a fixed epsilon, got {parts[0].name} with an infinite one")
+    return ThreatModel(eps, _shared(parts, "norm"), bool(_shared(parts, "stay_in_range")))
 
 
 def _shared(attacks: list[Attack], name: str) -> Any:

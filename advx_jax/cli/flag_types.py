@@ -3,12 +3,14 @@
 import math
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from advx_jax.attacks.base import Number
 from advx_jax.attacks.checks import norm_named
+from advx_jax.cache import at_home
 from advx_jax.errors import UserError
 
 # Help and messages speak of the module that defines a flag, not of this one.
@@ -93,6 +95,28 @@ def define_norm(name: str, default: str | None, text: str, taken: tuple[str, ...
     kind = f"{', '.join(taken[:-1])} or {taken[-1]} as the norm"
     parser = _Parser(kind, lambda text: norm_named(text, taken), lambda _: "")
     return flags.DEFINE(parser, name, default, text, serializer=flags.ArgumentSerializer())
+
+
+def paths_of(flag: Any) -> list[Path]:
+    """What the comma list of a flag names; `~` is the home folder, behind commas too."""
+    return [at_home(name) for name in flag.value]
+
+
+def check_alone(flag: Any, *others: Any) -> None:
+    """Refuse flags that a command would not heed.
+
+    Args:
+        flag: with which it does something of another kind.
+        others: that mean something beside it.
+
+    Raises:
+        UserError: more are given.
+    """
+    heeded = [one.name for one in (flag, *others)]
+    if unheeded := [name for name in flags.FLAGS if flags.FLAGS[name].present and name not in heeded]:
+        beside = " and ".join(f"--{name}" for name in heeded[1:])
+        alone = f"with {beside} only" if beside else "alone"
+        raise UserError(f"expected --{flag.name} {alone}, got --{unheeded[0]} too")
 
 
 def distinct_indices(ranges: Sequence[range], available: int) -> tuple[list[int], list[int]]:

@@ -26,7 +26,7 @@ _AVIF_BRANDS, _HEIF_BRANDS = (
     {b"avif", b"avis"},
     {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"},
 )
-_UPRIGHT, _FIRST_ON_ITS_SIDE = 1, 5
+_UPRIGHT, _TURNED, _ON_THEIR_SIDES = 1, range(2, 9), range(5, 9)
 _WHITE_IS_ZERO = 0
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _MODE_NAMES = {"1": "black and white", "L": "grey", "P": "palette"}
@@ -106,7 +106,7 @@ def decode_files(paths: Sequence[Path], wanted: Wanted) -> UInt8[np.ndarray, "n 
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
 
-    return np.stack(_side_by_side(pixels, paths))
+    return np.stack(side_by_side(pixels, paths))
 
 
 def decode_encoded(encoded: Sequence[bytes], wanted: Wanted) -> UInt8[np.ndarray, "n height width channels"]:
@@ -120,7 +120,7 @@ def decode_encoded(encoded: Sequence[bytes], wanted: Wanted) -> UInt8[np.ndarray
         with _refusals(), _opened(io.BytesIO(content), _FORMATS) as image:
             return _fitted(image, wanted).pixels
 
-    return np.stack(_side_by_side(pixels, encoded))
+    return np.stack(side_by_side(pixels, encoded))
 
 
 def read_shapes(paths: Sequence[Path]) -> list[tuple[int, int, int]]:
@@ -134,17 +134,18 @@ def read_shapes(paths: Sequence[Path]) -> list[tuple[int, int, int]]:
         try:
             with _refusals(), _opened(path, _formats(path)) as image:
                 width, height = image.size
-                if image.getexif().get(ExifTags.Base.Orientation, _UPRIGHT) >= _FIRST_ON_ITS_SIDE:
+                # Of TIFFs Pillow tells the size that they have upright.
+                if image.format != "TIFF" and _orientation(image) in _ON_THEIR_SIDES:
                     width, height = height, width
                 return height, width, _own_channels(image)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
 
-    return _side_by_side(shape, paths)
+    return side_by_side(shape, paths)
 
 
-def _side_by_side(read: Callable[[Any], Any], sources: Sequence[Any]) -> list[Any]:
-    # Decoders let other threads work.
+def side_by_side(read: Callable[[Any], Any], sources: Sequence[Any]) -> list[Any]:
+    """What is read of each source, by several threads: decoders and digests let others work meanwhile."""
     with _quiet(), concurrent.futures.ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
         return list(pool.map(read, sources))
 
@@ -235,12 +236,14 @@ def _brands(path: Path) -> set[bytes]:
 
 def _fitted(image: Image.Image, wanted: Wanted) -> Decoded:
     """Bring an open image to what is wanted, and say how."""
+    # Pillow turns TIFFs when it loads them, and forgets how.
+    orientation = _orientation(image)
     image.load()
     steps = []
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         steps.append(f"the first of {frames} frames")
-    if image.getexif().get(ExifTags.Base.Orientation, _UPRIGHT) != _UPRIGHT:
+    if orientation in _TURNED:
         steps.append("turned upright as its EXIF data says")
     channels = wanted.channels or _own_channels(image)
     upright = ImageOps.exif_transpose(image)
@@ -262,6 +265,11 @@ def _fitted(image: Image.Image, wanted: Wanted) -> Decoded:
         steps.append(" and ".join(geometry))
     pixels = np.array(resized).reshape(height, width, channels)
     return Decoded(pixels, ", ".join([_times(size), *steps]) if steps else "")
+
+
+def _orientation(image: Image.Image) -> int:
+    found = image.getexif().get(ExifTags.Base.Orientation, _UPRIGHT)
+    return found if isinstance(found, int) else _UPRIGHT
 
 
 def _own_channels(image: Image.Image) -> int:

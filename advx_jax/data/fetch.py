@@ -1,6 +1,5 @@
 """Fetch the full CIFAR-10 and keep it as `cifar-10-batches-bin`."""
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -11,7 +10,7 @@ from advx_jax.data.image_set import CIFAR10_CLASSES, ImageSet, Labels, Pixels, S
 from advx_jax.data.mirror import download_tarball, read_tarball
 from advx_jax.data.published import PUBLISHED, is_published
 from advx_jax.errors import UserError
-from advx_jax.files import check_output_folder
+from advx_jax.files import check_output_folder, scratch_folder
 
 Origin = Literal["auto", "home", "mirror"]
 _Splits = dict[Split, tuple[Pixels, Labels]]
@@ -45,21 +44,27 @@ def fetch(origin: Origin, output_dir: Path, say: Callable[[str], None]) -> Path:
         return folder
     try:
         check_output_folder(folder if folder.exists() else output_dir)
-        with tempfile.TemporaryDirectory(prefix=".cifar-10-", dir=output_dir) as scratch:
-            splits = _bring(origin, Path(scratch), say)
-            written = Path(scratch) / BINARY_FOLDER
-            written.mkdir()
-            for split, (images, labels) in splits.items():
-                write_binary(written, split, images, labels)
-            # Read back from the disk, so that what is checked is what stays.
-            problem = _problem(written)
-            if problem is not None:
-                raise UserError(f"what came is not the published CIFAR-10: {problem}")
-            _move(written, folder)
+        with scratch_folder(output_dir, ".cifar-10") as scratch:
+            # Another process may have fetched it while this one waited.
+            if _problem(folder) is not None:
+                _fetch_into(folder, origin, scratch, say)
     except OSError as error:
         raise UserError(f"cannot write CIFAR-10 to {output_dir}: {error}") from error
     say(f"CIFAR-10 is now in {folder} (50,000 training and 10,000 test images, checked)")
     return folder
+
+
+def _fetch_into(folder: Path, origin: Origin, scratch: Path, say: Callable[[str], None]) -> None:
+    splits = _bring(origin, scratch, say)
+    written = scratch / BINARY_FOLDER
+    written.mkdir()
+    for split, (images, labels) in splits.items():
+        write_binary(written, split, images, labels)
+    # Read back from the disk, so that what is checked is what stays.
+    problem = _problem(written)
+    if problem is not None:
+        raise UserError(f"what came is not the published CIFAR-10: {problem}")
+    _move(written, folder)
 
 
 def _bring(origin: Origin, scratch: Path, say: Callable[[str], None]) -> _Splits:

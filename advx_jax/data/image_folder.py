@@ -2,27 +2,25 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
 from advx_jax.cache import without_home
-from advx_jax.data.decoding import Wanted, decode_files, read_shapes
+from advx_jax.data.decoding import Wanted, decode_files, read_shapes, side_by_side
 from advx_jax.data.image_set import ImageSet, Split
 from advx_jax.data.lazy_pixels import LazyPixels
 from advx_jax.data.own_files import is_a_persons, looks_like_an_image, natural_order, persons_entries
 from advx_jax.errors import UserError
-from advx_jax.messages import size_in_words
+from advx_jax.messages import listed, shown, size_in_words
 
 # What folders with the images of a split are called, the first that is there first.
 _SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {
     "train": ("train", "training"),
     "test": ("test", "testing", "val", "valid", "validation"),
 }
-# In compressed images whatever changes also changes what follows, up to the end.
-_END_BYTES = 4096
 
 
 class ClassFolders(NamedTuple):
@@ -34,6 +32,8 @@ class ClassFolders(NamedTuple):
         paths: of the files, class by class.
         labels: of the files.
         left_out: how many files lie beside the class folders or have no image's name.
+        beside: names of folders beside those of splits.
+        is_whole: whether there are no splits.
     """
 
     folder: Path
@@ -41,13 +41,22 @@ class ClassFolders(NamedTuple):
     paths: list[Path]
     labels: list[int]
     left_out: int
+    beside: list[str]
+    is_whole: bool
 
 
-def has_splits(root: Path) -> bool:
-    """Whether the folders in a folder are those of splits, and not of classes."""
-    known = {name for names in _SPLIT_FOLDERS.values() for name in names}
+def _split_folders(root: Path) -> dict[str, Path]:
+    """The folders of splits in a folder, by their names in lower case; none where its folders are those of classes."""
+    by_split = {split: set(names) for split, names in _SPLIT_FOLDERS.items()}
+    known = set().union(*by_split.values())
     folders = _folders(root)
-    return bool(folders) and all(path.name.casefold() in known for path in folders)
+    found = {path.name.casefold(): path for path in folders if path.name.casefold() in known}
+    if len(found) == len(folders):
+        return found
+    # Among others (`unlabeled`, `annotations`) too, where each split has one, with folders in it; classes are not
+    # called so.
+    both = all(names & set(found) for names in by_split.values())
+    return found if both and all(_folders(path) for path in found.values()) else {}
 
 
 def read_image_folder(root: Path, split: Split, wanted: Wanted) -> ImageSet:
@@ -61,8 +70,9 @@ def read_image_folder(root: Path, split: Split, wanted: Wanted) -> ImageSet:
         wanted: what they are to become.
 
     Raises:
-        UserError: there are no class folders with images in them, or not of the split; the images have several sizes,
-            and nobody says to which they should be brought; or a head cannot be read, where sizes have to be.
+        UserError: there are no class folders with images in them, or not of the split; there are images to test with of
+            classes that are not trained; the images have several sizes, and nobody says to which they should be
+            brought; a folder cannot be read, or a head, where sizes have to be.
     """
     found = _find(root, split)
     shape = _common_shape(found.paths, wanted)
@@ -76,23 +86,21 @@ def read_image_folder(root: Path, split: Split, wanted: Wanted) -> ImageSet:
     source = f"the folder {without_home(found.folder)}, as {size_in_words(shape)}"
     if found.left_out:
         source += f", {found.left_out} files left out"
+    if found.beside:
+        source += f", without {listed([shown(name) for name in found.beside])} beside it"
     pixels = LazyPixels((len(paths), *shape), read, lambda: _identity(found, shape))
     labels = np.array(found.labels, np.int64)
-    return ImageSet(pixels, labels, found.class_names, source, is_whole=not has_splits(root))
+    return ImageSet(pixels, labels, found.class_names, source, is_whole=found.is_whole)
 
 
 def _find(root: Path, split: Split) -> ClassFolders:
-    folder, others = root, [root]
-    if has_splits(root):
-        by_name = {path.name.casefold(): path for path in _folders(root)}
-        names = [name for name in _SPLIT_FOLDERS[split] if name in by_name]
-        if not names:
-            raise UserError(
-                f"expected a folder {' or '.join(_SPLIT_FOLDERS[split])} in {root}, got {', '.join(by_name)}"
-            )
-        folder, others = by_name[names[0]], list(by_name.values())
+    folder, of_splits = root, _split_folders(root)
+    if of_splits:
+        folder = _first_of(of_splits, split, root)
+        _check_classes(of_splits)
     # A class that has no images in one split is one all the same.
-    class_names = sorted({path.name for other in others for path in _folders(other)}, key=natural_order)
+    all_folders = [path for one in of_splits.values() or [root] for path in _folders(one)]
+    class_names = sorted({path.name for path in all_folders}, key=natural_order)
     entries = persons_entries(folder)
     paths, labels, left_out = [], [], sum(not path.is_dir() for path in entries)
     for label, name in enumerate(class_names):
@@ -106,7 +114,28 @@ def _find(root: Path, split: Split) -> ClassFolders:
         found = "images without classes" if loose else "no images in any" if class_names else "none"
         hint = f"; explain takes images without classes, too: --images={folder}" if loose else ""
         raise UserError(f"expected class folders (cat, dog, …) with images in {folder}, got {found}{hint}")
-    return ClassFolders(folder, tuple(class_names), paths, labels, left_out)
+    beside = [path.name for path in _folders(root) if path not in of_splits.values()] if of_splits else []
+    return ClassFolders(folder, tuple(class_names), paths, labels, left_out, beside, not of_splits)
+
+
+def _first_of(of_splits: Mapping[str, Path], split: Split, root: Path) -> Path:
+    for name in _SPLIT_FOLDERS[split]:
+        if name in of_splits:
+            return of_splits[name]
+    raise UserError(f"expected a folder {' or '.join(_SPLIT_FOLDERS[split])} in {root}, got {', '.join(of_splits)}")
+
+
+def _check_classes(of_splits: Mapping[str, Path]) -> None:
+    """Refuse folders beside those of the training images' classes: often they are of no class at all."""
+    trained = [name for name in _SPLIT_FOLDERS["train"] if name in of_splits]
+    if not trained:
+        return
+    known = {path.name for path in _folders(of_splits[trained[0]])}
+    for folder in of_splits.values():
+        if others := [shown(path.name) for path in _folders(folder) if path.name not in known]:
+            raise UserError(
+                f"expected the classes of {of_splits[trained[0]]} in {folder}, got others: {listed(others)}"
+            )
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -116,13 +145,18 @@ def _folders(folder: Path) -> list[Path]:
 def _files_in(folder: Path) -> tuple[list[Path], int]:
     """Images in a class folder and in folders in it, and how many other files there are."""
     images, others = [], 0
-    for inner, folders, names in os.walk(folder):
+    for inner, folders, names in os.walk(folder, onerror=_refuse):
         # What is taken out here is not walked through.
         folders[:] = filter(is_a_persons, folders)
         paths = [Path(inner, name) for name in filter(is_a_persons, names)]
         images += [path for path in paths if looks_like_an_image(path)]
         others += sum(not looks_like_an_image(path) for path in paths)
     return sorted(images, key=lambda path: natural_order(str(path))), others
+
+
+def _refuse(error: OSError) -> NoReturn:
+    """A folder that cannot be read must not be as if it were empty."""
+    raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from error
 
 
 def _common_shape(paths: Sequence[Path], wanted: Wanted) -> tuple[int, int, int]:
@@ -141,16 +175,16 @@ def _common_shape(paths: Sequence[Path], wanted: Wanted) -> tuple[int, int, int]
 
 
 def _identity(found: ClassFolders, shape: tuple[int, int, int]) -> bytes:
-    """Equal for folders of the same files only: names, sizes, and the end of each, which is read fast."""
+    """Equal for folders of the same files only: by their names and all that is in them."""
     digest = hashlib.sha256(repr((shape, found.class_names)).encode())
-    for path in found.paths:
-        try:
-            with path.open("rb") as file:
-                size = file.seek(0, os.SEEK_END)
-                file.seek(max(0, size - _END_BYTES))
-                end = file.read()
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-        name = os.fsencode(path.relative_to(found.folder))
-        digest.update(repr((name, size, hashlib.sha256(end).digest())).encode())
+    for path, content in zip(found.paths, side_by_side(_content_sha256, found.paths), strict=True):
+        digest.update(repr((os.fsencode(path.relative_to(found.folder)), content)).encode())
     return digest.digest()
+
+
+def _content_sha256(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error

@@ -12,7 +12,6 @@ import io
 import os
 import sys
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -31,7 +30,7 @@ from advx_jax.cache import cache_dir
 from advx_jax.data.binary_batches import BINARY_FILES, check_labels, parse_records
 from advx_jax.data.image_set import CIFAR10_CLASSES, CIFAR10_SIDE, Labels, Pixels, Split
 from advx_jax.errors import UserError
-from advx_jax.files import atomic_write
+from advx_jax.files import atomic_write, scratch_folder
 
 _FILE_FORMAT = "array_record"
 _SECONDS_FOR_AN_ANSWER = 10
@@ -132,7 +131,8 @@ def load_tfds(split: Split, data_dir: Path | None = None) -> tuple[Pixels, Label
     with contextlib.suppress(*damages), np.load(cached, allow_pickle=False) as arrays:
         return arrays["images"], arrays["labels"], folder
     images, labels = _decode(builder, split)
-    with atomic_write(cached) as temporary:
+    # They are there, even where they cannot be kept for the next time.
+    with contextlib.suppress(OSError), atomic_write(cached) as temporary:
         np.savez(temporary, images=images, labels=labels)
     return images, labels, folder
 
@@ -152,11 +152,11 @@ def _prepare(builder: Cifar10) -> None:
     root = Path(builder.data_dir_root)
     manual = root / "downloads" / "manual"
     root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".advx-", dir=root) as scratch:
+    with scratch_folder(root, ".advx") as scratch:
         if not (manual / builder.archive.filename).exists():
             # Not by TFDS itself: it tries ten times, for minutes and in silence, and Ctrl-C does not end its threads.
-            _download(builder.archive, Path(scratch), manual)
-            manual = Path(scratch)
+            _download(builder.archive, scratch, manual)
+            manual = scratch
         config = tfds.download.DownloadConfig(manual_dir=manual, try_download_gcs=False)
         try:
             with contextlib.redirect_stdout(sys.stderr):

@@ -28,13 +28,15 @@ class Wrapper(NamedTuple):
         mean: name of the tensor of means, for instance "mu" or "normalize.mean".
         std: name of the tensor of standard deviations.
         prefix: what stands before all other names, for instance "model.".
-        n_axes: of both: 1 for (channels), 3 for (channels, 1, 1), 4 for (1, channels, 1, 1).
+        n_axes: of both: 0 for one number, 1 for (channels), 3 for (channels, 1, 1), 4 for (1, channels, 1, 1).
+        shared: whether one number stands there for all channels.
     """
 
     mean: str
     std: str
     prefix: str
     n_axes: int
+    shared: bool = False
 
     def can_be_kept(self) -> bool:
         """Whether its names are what files of ours take: letters, digits, `_`, `.` and `-`, at most 200 of them."""
@@ -53,6 +55,8 @@ class Provenance:
         source_sha256: of the file that it was converted from, if it was.
         batches_tracked: training passes that its running statistics have seen.
         wrapper: names in the PyTorch file that it was converted from, if that holds the normalisation.
+        psi: ψ, that weight at the end of training: r tells it only together with the recipe's ψ₀ and rate. None if
+            there is none, and where files of earlier versions do not tell it.
     """
 
     name: str = "unnamed"
@@ -61,6 +65,7 @@ class Provenance:
     source_sha256: str | None = None
     batches_tracked: int = 0
     wrapper: Wrapper | None = None
+    psi: float | None = None
 
     def __post_init__(self) -> None:
         """Make the name safe."""

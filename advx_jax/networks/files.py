@@ -35,6 +35,8 @@ _PARTS = ("format", "architecture", "provenance")
 _DIGEST = "sha256"
 # With the provenance, where the network says it.
 _CLASS_NAMES = "class_names"
+# Fields of a wrapper with a number for each channel, which is all that earlier versions knew.
+_OLDER_WRAPPER = 4
 # A thousand times a published network; a larger file is refused before it is read.
 _LARGEST_FILE = 4 * 2**30
 
@@ -143,7 +145,7 @@ def _read_metadata(header: Header) -> tuple[Architecture, Provenance, tuple[str,
         architecture = read_architecture(_json_object(metadata["architecture"]))
         about = _json_object(metadata["provenance"])
         class_names = read_class_names(about.pop(_CLASS_NAMES, None), architecture.n_classes)
-        provenance = _read_provenance(about)
+        provenance = read_provenance(about)
     except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f"its metadata are damaged: {error}") from error
     # Building the shapes of an architecture takes time for each of its blocks.
@@ -239,19 +241,26 @@ def _check_of(hint: Any) -> Callable[[Any], bool]:
 
 
 def _provenance_fields(provenance: Provenance) -> dict[str, Any]:
-    """As files have them: without a wrapper, they are as from before there were any."""
+    """As files have them: what an earlier version did not know is left out where it says nothing."""
     fields = {**dataclasses.asdict(provenance), "options": dict(provenance.options)}
-    wrapper = fields.pop("wrapper")
-    return fields if wrapper is None else {**fields, "wrapper": list(wrapper)}
+    wrapper, psi = fields.pop("wrapper"), fields.pop("psi")
+    if wrapper is not None:
+        fields["wrapper"] = list(wrapper if wrapper.shared else wrapper[:_OLDER_WRAPPER])
+    return fields if psi is None else {**fields, "psi": psi}
 
 
-def _read_provenance(fields: dict[str, Any]) -> Provenance:
+def read_provenance(fields: dict[str, Any]) -> Provenance:
+    """A provenance from its fields, as JSON has them; those left out are as where nobody tells them.
+
+    Raises:
+        UserError: a field is unknown, or of another kind.
+    """
     _check_names(fields, dataclasses.fields(Provenance))
     options = fields.pop("options", {})
     if not isinstance(options, dict):
         raise UserError(f"expected options by name, got {shown(options)}")
     for name, value in options.items():
-        if not (name.isidentifier() and isinstance(value, bool)):
+        if not (isinstance(name, str) and name.isidentifier() and isinstance(value, bool)):
             raise UserError(f"expected options that are true or false, got {shown(name)}: {shown(value)}")
     _check_fields(
         fields,
@@ -263,6 +272,7 @@ def _read_provenance(fields: dict[str, Any]) -> Provenance:
             ),
             "batches_tracked": lambda value: _is_whole(value) and 0 <= value < 2**63,
             "wrapper": _is_wrapper,
+            "psi": lambda value: value is None or (_is_finite(value) and value > 0),
         },
     )
     if "wrapper" in fields:
@@ -271,11 +281,13 @@ def _read_provenance(fields: dict[str, Any]) -> Provenance:
 
 
 def _is_wrapper(value: Any) -> bool:
-    if not isinstance(value, list) or len(value) != len(Wrapper._fields):
+    if not isinstance(value, list) or not _OLDER_WRAPPER <= len(value) <= len(Wrapper._fields):
         return False
-    *names, n_axes = value
+    *names, n_axes, shared = (*value, False)[: len(Wrapper._fields)]
     fits = all(isinstance(name, str) for name in names) and Wrapper(*value).can_be_kept()
-    return fits and _is_whole(n_axes) and n_axes in (1, 3, 4)
+    # One number is there for all channels, whatever else is said.
+    least = 0 if shared is True else 1
+    return fits and isinstance(shared, bool) and _is_whole(n_axes) and n_axes in (least, 1, 3, 4)
 
 
 def _check_fields(fields: Mapping[str, Any], checks: Mapping[str, Callable[[Any], bool]]) -> None:

@@ -88,12 +88,14 @@ class ManifestEntry(NamedTuple):
         file: name of its file as published.
         sha256: of that file.
         url: where that file can be had, if it does not ship with the package.
+        psi: final weight of the Lipschitz penalty, which the file itself may not tell; None without a penalty.
     """
 
     name: str
     file: str
     sha256: str
     url: str | None
+    psi: float | None = None
 
 
 class FirstChoice(NamedTuple):
@@ -111,9 +113,14 @@ class FirstChoice(NamedTuple):
 def manifest() -> dict[str, ManifestEntry]:
     """All networks that have a name, by name."""
     return {
-        name: ManifestEntry(name, fields["file"], fields["sha256"], fields.get("url"))
+        name: ManifestEntry(name, fields["file"], fields["sha256"], fields.get("url"), _final_psi(fields))
         for name, fields in _manifest()["networks"].items()
     }
+
+
+def _final_psi(fields: Mapping[str, Any]) -> float | None:
+    psi = {**fields.get("published", {}), **fields.get("trained", {})}.get("final_psi")
+    return None if psi is None else float(psi)
 
 
 def first_choice() -> FirstChoice:
@@ -228,7 +235,8 @@ def find_by_name(entry: ManifestEntry) -> ResolvedNetwork:
     else:
         network = _read(path)
         _check_sha256(entry, path, network.provenance.source_sha256)
-    return network._replace(provenance=replace(network.provenance, name=entry.name))
+    psi = entry.psi if network.provenance.psi is None else network.provenance.psi
+    return network._replace(provenance=replace(network.provenance, name=entry.name, psi=psi))
 
 
 def _read(path: Path, hints: FileHints = NO_HINTS) -> ResolvedNetwork:

@@ -55,7 +55,7 @@ def are_written(output: Path, methods: Mapping[str, Any], folder: str) -> bool:
 
 
 def forget_attributions(output: Path, folders: Sequence[str]) -> None:
-    """Remove the heat maps of images, of whatever methods there are."""
+    """Remove the heat maps of images, of whatever methods there are; folders are called as those of images are."""
     top = output / _ATTRIBUTIONS
     if not (folders and top.is_dir()):
         return

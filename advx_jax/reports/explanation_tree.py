@@ -4,7 +4,7 @@ import contextlib
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,6 +111,24 @@ def difference_folder(output: Path, folder: str) -> Path:
     return output / _DIFFERENCES / folder
 
 
+def has_pictures(output: Path, folder: str) -> bool:
+    """Whether an image's explanations and their difference maps are there."""
+    return (output / folder).is_dir() and difference_folder(output, folder).is_dir()
+
+
+def is_folder_name(text: str) -> bool:
+    """Whether an image's folder can be called so: then it leads to nowhere else."""
+    name, joint, class_name = text.rpartition("-")
+    return bool(joint) and folder_name(name, class_name) == text
+
+
+def forget_pictures(output: Path, folder: str) -> None:
+    """Remove an image's explanations and difference maps; a folder that holds anything else is left alone."""
+    for place in (difference_folder(output, folder), output / folder):
+        if place.is_dir() and not place.is_symlink() and _other_file(place) is None:
+            shutil.rmtree(place, ignore_errors=True)
+
+
 def summary(record: ExplainedImage) -> dict[str, Any]:
     """The image's entry in `explanations.json`: all but the pictures."""
     n_classes = len(record.class_names)
@@ -130,6 +148,17 @@ def summary(record: ExplainedImage) -> dict[str, Any]:
         "first_ok": record.first_ok,
         "reached": record.reached,
     }
+
+
+def without_stand_ins(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records without those of images that are there with their real class, too, and had another one before."""
+    kept = list(records)
+
+    def image(record: dict[str, Any]) -> tuple[Any, Any]:
+        return record["name"], record.get("input_sha256")
+
+    known = {image(record) for record in kept if record["label_is_given"]}
+    return [record for record in kept if record["label_is_given"] or image(record) not in known]
 
 
 def write_explanation(output: Path, record: ExplainedImage) -> Path:
@@ -211,8 +240,13 @@ def _refuse_other_files(folder: Path) -> None:
     """Keep an output folder that was chosen by mistake from losing what is not ours."""
     if not folder.is_dir():
         raise UserError(f"expected a folder or nothing at {folder}, got a file")
+    if other := _other_file(folder):
+        raise UserError(f"expected only pictures of an earlier run in {folder}, got {other!r}; nothing was replaced")
+
+
+def _other_file(folder: Path) -> str | None:
+    """What lies in a folder beside pictures of ours, the first that there is."""
     for entry in sorted(folder.iterdir()):
         if not (_OUR_FILES.fullmatch(entry.name) and entry.is_file()):
-            raise UserError(
-                f"expected only pictures of an earlier run in {folder}, got {entry.name!r}; nothing was replaced"
-            )
+            return entry.name
+    return None

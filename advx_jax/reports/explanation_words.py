@@ -103,7 +103,10 @@ def shortfall(results: Mapping[str, Any], folders: set[str]) -> str:
     if not finite:
         return f"{made} have no finite size: its logits or gradients are infinite or NaN for these images"
     if "norm" in settings:
-        return f"{made} never had the size {bound(settings)} (marked in the gallery): their images have no room for it"
+        return (
+            f"{made} end short of the size {bound(settings)} (marked in the gallery): their paths turn about, or their "
+            "images have no room for it"
+        )
     ends = f"at {min(finite):.4f} to {max(finite):.4f}"
     if min(finite) > settings["eps"]:
         return (

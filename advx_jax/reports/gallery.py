@@ -4,6 +4,7 @@ import base64
 import importlib.resources
 import itertools
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ _IMAGES_PER_PAGE, _PIXELS_PER_PAGE, _FEWEST_PER_PAGE = 100, 4_000_000, 4
 _SMALL_SIDE, _EMBEDDED_SIDE = 96, 448
 _PAGE_NAME = re.compile(r"index-\d+\.html")
 _GENERATOR = "advx_jax explanation gallery"
+# It stands in the head of a page, among the first so many characters.
+_LONGEST_HEAD = 2000
 
 
 # With a method more, a line of pictures is so much wider; beyond the widest it is broken.
@@ -105,6 +108,17 @@ class _Page(NamedTuple):
     name: str
     first: int
     last: int
+
+
+def check_pages_replaceable(output: Path) -> None:
+    """Make sure, before any work, that a gallery takes the place of no page of somebody's own.
+
+    Raises:
+        UserError: it would.
+    """
+    page = output / _pages(0, 1)[0].name
+    if os.path.lexists(page) and not (page.is_file() and _is_ours(page)):
+        raise UserError(f"expected a gallery of explain in {page}, or no file, got another: choose another --output")
 
 
 def write_gallery(output: Path, results: Mapping[str, Any], beside: Beside | None = None) -> Path:
@@ -369,8 +383,10 @@ def _remove_pages_beyond(output: Path, pages: Sequence[_Page]) -> None:
     """Remove the later pages of an earlier, longer gallery, which nothing links to any more."""
     current = {page.name for page in pages}
     for path in output.glob("index-*.html"):
-        if _PAGE_NAME.fullmatch(path.name) and path.name not in current:
-            with path.open(encoding="utf-8", errors="replace") as file:
-                ours = _GENERATOR in file.read(2000)
-            if ours:
-                path.unlink()
+        if _PAGE_NAME.fullmatch(path.name) and path.name not in current and _is_ours(path):
+            path.unlink()
+
+
+def _is_ours(page: Path) -> bool:
+    with page.open(encoding="utf-8", errors="replace") as file:
+        return _GENERATOR in file.read(_LONGEST_HEAD)

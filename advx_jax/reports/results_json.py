@@ -6,7 +6,7 @@ import math
 import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from advx_jax.files import atomic_write
 from advx_jax.messages import shown
 from advx_jax.networks.random_classifier import RandomClassifier
 from advx_jax.networks.registry import NamedModel
+from advx_jax.strict_json import parsed_json
 
 # Of a file of results or records; `command` is the second entry of its head.
 _LONGEST_BEGIN = 200
@@ -121,7 +122,7 @@ def read_json(path: Path, results_format: int | None = None) -> dict[str, Any]:
         UserError: the file is missing, is no strict JSON object, or has another format.
     """
     try:
-        results = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        results = parsed_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read the results {path}: {error}") from error
     if not isinstance(results, dict):
@@ -193,7 +194,3 @@ def _plain(value: Any, *, non_finite_as_null: bool) -> Any:
     if hasattr(value, "__array__"):
         return _plain(np.asarray(value).tolist(), non_finite_as_null=non_finite_as_null)
     raise TypeError(f"expected numbers, strings, lists and dictionaries as results, got {type(value).__name__}")
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")

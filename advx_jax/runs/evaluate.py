@@ -95,6 +95,8 @@ def results_path(output: Path) -> Path:
         UserError: they cannot, or there is a file that this command has not written.
     """
     path = output.resolve() if output.is_symlink() else output
+    if not path.name:
+        raise UserError(f"expected the name of a file for the results, got {output}")
     if path.suffix == _records_path(path).suffix:
         raise UserError(f"expected a name as {output.with_suffix('.json')} for the results, got {output}")
     check_output_file(path)

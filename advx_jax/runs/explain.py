@@ -1,7 +1,6 @@
 """Explanations of images: pictures of each, a gallery and JSON of all."""
 
 import hashlib
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +18,7 @@ from advx_jax.analysis.targets import ALL_CLASSES, Targets, chosen_targets
 from advx_jax.attacks import ExplanationAttack
 from advx_jax.data.binary_batches import check_labels
 from advx_jax.data.image_set import ImageSet, numbered_classes, unit_images
+from advx_jax.data.lazy_pixels import LazyPixels
 from advx_jax.data.own_files import natural_order
 from advx_jax.data.own_images import OwnImage
 from advx_jax.errors import UserError
@@ -35,13 +35,16 @@ from advx_jax.reports.explanation_tree import (
     FORMAT,
     RESULTS_FILE,
     ExplainedImage,
-    difference_folder,
     folder_name,
+    forget_pictures,
+    has_pictures,
+    is_folder_name,
     summary,
+    without_stand_ins,
     write_explanation,
 )
 from advx_jax.reports.explanation_words import closing_words, cost_in_words, shortfall
-from advx_jax.reports.gallery import Beside, write_gallery
+from advx_jax.reports.gallery import Beside, check_pages_replaceable, write_gallery
 from advx_jax.reports.results_json import attack_record, older_results, plain, read_json, write_json
 from advx_jax.runs.measurement import Measurement, Pass, measure
 from advx_jax.runs.record_checks import is_comparison, is_explanation
@@ -61,37 +64,37 @@ class NamedImage(NamedTuple):
 
     Attributes:
         name: index in the data set, or the stem of a person's own file.
-        pixels: 0 to 255.
+        place: of its pixels among those of all.
         label: the real class, or the network's top class where nobody says which is the real one.
         label_is_given: whether `label` is the real class.
     """
 
     name: str
-    pixels: UInt8[np.ndarray, "height width channels"]
+    place: int
     label: int
     label_is_given: bool
 
-    def sha256(self) -> str:
-        """Of the pixels."""
-        return hashlib.sha256(self.pixels.tobytes()).hexdigest()
-
 
 class ImagesToExplain(NamedTuple):
-    """Images, in words where they come from, and what their classes are called."""
+    """Images to be explained.
+
+    Attributes:
+        images: which.
+        pixels: 0 to 255, of all; read when they are asked for.
+        source: in words, where they come from.
+        class_names: what their classes are called.
+    """
 
     images: list[NamedImage]
+    pixels: UInt8[np.ndarray, "n height width channels"] | LazyPixels
     source: str
     class_names: tuple[str, ...]
 
 
 def given_images(data: ImageSet, indices: Sequence[int]) -> ImagesToExplain:
     """Images of a data set by their indices, which must be there."""
-    places = np.array(indices, np.int64)
-    images = [
-        NamedImage(str(place), pixels, int(label), True)
-        for place, pixels, label in zip(places, data.images[places], data.labels[places], strict=True)
-    ]
-    return ImagesToExplain(images, data.source, data.class_names)
+    images = [NamedImage(str(place), place, int(data.labels[place]), True) for place in indices]
+    return ImagesToExplain(images, data.images, data.source, data.class_names)
 
 
 def own_images(classifier: Classifier | OwnClassifier, own: Sequence[OwnImage]) -> ImagesToExplain:
@@ -103,12 +106,10 @@ def own_images(classifier: Classifier | OwnClassifier, own: Sequence[OwnImage]) 
     names = unique_names([one_line(image.path.stem) for image in own])
     images = [
         # Where there is no top class the picture tree needs one all the same; the record shows what the network says.
-        NamedImage(
-            name, image.pixels, max(int(top), 0) if image.label is None else image.label, image.label is not None
-        )
-        for name, image, top in zip(names, own, tops, strict=True)
+        NamedImage(name, place, max(int(top), 0) if image.label is None else image.label, image.label is not None)
+        for place, (name, image, top) in enumerate(zip(names, own, tops, strict=True))
     ]
-    return ImagesToExplain(images, "own image files", class_names)
+    return ImagesToExplain(images, pixels, "own image files", class_names)
 
 
 class ExplanationPictures(Measurement[dict[str, Any]]):
@@ -148,9 +149,11 @@ class ExplanationPictures(Measurement[dict[str, Any]]):
         self._network, self._wanted, self._attack, self._methods = network, wanted, attack, methods
         self._compares = is_compared(methods, attack)
         self._n_targets = targets.count(len(wanted.class_names))
+        self._digests: dict[int, str] = {}
         if methods and wanted.images:
-            self._plan(np.zeros((1, *wanted.images[0].pixels.shape), np.uint8))
+            self._plan(1)
         check_output_folder(output)
+        check_pages_replaceable(output)
         self.output, self._targets, self._replaces, self._found = output, targets, replaces, found
         self._named = {_folder(image, wanted.class_names): image for image in wanted.images}
         self.path: Path = output / _STORE_FILE
@@ -169,10 +172,10 @@ class ExplanationPictures(Measurement[dict[str, Any]]):
 
     def forget(self, records: Mapping[str, Record]) -> None:
         """Remove their pictures, and the list of all."""
-        for folder in records:
-            shutil.rmtree(difference_folder(self.output, folder), ignore_errors=True)
-            shutil.rmtree(self.output / folder, ignore_errors=True)
-        forget_attributions(self.output, list(records))
+        folders = [key for key in records if is_folder_name(key)]
+        for folder in folders:
+            forget_pictures(self.output, folder)
+        forget_attributions(self.output, folders)
         (self.output / RESULTS_FILE).unlink(missing_ok=True)
 
     def older(self) -> Mapping[str, Any] | None:
@@ -187,33 +190,44 @@ class ExplanationPictures(Measurement[dict[str, Any]]):
         Raises:
             UserError: another image of that name is explained there.
         """
-        record, folder = records.get(key), self.output / key
-        if record is None or not folder.is_dir() or not difference_folder(self.output, key).is_dir():
+        record, image = records.get(key), self._named[key]
+        if record is None or not self._has_pictures(key):
             return False
-        if not are_written(self.output, self._methods, key):
-            return False
-        if record.get("input_sha256") == self._named[key].sha256():
-            return True
+        if record.get("input_sha256") == self._sha256(image):
+            # What was taken for the real class may be known to be it now.
+            return bool(record["label_is_given"] or not image.label_is_given)
         if self._replaces:
             return False
+        folder = self.output / key
         raise UserError(f"{folder} explains another image of that name: choose another --output, or --overwrite")
+
+    def _sha256(self, image: NamedImage, pixels: UInt8[np.ndarray, "height width channels"] | None = None) -> str:
+        """Of the pixels, which are read once only."""
+        if image.place not in self._digests:
+            read = self._wanted.pixels[image.place] if pixels is None else pixels
+            self._digests[image.place] = hashlib.sha256(read.tobytes()).hexdigest()
+        return self._digests[image.place]
+
+    def _has_pictures(self, key: str) -> bool:
+        return has_pictures(self.output, key) and are_written(self.output, self._methods, key)
 
     def passes(self, images: Sequence[str], records: Mapping[str, Record], done: Update) -> Iterator[Pass]:
         """Explain them."""
         classifier, names = self._network.classifier, tuple(self._wanted.class_names)
-        planned = self._plan(np.array([self._named[folder].pixels for folder in images]))
+        planned = self._plan(len(images))
         if self._methods:
             n_missing = sum(not self.is_done(key, records) for key in images)
             announce(cost_in_words(self._network.provenance.name, n_missing, self._n_targets, planned.passes))
 
         def compute(folders: list[str]) -> Iterator[dict[str, Record]]:
             todo = [self._named[folder] for folder in folders]
-            pixels = unit_images(np.stack([image.pixels for image in todo]))
+            read = self._wanted.pixels[[image.place for image in todo]]
+            pixels = unit_images(read)
             labels = np.array([image.label for image in todo])
             targets = chosen_targets(classifier, pixels, labels, self._targets)
             for place, explanation, comparison in self._explained(planned, pixels, targets, done):
                 record = _record(todo[place], names, pixels[place], explanation)
-                entry = summary(record) | {"input_sha256": todo[place].sha256()}
+                entry = summary(record) | {"input_sha256": self._sha256(todo[place], read[place])}
                 # Pictures come before their record, which must never be of pictures that are not there.
                 if comparison is not None:
                     entry |= write_comparison(self.output, record, comparison)
@@ -223,8 +237,10 @@ class ExplanationPictures(Measurement[dict[str, Any]]):
 
         yield Pass(images, lambda key: self.is_done(key, records), compute, planned.chunk.rows)
 
-    def _plan(self, pixels: UInt8[np.ndarray, "n height width channels"]) -> Plan:
-        return plan(self._network.classifier, pixels, self._attack, self._methods, self._n_targets)
+    def _plan(self, n_images: int) -> Plan:
+        # Of so many images without their values, which do not count and need no memory so.
+        images = np.broadcast_to(np.uint8(0), (n_images, *self._wanted.pixels.shape[1:]))
+        return plan(self._network.classifier, images, self._attack, self._methods, self._n_targets)
 
     def _explained(
         self,
@@ -245,7 +261,9 @@ class ExplanationPictures(Measurement[dict[str, Any]]):
         del seconds
         results = self.results_head(self.settings)
         results |= {"data": self._wanted.source, "class_names": tuple(self._wanted.class_names)}
-        results["images"] = sorted(records.values(), key=lambda record: natural_order(record["name"]))
+        # Somebody may have removed pictures since.
+        shown = without_stand_ins(record for key, record in records.items() if self._has_pictures(key))
+        results["images"] = sorted(shown, key=lambda record: natural_order(record["name"]))
         write_json(self.output / RESULTS_FILE, results)
         write_gallery(self.output, results)
         return results

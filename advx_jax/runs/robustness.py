@@ -19,7 +19,7 @@ from advx_jax.analysis.workers import lanes
 from advx_jax.attacks import APGD, Attack, FirstSuccess
 from advx_jax.attacks.base import Part
 from advx_jax.attacks.named import FIXED_EPSILON
-from advx_jax.attacks.passes import count_passes
+from advx_jax.attacks.passes import steps_cost
 from advx_jax.attacks.threat_model import threat_model
 from advx_jax.data.image_set import ImageSet
 from advx_jax.errors import UserError
@@ -109,10 +109,7 @@ class RobustAccuracy(Measurement[str]):
         self._runs = FirstSuccess(attacks=self._attacks).parts(self._n_classes)
         shape = tuple(data.images.shape[1:])
         # In forward passes, of each run.
-        self._costs = [
-            max(1, run.attack.n_steps * count_passes(run.attack, self._n_classes, shape).step.cost)
-            for run in self._runs
-        ]
+        self._costs = [steps_cost(run.attack, self._n_classes, shape) for run in self._runs]
         # Of an image's work, the part that is done before each run.
         self._done_before = np.concatenate([[0], np.cumsum(np.array(self._costs) / sum(self._costs))])
         self._estimate: Estimate | None = None

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from advx_jax.errors import UserError
 from advx_jax.files import locked, locks_work, remove_temporaries, try_lock
 from advx_jax.messages import listed
+from advx_jax.strict_json import parsed_json
 
 Record = dict[str, Any]
 
@@ -52,8 +53,8 @@ class Rules(NamedTuple):
     Attributes:
         accepts: whether a record is what it should be, and what it tells of is still there; one that is not is as if
             it had never been, so its work is done again.
-        forget: removes what belongs to records that are to be replaced, which it is given; also called before the
-            first record, for what a killed call may have left.
+        forget: removes what belongs to records that are to be replaced, which it is given, also those that are not
+            accepted now; also called before the first record, for what a killed call may have left.
         older: reads what an earlier release left: a head, with `records` in it; None if there is nothing.
         results: file that sums the records up; where it is without any, somebody keeps it for itself.
     """
@@ -195,6 +196,8 @@ class Store(Records):
         self._mine = _Part(path)
         self._serials: dict[str, int] = {}
         self._serial = 0
+        # Not accepted; they may be anybody's.
+        self._refused: dict[str, Record] = {}
         self._synced = time.monotonic()
         with others_kept_out(path):
             older = self._begin(overwrite)
@@ -313,7 +316,7 @@ class Store(Records):
                 raise UserError(
                     f"another process makes results of other settings in {self._path.parent}: choose another --output"
                 ) from None
-            self._replace(self._accepted(older.get("records")))
+            self._replace(older.get("records"))
             return {}
         # Where locks cannot be relied upon, as shares must not, others may just have begun.
         if self._has_locks and not self._share:
@@ -322,11 +325,12 @@ class Store(Records):
                 self._rules.forget({})
         return older
 
-    def _replace(self, older: Mapping[str, Record]) -> None:
-        self._rules.forget({**older, **self.records})
+    def _replace(self, older: object) -> None:
+        self._rules.forget({**self._refused, **_by_key(older), **self.records})
         for part in self._parts.values():
             part.path.unlink()
-        self.records, self.seconds, self._parts, self._serials, self.environments = {}, {}, {}, {}, []
+        self.records, self._refused, self.seconds, self._parts, self._serials = {}, {}, {}, {}, {}
+        self.environments = []
 
     def _compare(self, path: Path, there: Mapping[str, Any]) -> None:
         if there.get("format") != self._head["format"]:
@@ -377,6 +381,7 @@ class Store(Records):
         self._serial = max(self._serial, serial)
         part.environment = _environment(line) or part.environment
         records = self._accepted(line.get("records"))
+        self._refused |= {key: record for key, record in _by_key(line.get("records")).items() if key not in records}
         for key, record in records.items():
             if serial >= self._serials.get(key, serial):
                 self.records[key], self._serials[key] = record, serial
@@ -386,13 +391,13 @@ class Store(Records):
             self.seconds[name] = self.seconds.get(name, 0.0) + amount
 
     def _accepted(self, records: object) -> dict[str, Record]:
-        if not isinstance(records, dict):
-            return {}
-        return {
-            key: record
-            for key, record in records.items()
-            if isinstance(record, dict) and self._rules.accepts(key, record)
-        }
+        return {key: record for key, record in _by_key(records).items() if self._rules.accepts(key, record)}
+
+
+def _by_key(records: object) -> dict[str, Record]:
+    if not isinstance(records, dict):
+        return {}
+    return {key: record for key, record in records.items() if isinstance(record, dict)}
 
 
 def _differences(there: Mapping[str, Any], now: Mapping[str, Any], of: str = "") -> list[str]:
@@ -423,7 +428,7 @@ def _environment(head_or_line: Mapping[str, Any]) -> Record | None:
 def _parsed(line: bytes) -> Record | None:
     """A line's object; None if it is none, as after a disk that filled up."""
     try:
-        value = json.loads(line)
+        value = parsed_json(line)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

@@ -11,14 +11,17 @@ import jax
 from advx_jax.attacks import Published
 from advx_jax.errors import UserError
 from advx_jax.files import check_output_folder
+from advx_jax.messages import one_line, say_once
 from advx_jax.networks.registry import WORKDIR_NETWORK, ResolvedNetwork, resolve_network
-from advx_jax.reports.training_record import CONFIG_FILE, claim_workdir, read_metrics, workdir_held
+from advx_jax.reports.training_record import CONFIG_FILE, DEVICES, claim_workdir, is_begun, read_metrics, workdir_held
 from advx_jax.reports.training_watch import watching
 from advx_jax.runs.ara import RobustnessAreas
 from advx_jax.runs.measurement import measure
 from advx_jax.training.data_facts import facts_of
-from advx_jax.training.loop import Data, check_fit, export_checkpoint, train
+from advx_jax.training.fit import check_fit, what_to_know
+from advx_jax.training.loop import Data, export_checkpoint, train
 from advx_jax.training.recipe import Recipe, recipe_from_config
+from advx_jax.training.start import check_start
 from advx_jax.training.stopping import stop_on_signals
 
 
@@ -38,7 +41,11 @@ def report_training(config: Mapping[str, Any], data: Data, workdir: Path) -> str
         if jax.process_index() == 0:
             check_output_folder(workdir)
             context.enter_context(workdir_held(workdir))
-            claim_workdir(workdir, config, _fingerprints(data, start), recipe.facts)
+            fingerprints = _fingerprints(data, start) | _devices(recipe)
+            claim_workdir(workdir, config, fingerprints, recipe.facts, replace_unbegun=True)
+            if not is_begun(workdir):
+                for line in what_to_know(recipe, start and start[:2]):
+                    say_once(one_line(line))
         return _train(recipe, data, workdir, start)
 
 
@@ -83,8 +90,13 @@ def export_training(config: Mapping[str, Any], data: Data, workdir: Path) -> str
 
 def _recipe_and_start(config: Mapping[str, Any], data: Data) -> tuple[Recipe, ResolvedNetwork | None]:
     recipe = recipe_from_config(config, facts_of(data.train))
+    # Reading a network may take a download; what is wrong without it is told before.
     check_fit(recipe, data)
-    return recipe, resolve_network(recipe.init_from) if recipe.init_from else None
+    if not recipe.init_from:
+        return recipe, None
+    start = resolve_network(recipe.init_from)
+    check_start(recipe, start.classifier)
+    return recipe, start
 
 
 def _fingerprints(data: Data, start: ResolvedNetwork | None) -> dict[str, str | None]:
@@ -92,3 +104,8 @@ def _fingerprints(data: Data, start: ResolvedNetwork | None) -> dict[str, str | 
         "training images": data.train.fingerprint,
         "first network": start.classifier.fingerprint() if start else None,
     }
+
+
+def _devices(recipe: Recipe) -> dict[str, str | None]:
+    """How many devices there are, where the result depends on it."""
+    return {DEVICES: str(jax.device_count())} if recipe.batch_norm == "per_device" else {}

@@ -236,6 +236,12 @@ class Checkpoints:
                 manager.reload()
 
 
+def has_checkpoints(workdir: Path) -> bool:
+    """Whether a workdir holds a checkpoint, damaged or not; one that is being written does not count."""
+    folder = workdir / CHECKPOINTS
+    return folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir())
+
+
 def check_room(workdir: Path, state: TrainState, n_checkpoints: int) -> None:
     """Make sure that there is room for the checkpoints, before any work is done.
 

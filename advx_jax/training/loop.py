@@ -1,6 +1,5 @@
 """The training loop: from a recipe and images to a trained network in a workdir."""
 
-import time
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -8,26 +7,19 @@ import jax
 import numpy as np
 
 from advx_jax.data.image_set import ImageSet
-from advx_jax.errors import UserError
-from advx_jax.messages import size_in_words
-from advx_jax.networks.classifier import Classifier, Provenance
 from advx_jax.networks.registry import WORKDIR_NETWORK
 from advx_jax.training.batches import Plan, hold_out, make_plan
-from advx_jax.training.bookkeeping import Books, StepListener
+from advx_jax.training.bookkeeping import Books, CheckpointClock, StepListener
 from advx_jax.training.checkpoints import Checkpoints, Progress, check_room
 from advx_jax.training.evaluation import Evaluation, evaluate
-from advx_jax.training.export import export_network
+from advx_jax.training.export import BEST_NETWORK, export_network
 from advx_jax.training.kept_memory import KeptMemory
-from advx_jax.training.parallel import check_devices, on_all_devices, replicated
+from advx_jax.training.parallel import on_all_devices, replicated
 from advx_jax.training.recipe import Recipe
+from advx_jax.training.start import Start
 from advx_jax.training.state import classifier_of, initial_state, make_optimizer
 from advx_jax.training.step import TrainingSet, make_step
 from advx_jax.training.stopping import StopRequest
-
-BEST_NETWORK = "best.safetensors"
-"""File in a workdir: the network that was best on the held-out images."""
-
-Start = tuple[Classifier, Provenance]
 
 
 class EpochSummary(NamedTuple):
@@ -74,30 +66,6 @@ class Data(NamedTuple):
     test: ImageSet
 
 
-def check_fit(recipe: Recipe, data: Data) -> None:
-    """Make sure that a recipe fits the data and the devices, before anything is written.
-
-    Raises:
-        UserError: it does not.
-    """
-    check_devices()
-    training, _ = hold_out(data.train, recipe.held_out, recipe.seed)
-    make_plan(recipe, len(training))
-    n_classes, largest = recipe.architecture.n_classes, int(max(data.train.labels.max(), data.test.labels.max()))
-    if largest >= n_classes:
-        raise UserError(
-            f"config.architecture.n_classes: expected at least {largest + 1} for these data, got {n_classes}"
-        )
-    if data.train.class_names_given and n_classes != len(data.train.class_names):
-        raise UserError(
-            f"config.architecture.n_classes: expected {len(data.train.class_names)}, or 0 for as many as the data "
-            f"have, got {n_classes}"
-        )
-    shapes = data.train.images.shape[1:], data.test.images.shape[1:]
-    if shapes[0] != shapes[1]:
-        raise UserError(f"expected images to test with of {size_in_words(shapes[0])}, got {size_in_words(shapes[1])}")
-
-
 def train(
     recipe: Recipe, data: Data, workdir: Path, watcher: Watcher, stop: StopRequest, start: Start | None = None
 ) -> bool:
@@ -134,12 +102,12 @@ def train(
         step = on_all_devices(make_step(recipe, optimizer))
         on_device = TrainingSet(*replicated((training.images, training.labels.astype(np.int32))))
         state = replicated(state)
-        saved, kept_memory = time.monotonic(), KeptMemory()
+        clock, kept_memory = CheckpointClock(recipe.keeping.checkpoint_minutes, jax.process_count()), KeptMemory()
         while progress.step < plan.n_steps and not books.stopping:
-            asked = np.full(jax.local_device_count(), stop.signal is not None)
-            state, metrics, stopping = step(state, on_device, plan.rows(progress.step), asked)
+            asked = np.tile([stop.signal is not None, clock.strikes()], (jax.local_device_count(), 1))
+            state, metrics, agreed = step(state, on_device, plan.rows(progress.step), asked)
             progress.step += 1
-            books.enter(progress.step, metrics, stopping)
+            books.enter(progress.step, metrics, agreed)
             kept_memory.look()
             if ends_epoch := progress.step % plan.steps_per_epoch == 0:
                 books.read_all()
@@ -151,10 +119,10 @@ def train(
                         export_network(workdir / BEST_NETWORK, recipe, state, passes_before)
                 watcher.epoch(_summary(plan, progress, books, evaluate(classifier, data.test), chosen_by))
                 books.close_epoch()
-            if ends_epoch or time.monotonic() - saved > 60 * recipe.keeping.checkpoint_minutes:
+            if ends_epoch or clock.is_due(books):
                 books.read_all()
                 checkpoints.save(state, progress)
-                saved = time.monotonic()
+                clock.restart(books)
         books.read_all()
         checkpoints.save(state, progress)
         finished = progress.step == plan.n_steps

@@ -14,8 +14,8 @@ from advx_jax.errors import UserError
 from advx_jax.training.step import AXIS, Batch, Metrics, Step, TrainingSet, TrainState
 
 ParallelStep = Callable[
-    [TrainState, TrainingSet, Batch, Bool[np.ndarray, " devices"]],
-    tuple[TrainState, Metrics, Bool[Array, ""]],
+    [TrainState, TrainingSet, Batch, Bool[np.ndarray, "devices *wishes"]],
+    tuple[TrainState, Metrics, Bool[Array, "*wishes"]],
 ]
 
 
@@ -39,8 +39,8 @@ def on_all_devices(step: Step) -> ParallelStep:
     Returns:
         A function of the state and the training set (as `replicated` gives them; the state is given
         away), this process's rows of the global batch (a leading axis of local devices) and, for each
-        local device, whether this process wants to stop. It gives the new state, the metrics, and
-        whether any process wants to stop: all get the same answer at the same step.
+        local device, what this process wishes: to stop, for instance. It gives the new state, the metrics, and
+        whether any process wishes it: all get the same answer at the same step.
 
     Raises:
         UserError: see `check_devices`.
@@ -48,9 +48,9 @@ def on_all_devices(step: Step) -> ParallelStep:
     check_devices()
 
     def whole(
-        state: TrainState, data: TrainingSet, batch: Batch, stop: Bool[Array, ""]
-    ) -> tuple[TrainState, Metrics, Bool[Array, ""]]:
-        return *step(state, data, batch), lax.pmax(stop.astype("int32"), AXIS) > 0
+        state: TrainState, data: TrainingSet, batch: Batch, wishes: Bool[Array, "*wishes"]
+    ) -> tuple[TrainState, Metrics, Bool[Array, "*wishes"]]:
+        return *step(state, data, batch), lax.pmax(wishes.astype("int32"), AXIS) > 0
 
     return jax.pmap(whole, axis_name=AXIS, in_axes=(None, None, 0, 0), out_axes=None, donate_argnums=0)
 

@@ -1,21 +1,20 @@
 """What is trained and how: the typed form of a config, checked once, before any work."""
 
 import dataclasses
-import math
-import types
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from advx_jax.errors import UserError
-from advx_jax.messages import nearest, shown
+from advx_jax.messages import shown
 from advx_jax.networks.architecture import Architecture
 from advx_jax.networks.named import architecture_named
 from advx_jax.networks.resnet import ResNetArchitecture
+from advx_jax.training.config_fields import NO_FIELD, above_zero, at_least, build, expect, probability
 from advx_jax.training.data_facts import CIFAR10_FACTS, DataFacts
 
-# No field of a config.
-_FROM_DATA = ("facts",)
+# Of which random draws take 32 bits: two seeds that differ above them only would make the same network.
+_SEEDS = 2**32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +79,15 @@ class Optimizer:
     momentum: float
     weight_decay: float
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be meant."""
+        part, drops = "optimizer.", self.learning_rate_drops
+        above_zero(part, learning_rate_per_128=self.learning_rate_per_128)
+        expect(0 <= self.momentum < 1, f"{part}momentum", "at least 0 and below 1", self.momentum)
+        at_least(0, part, weight_decay=self.weight_decay)
+        expect(len(set(drops)) == len(drops), f"{part}learning_rate_drops", "different epochs", drops)
+        expect(min(drops, default=0) >= 0, f"{part}learning_rate_drops", "epochs counted from 0", drops)
+
 
 @dataclasses.dataclass(frozen=True)
 class Penalty:
@@ -102,6 +110,14 @@ class Penalty:
     largest_move: float
     tandem_probability: float
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be meant; the bound of the target is that of the number of classes."""
+        part = "penalty."
+        above_zero(part, weight_at_zero=self.weight_at_zero, rate=self.rate, target_loss=self.target_loss)
+        expect(self.smallest_move <= 0, f"{part}smallest_move", "at most 0", self.smallest_move)
+        at_least(0, part, largest_move=self.largest_move)
+        probability(part, tandem_probability=self.tandem_probability)
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainingAttack:
@@ -119,6 +135,14 @@ class TrainingAttack:
     steps: int
     attacked_probability: float
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be meant; an attack that is not made needs no length."""
+        part = "attack."
+        probability(part, attacked_probability=self.attacked_probability)
+        if self.kind != "none":
+            at_least(1, part, steps=self.steps)
+            above_zero(part, eps=self.eps)
+
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
@@ -132,6 +156,11 @@ class Augmentation:
 
     padding: int
     flip_probability: float
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be meant."""
+        at_least(0, "augmentation.", padding=self.padding)
+        probability("augmentation.", flip_probability=self.flip_probability)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +178,11 @@ class Keeping:
     n_checkpoints: int
     log_every: int
     ara_images: int
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be meant."""
+        at_least(0, "keeping.", checkpoint_minutes=self.checkpoint_minutes, ara_images=self.ara_images)
+        at_least(1, "keeping.", n_checkpoints=self.n_checkpoints, log_every=self.log_every)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,48 +227,18 @@ class Recipe:
     init_from: str
     keeping: Keeping
     image_size: int = 0
-    facts: DataFacts = CIFAR10_FACTS
+    facts: DataFacts = dataclasses.field(default=CIFAR10_FACTS, metadata={NO_FIELD: True})
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant."""
         if not self.name.isprintable():
             raise UserError(f"config.name: expected printable text in one line, got {shown(self.name)}")
-        _at_least(1, epochs=self.epochs, batch_size=self.batch_size)
-        _at_least(0, seed=self.seed, held_out=self.held_out, image_size=self.image_size)
-        _at_least(0, **{"augmentation.padding": self.augmentation.padding})
-        _at_least(0, **{"keeping.ara_images": self.keeping.ara_images})
-        _at_least(1, **{f"keeping.{name}": getattr(self.keeping, name) for name in ("log_every", "n_checkpoints")})
-        probabilities = {
-            "attack.attacked_probability": self.attack.attacked_probability,
-            "augmentation.flip_probability": self.augmentation.flip_probability,
-        }
-        positive = {"optimizer.learning_rate_per_128": self.optimizer.learning_rate_per_128}
-        if self.attack.kind != "none":
-            _at_least(1, **{"attack.steps": self.attack.steps})
-            positive["attack.eps"] = self.attack.eps
-        if self.penalty is not None:
-            probabilities["penalty.tandem_probability"] = self.penalty.tandem_probability
-            positive["penalty.target_loss"] = self.penalty.target_loss
-            positive["penalty.weight_at_zero"] = self.penalty.weight_at_zero
-            if self.penalty.smallest_move > self.penalty.largest_move:
-                raise UserError(
-                    f"config.penalty.smallest_move: expected at most largest_move, {self.penalty.largest_move}, "
-                    f"got {self.penalty.smallest_move}"
-                )
-        drops = self.optimizer.learning_rate_drops
-        if len(set(drops)) < len(drops):
-            raise UserError(f"config.optimizer.learning_rate_drops: expected different epochs, got {drops}")
-        if not 0 <= self.optimizer.warm_up_epochs < self.epochs:
-            raise UserError(
-                f"config.optimizer.warm_up_epochs: expected from 0 to less than the {self.epochs} epochs, "
-                f"got {self.optimizer.warm_up_epochs}"
-            )
-        for field, value in probabilities.items():
-            if not 0 <= value <= 1:
-                raise UserError(f"config.{field}: expected a probability from 0 to 1, got {value}")
-        for field, value in positive.items():
-            if not value > 0:
-                raise UserError(f"config.{field}: expected a number above 0, got {value}")
+        at_least(1, epochs=self.epochs, batch_size=self.batch_size)
+        at_least(0, held_out=self.held_out, image_size=self.image_size)
+        expect(0 <= self.seed < _SEEDS, "seed", f"at least 0 and below {_SEEDS}", shown(self.seed))
+        warm_up = self.optimizer.warm_up_epochs
+        within = f"from 0 to less than the {self.epochs} epochs"
+        expect(0 <= warm_up < self.epochs, "optimizer.warm_up_epochs", within, warm_up)
 
     @property
     def learning_rate(self) -> float:
@@ -250,13 +254,14 @@ def recipe_from_config(config: Mapping[str, Any], facts: DataFacts = CIFAR10_FAC
         facts: of the images to train on.
 
     Raises:
-        UserError: a field is missing, unknown (the nearest known one is named) or of the wrong type.
+        UserError: a field is missing, unknown (the nearest known one is named), of the wrong type, or a number that
+            cannot be meant.
     """
     parts = dict(config)
     if "architecture" in parts:
-        fields: ArchitectureFields = _build(ArchitectureFields, parts["architecture"], "config.architecture")
+        fields: ArchitectureFields = build(ArchitectureFields, parts["architecture"], "config.architecture")
         parts["architecture"] = fields.of_images(facts)
-    recipe = typing.cast(Recipe, _build(Recipe, parts, "config"))
+    recipe = typing.cast(Recipe, build(Recipe, parts, "config"))
     padding = round(recipe.augmentation.padding * min(facts.image_shape[:2]) / CIFAR10_FACTS.image_shape[0])
     augmentation = dataclasses.replace(recipe.augmentation, padding=padding)
     return dataclasses.replace(recipe, augmentation=augmentation, facts=facts)
@@ -273,68 +278,3 @@ def completed(config: Mapping[str, Any], facts: DataFacts = CIFAR10_FACTS) -> di
     if isinstance(fields := config.get("architecture"), Mapping):
         complete["architecture"] = {"name": "", **fields, "n_classes": fields.get("n_classes") or facts.n_classes}
     return complete
-
-
-def differing_fields(expected: Mapping[str, Any], got: Mapping[str, Any], ignored: tuple[str, ...] = ()) -> list[str]:
-    """Name the fields in which two configs differ, with both values, one in a string."""
-    left, right = _flat(expected), _flat(got)
-    absent = "nothing"
-    return [
-        f"{name}: {left.get(name, absent)!s:.200} there, {right.get(name, absent)!s:.200} now"
-        for name in sorted(left.keys() | right.keys())
-        if left.get(name, absent) != right.get(name, absent) and not name.startswith(ignored)
-    ]
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
-    return flat
-
-
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """Check a value against a type of this module and build it."""
-    origin = typing.get_origin(kind)
-    if origin in (typing.Union, types.UnionType):
-        (kind,) = [option for option in typing.get_args(kind) if option is not type(None)]
-        return None if value is None else _build(kind, value, where)
-    if kind is Architecture:
-        return value
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        if not isinstance(value, Mapping):
-            raise UserError(f"{where}: expected fields, got {value!r}")
-        hints = {name: hint for name, hint in typing.get_type_hints(kind).items() if name not in _FROM_DATA}
-        for name in value:
-            if name not in hints:
-                raise UserError(f"{where}.{name}: no such field{nearest(name, hints, 0.0)}")
-        newer = {field.name for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING}
-        missing = [name for name in hints if name not in value and name not in newer]
-        if missing:
-            raise UserError(f"{where}: expected the fields {', '.join(missing)} too, got {', '.join(value)}")
-        return kind(**{name: _build(hints[name], value[name], f"{where}.{name}") for name in hints if name in value})
-    if origin is Literal:
-        if value not in typing.get_args(kind):
-            raise UserError(f"{where}: expected one of {', '.join(typing.get_args(kind))}, got {value!r}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise UserError(f"{where}: expected a list, got {value!r}")
-        element = typing.get_args(kind)[0]
-        return tuple(_build(element, item, where) for item in value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{where}: expected a finite number, got {value}")
-    if type(value) is not kind:
-        raise UserError(f"{where}: expected a value of type {kind.__name__}, got {value!r}")
-    return value
-
-
-def _at_least(least: int, **numbers: int) -> None:
-    for name, number in numbers.items():
-        if number < least:
-            raise UserError(f"config.{name}: expected at least {least}, got {number}")

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, UInt32
 
-from advx_jax.errors import UserError
-from advx_jax.networks.classifier import Classifier, Provenance, Variables
+from advx_jax.networks.classifier import Classifier, Variables
 from advx_jax.training.recipe import Recipe
 from advx_jax.training.schedule import learning_rate_schedule
+from advx_jax.training.start import Start, check_start, starting_point
 
 
 class TrainState(NamedTuple):
@@ -51,14 +51,14 @@ def make_optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransf
 def initial_state(
     recipe: Recipe,
     optimizer: optax.GradientTransformation,
-    start: tuple[Classifier, Provenance] | None = None,
+    start: Start | None = None,
 ) -> TrainState:
     """State before the first step.
 
     Args:
         recipe: gives architecture and seed.
         optimizer: as `make_optimizer` gives it.
-        start: network to start from, its ψ integrator included; a fresh one if None.
+        start: network to start from, its weight ψ included; a fresh one if None.
 
     Raises:
         UserError: the network to start from has another architecture.
@@ -72,13 +72,9 @@ def initial_state(
         integrator = 0.0
     else:
         classifier, provenance = start
-        if classifier.architecture != recipe.architecture:
-            raise UserError(
-                f"config.init_from: expected a network of architecture {recipe.architecture}, "
-                f"got {classifier.architecture}"
-            )
+        check_start(recipe, classifier)
         variables = classifier.variables
-        integrator = (provenance.psi_integrator or 0.0) if recipe.penalty else 0.0
+        integrator = starting_point(recipe.penalty, provenance).integrator
     variables = jax.tree.map(jnp.asarray, variables)
     dtype = jax.tree.leaves(variables["params"])[0].dtype
     return TrainState(

@@ -7,7 +7,7 @@ from advx_jax.attacks.arrays import Images, Keys, Labels
 from advx_jax.attacks.base import Model
 from advx_jax.attacks.explaining import ExplanationAttack, check_explains
 from advx_jax.attacks.frank_wolfe import FrankWolfe
-from advx_jax.attacks.passes import count_passes
+from advx_jax.attacks.passes import steps_cost
 from advx_jax.attacks.published import EXPLANATION
 
 # An attack with one gradient a step takes one of however many classes.
@@ -33,7 +33,7 @@ class AdversarialExplanation(Attribution):
 
     def passes(self, image_shape: tuple[int, ...]) -> int:
         """Those of the attack's steps."""
-        return self.attack.n_steps * count_passes(self.attack, _ANY_CLASSES, image_shape).step.cost
+        return steps_cost(self.attack, _ANY_CLASSES, image_shape)
 
     def check(self, image_shape: tuple[int, ...]) -> None:
         """Check the attack, which must go towards the target."""
@@ -44,5 +44,5 @@ class AdversarialExplanation(Attribution):
     def attribute(self, model: Model, images: Images, targets: Labels, keys: Keys) -> Attributions:
         """See `Attribution.attribute`."""
         attack = self.attack
-        state = attack.init(model, images, targets, keys)
-        return attack.advance(model, images, targets, state, attack.n_steps).perturbation
+        state = attack.advance(model, images, targets, attack.init(model, images, targets, keys), attack.n_steps)
+        return attack.explained(model, images, targets, state).perturbation

@@ -20,6 +20,7 @@ from advx_jax.attacks.ascent import at_least_float32
 from advx_jax.attacks.base import Attack, Model, example_keys, plain_number
 from advx_jax.attacks.checks import ImagesLike, LabelsLike, check_settings, checked, with_settings
 from advx_jax.errors import UserError
+from advx_jax.importing import code_settings
 from advx_jax.networks.pytrees import as_pytree
 
 _Same = TypeVar("_Same", bound="Attribution")
@@ -78,7 +79,7 @@ class Attribution:
     def settings(self) -> dict[str, Any]:
         """Everything that a result depends on, apart from model, image, target and key, as JSON can hold it."""
         fields = {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
-        return {"method": self.name} | fields
+        return {"method": self.name} | fields | code_settings(self)
 
     def check(self, image_shape: tuple[int, ...]) -> None:
         """Refuse settings that it cannot work with; a class with conditions of its own adds them.

@@ -11,6 +11,7 @@ from jaxtyping import Array
 from advx_jax.analysis.attribution.base import GRADIENT_PASSES, Attribution, Attributions, target_gradients
 from advx_jax.attacks.arrays import Images, Keys, Labels
 from advx_jax.attacks.base import Model, fold_in_all
+from advx_jax.attacks.checks import checked_images
 from advx_jax.attacks.norms import per_example
 from advx_jax.errors import UserError
 
@@ -46,7 +47,7 @@ class ExpectedGradients(Attribution):
         return self.samples * GRADIENT_PASSES
 
     def check(self, image_shape: tuple[int, ...]) -> None:
-        """Refuse to work without a background, or with one of other images."""
+        """Refuse to work without a background, with one of other images, or one that is not in [0,1]."""
         super().check(image_shape)
         if self.background is None:
             raise UserError(
@@ -56,6 +57,7 @@ class ExpectedGradients(Attribution):
         shape = jnp.shape(self.background)
         if len(shape) != len(image_shape) + 1 or shape[1:] != image_shape or not shape[0]:
             raise UserError(f"expected background images of shape (number, {_inside(image_shape)}), got {shape}")
+        checked_images(self.background, "background images")
 
     def attribute(self, model: Model, images: Images, targets: Labels, keys: Keys) -> Attributions:
         """See `Attribution.attribute`."""

@@ -16,6 +16,7 @@ from advx_jax.attacks.arrays import Images, Keys, Labels, Values
 from advx_jax.attacks.base import Model, example_keys
 from advx_jax.attacks.checks import ImagesLike, LabelsLike, checked, with_settings
 from advx_jax.errors import UserError
+from advx_jax.importing import code_settings
 from advx_jax.networks.pytrees import as_pytree
 
 _Same = TypeVar("_Same", bound="Metric")
@@ -94,7 +95,7 @@ class Metric(abc.ABC):
 
     def settings(self) -> dict[str, Any]:
         """Everything that a result depends on, apart from model, images, targets and key, as JSON can hold it."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | code_settings(self)
 
     def __call__(
         self,

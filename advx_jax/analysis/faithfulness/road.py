@@ -67,7 +67,9 @@ class ROAD(Metric):
             index, count = at
             removed = units.mask(places < count)
             filled = imputed(images, removed) + jnp.where(removed, self.drawn(keys, index, images), 0)
-            return None, model(filled).argmax(-1) == targets
+            logits = model(filled)
+            # NaN has no largest logit, though argmax names one.
+            return None, (logits.argmax(-1) == targets) & ~jnp.isnan(logits).any(-1)
 
         return lax.scan(look, None, (jnp.arange(len(counts)), counts))[1].T
 

@@ -61,7 +61,9 @@ class Sensitivity(Metric):
             there = explained(model, images + self.drawn(keys, index, images), targets, keys)
             return None, l2_norm(there - here)
 
-        return self.summary(lax.scan(look, None, jnp.arange(self.n_samples))[1] / l2_norm(here))
+        changes, size = lax.scan(look, None, jnp.arange(self.n_samples))[1], l2_norm(here)
+        # By 0 even a change would be divided, and be infinite.
+        return jnp.where(size > 0, self.summary(changes / jnp.where(size > 0, size, 1)), jnp.nan)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
