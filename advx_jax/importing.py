@@ -1,5 +1,6 @@
 """Objects of a person's own, by the place of their code: `package.module:name`."""
 
+import functools
 import hashlib
 import importlib
 import inspect
@@ -100,13 +101,24 @@ def code_settings(thing: object) -> dict[str, str]:
     Returns:
         Nothing for classes of this package, and where nobody has the source.
     """
-    digest = None
-    # A class of one's own stands before that of this package from which it is derived.
-    for cls in itertools.takewhile(lambda cls: cls.__module__.partition(".")[0] != __package__, type(thing).__mro__):
-        try:
-            source = inspect.getsource(cls if cls.__module__ == "__main__" else sys.modules[cls.__module__])
-        except (OSError, TypeError, KeyError):
-            continue
-        digest = digest or hashlib.sha256()
-        digest.update(source.encode("utf-8", "surrogatepass"))
-    return {} if digest is None else {"code_sha256": digest.hexdigest()[:16]}
+    sources = [
+        source
+        # A class of one's own stands before that of this package from which it is derived.
+        for cls in itertools.takewhile(lambda cls: cls.__module__.partition(".")[0] != __package__, type(thing).__mro__)
+        if (source := _source_of(cls)) is not None
+    ]
+    return (
+        {"code_sha256": hashlib.sha256("".join(sources).encode("utf-8", "surrogatepass")).hexdigest()[:16]}
+        if sources
+        else {}
+    )
+
+
+@functools.cache
+def _source_of(cls: type) -> str | None:
+    """The source of a class, as it was when it was first asked for: the file may change while the class stays."""
+    try:
+        source = inspect.getsource(cls if cls.__module__ == "__main__" else sys.modules[cls.__module__])
+    except (OSError, TypeError, KeyError):
+        return None
+    return source

@@ -12,6 +12,7 @@ from advx_jax.messages import shown
 from advx_jax.networks.classifier import Classifier, Provenance
 from advx_jax.networks.files import check_numbers, read_class_names
 from advx_jax.networks.psi import psi_of
+from advx_jax.networks.registry import manifest
 from advx_jax.networks.resnet import ResNetArchitecture
 
 from .containers import Contents
@@ -31,6 +32,8 @@ from .state_dict import contents_shown, read_tensors, with_counters
 PARTS = ("model_params", "training_options")
 # Beside those, in files of ours only, and there where the parts do not tell it.
 _MARKS = (ARCHITECTURE, CLASS_NAMES, PSI)
+# To this part of it ψ is known where it was rounded to whole numbers.
+_ROUNDED = 1e-4
 
 
 def is_published(value: object) -> bool:
@@ -79,7 +82,7 @@ def read_published(contents: Contents) -> tuple[Classifier, Provenance]:
         options=tuple(sorted(options.flags.items())),
         psi_integrator=options.psi_integrator,
         batches_tracked=batches_tracked,
-        psi=read_training_marks({PSI: value[PSI]}).psi if PSI in value else _published_psi(options.psi_integrator),
+        psi=read_training_marks({PSI: value[PSI]}).psi if PSI in value else None,
     )
     class_names = read_class_names(value.get(CLASS_NAMES), arch.n_classes)
     return Classifier(to_flax(tensors, arch), arch, class_names), provenance
@@ -110,7 +113,9 @@ def published_content(classifier: Classifier, arch: ResNetArchitecture, provenan
         content |= architecture_mark(arch)
     if classifier.class_names is not None:
         content |= class_names_mark(classifier)
-    if provenance.psi != _published_psi(provenance.psi_integrator):
+    if provenance.psi is not None and not math.isclose(
+        provenance.psi, published_psi(provenance) or 0, rel_tol=_ROUNDED
+    ):
         content[PSI] = read_training_marks({PSI: provenance.psi}).psi
     return content
 
@@ -142,9 +147,12 @@ def _marked_architecture(value: dict[Any, Any]) -> ResNetArchitecture | None:
     return arch
 
 
-def _published_psi(integrator: float | None) -> float | None:
-    """ψ as the published networks have it, by their r; None without one."""
-    return None if integrator is None else psi_of(integrator)
+def published_psi(provenance: Provenance) -> float | None:
+    """ψ of a network published with the paper, by its r; None for others, whose r may mean another ψ."""
+    published = {entry.sha256 for entry in manifest().values() if entry.url is not None}
+    if provenance.psi_integrator is None or provenance.source_sha256 not in published:
+        return None
+    return psi_of(provenance.psi_integrator)
 
 
 def _check_activation(tensors: dict[str, np.ndarray], architecture: ResNetArchitecture) -> None:

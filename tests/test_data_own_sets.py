@@ -136,6 +136,9 @@ def test_folders_of_splits(tmp_path):
 def test_folders_of_splits_among_others(tmp_path):
     for name in ("train/cat/1.png", "train/dog/1.png", "test/dog/2.png", "unlabeled/1.png"):
         save(tmp_path / name, noise(4, 4, 3))
+    # Neither a split that is empty nor what a machine puts beside classes is in the way.
+    for name in ("val", "test/@eaDir"):
+        (tmp_path / name).mkdir()
     train, test = (load_images(str(tmp_path), split) for split in ("train", "test"))
     assert train.class_names == test.class_names == ("cat", "dog")
     assert (len(train), len(test)) == (2, 1)

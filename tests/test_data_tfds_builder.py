@@ -1,3 +1,4 @@
+import contextlib
 import json
 
 import numpy as np
@@ -78,6 +79,24 @@ def test_decoded_arrays_are_kept_and_belong_to_one_prepared_set(tmp_path, archiv
     np.savez(kept[0], images=np.zeros((1, 32, 32, 3), np.uint8), labels=np.zeros(1, np.int64))
     np.savez(kept[1], images=np.zeros((1, 32, 32, 3), np.uint8), labels=np.zeros(1, np.int64))
     assert len(tfds_builder.load_tfds("test", tmp_path / "tfds1")[1]) == 1
+
+
+def test_what_another_process_prepared_meanwhile_is_taken(tmp_path, archive_is, monkeypatch):
+    splits = random_set()
+    archive = write_home_archive(manual_folder(tmp_path / "tfds") / HOME_ARCHIVE, splits)
+    archive_is(archive)
+    whole = tfds_builder.scratch_folder
+
+    @contextlib.contextmanager
+    def after_another(*arguments):
+        monkeypatch.setattr(tfds_builder, "scratch_folder", whole)
+        tfds_builder.load_tfds("test", tmp_path / "tfds")
+        archive.unlink()
+        with whole(*arguments) as scratch:
+            yield scratch
+
+    monkeypatch.setattr(tfds_builder, "scratch_folder", after_another)
+    np.testing.assert_array_equal(tfds_builder.load_tfds("train", tmp_path / "tfds")[0], splits["train"][0])
 
 
 def test_arrays_that_cannot_be_kept_are_given_all_the_same(tmp_path, archive_is, monkeypatch):

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,13 +15,23 @@ CODE = """
 from flax import struct
 
 from advx_jax.analysis.attribution import Gradient
-from advx_jax.attacks import DDN
+from advx_jax.attacks import DDN, FirstSuccess, Restarted
 
 FACTOR = {factor}
 
 
 @struct.dataclass
 class Mine(DDN):
+    pass
+
+
+@struct.dataclass
+class MyFirst(FirstSuccess):
+    pass
+
+
+@struct.dataclass
+class MyRestarts(Restarted):
     pass
 
 
@@ -55,6 +66,26 @@ def test_a_change_of_the_module_is_another_setting(own, name):
 def test_parts_of_an_ensemble_count(own):
     with_own = BEST.replace(attacks=(DDN(), own("Mine", 1.0)()))
     assert {name for name in with_own.settings() if "code" in name} == {"2.code_sha256"}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "setting"),
+    [
+        ("MyFirst", {"attacks": (DDN(),)}, "code_sha256"),
+        ("MyRestarts", {"attack": DDN(), "restarts": 2}, "restarted_code_sha256"),
+    ],
+)
+def test_ensembles_of_ones_own_count(own, name, arguments, setting):
+    before, after = (own(name, factor)(**arguments).settings() for factor in (1.0, 2.0))
+    assert {key for key in before if before[key] != after[key]} == {setting}
+
+
+def test_what_runs_counts_and_not_what_a_file_says_now(own):
+    mine = own("Mine", 1.0)()
+    before = mine.settings()
+    path = Path(sys.modules["own_code_of_settings"].__file__)
+    path.write_text(path.read_text() + "# more\n")
+    assert mine.settings() == before
 
 
 def test_what_is_here_has_no_code_of_its_own(own):

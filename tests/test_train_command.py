@@ -149,6 +149,19 @@ def test_what_does_not_fit_is_told_before_anything_is_written(folder):
     assert not (folder / "unfit").exists()
 
 
+def test_a_run_that_an_earlier_release_began_goes_on_with_its_target(folder):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 8, 8, 3), np.uint8)
+    np.savez(folder / "begun.npz", images=images, labels=np.arange(40) % 4)
+    flags = ["--config.data=begun.npz", "--config.batch_size=8", "--config.penalty.target_loss=1.3"]
+    assert call(folder, SMOKE, "--workdir=begun", "--config.epochs=1", *flags)[0] == 0
+    config = folder / "begun" / "config.json"
+    config.write_text(config.read_text().replace('"target_loss": 1.3', '"target_loss": 1.5'))
+    for arguments in (["--export"], []):
+        status, _, err = call(folder, "--workdir=begun", *arguments)
+        assert status == 0, err
+
+
 def test_recipes_are_listed_where_one_is_missing(folder):
     message = fail(folder, "--config=configs/robst.py")
     assert "configs/adv_train.py, configs/all.py, " in message

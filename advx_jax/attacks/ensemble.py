@@ -15,6 +15,7 @@ from advx_jax.attacks.base import Attack, AttackResult, Model, Part, State, as_a
 from advx_jax.attacks.checks import counted
 from advx_jax.attacks.criteria import Criterion, Misclassified
 from advx_jax.errors import UserError
+from advx_jax.importing import code_settings
 from advx_jax.networks.random_classifier import at_some_draw
 
 _Listed = TypeVar("_Listed", bound="Listed")
@@ -172,7 +173,7 @@ class Listed(Ensemble):
     def settings(self) -> dict[str, Any]:
         """Everything that a result depends on, the settings of each part under its number."""
         parts = {f"{n}.{k}": v for n, attack in enumerate(self.attacks, 1) for k, v in attack.settings().items()}
-        return {"attack": self.name, "steps": self.n_steps} | parts
+        return {"attack": self.name, "steps": self.n_steps} | parts | code_settings(self)
 
 
 @struct.dataclass(kw_only=True)
@@ -276,7 +277,9 @@ class Restarted(Ensemble):
 
     def settings(self) -> dict[str, Any]:
         """Everything that a result depends on."""
-        return self.attack.settings() | {"restarts": self.restarts}
+        # The attack may have code of its own, too.
+        own = {f"restarted_{name}": value for name, value in code_settings(self).items()}
+        return self.attack.settings() | {"restarts": self.restarts} | own
 
 
 def _shared_criterion(name: str, attacks: tuple[Attack, ...]) -> Criterion:

@@ -113,7 +113,11 @@ def check_alone(flag: Any, *others: Any) -> None:
         UserError: more are given.
     """
     heeded = [one.name for one in (flag, *others)]
-    if unheeded := [name for name in flags.FLAGS if flags.FLAGS[name].present and name not in heeded]:
+    # Not absl's, which are of its own messages.
+    ours = (
+        one for module, of_it in flags.FLAGS.flags_by_module_dict().items() if "absl" not in module for one in of_it
+    )
+    if unheeded := [one.name for one in ours if one.present and one.name not in heeded]:
         beside = " and ".join(f"--{name}" for name in heeded[1:])
         alone = f"with {beside} only" if beside else "alone"
         raise UserError(f"expected --{flag.name} {alone}, got --{unheeded[0]} too")

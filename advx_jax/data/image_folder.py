@@ -47,16 +47,19 @@ class ClassFolders(NamedTuple):
 
 def _split_folders(root: Path) -> dict[str, Path]:
     """The folders of splits in a folder, by their names in lower case; none where its folders are those of classes."""
-    by_split = {split: set(names) for split, names in _SPLIT_FOLDERS.items()}
-    known = set().union(*by_split.values())
+    known = {name for names in _SPLIT_FOLDERS.values() for name in names}
     folders = _folders(root)
     found = {path.name.casefold(): path for path in folders if path.name.casefold() in known}
     if len(found) == len(folders):
         return found
     # Among others (`unlabeled`, `annotations`) too, where each split has one, with folders in it; classes are not
     # called so.
-    both = all(names & set(found) for names in by_split.values())
-    return found if both and all(_folders(path) for path in found.values()) else {}
+    of_each = [_folder_of(found, split) for split in _SPLIT_FOLDERS]
+    return found if all(path is not None and _folders(path) for path in of_each) else {}
+
+
+def _folder_of(of_splits: Mapping[str, Path], split: Split) -> Path | None:
+    return next((of_splits[name] for name in _SPLIT_FOLDERS[split] if name in of_splits), None)
 
 
 def read_image_folder(root: Path, split: Split, wanted: Wanted) -> ImageSet:
@@ -94,13 +97,12 @@ def read_image_folder(root: Path, split: Split, wanted: Wanted) -> ImageSet:
 
 
 def _find(root: Path, split: Split) -> ClassFolders:
-    folder, of_splits = root, _split_folders(root)
-    if of_splits:
-        folder = _first_of(of_splits, split, root)
-        _check_classes(of_splits)
-    # A class that has no images in one split is one all the same.
-    all_folders = [path for one in of_splits.values() or [root] for path in _folders(one)]
-    class_names = sorted({path.name for path in all_folders}, key=natural_order)
+    of_splits = _split_folders(root)
+    folder = _folder_of(of_splits, split) if of_splits else root
+    if folder is None:
+        expected = " or ".join(_SPLIT_FOLDERS[split])
+        raise UserError(f"expected a folder {expected} in {root}, got {', '.join(of_splits)}")
+    class_names = _class_names(of_splits) if of_splits else _names_of_folders(root)
     entries = persons_entries(folder)
     paths, labels, left_out = [], [], sum(not path.is_dir() for path in entries)
     for label, name in enumerate(class_names):
@@ -118,24 +120,24 @@ def _find(root: Path, split: Split) -> ClassFolders:
     return ClassFolders(folder, tuple(class_names), paths, labels, left_out, beside, not of_splits)
 
 
-def _first_of(of_splits: Mapping[str, Path], split: Split, root: Path) -> Path:
-    for name in _SPLIT_FOLDERS[split]:
-        if name in of_splits:
-            return of_splits[name]
-    raise UserError(f"expected a folder {' or '.join(_SPLIT_FOLDERS[split])} in {root}, got {', '.join(of_splits)}")
+def _class_names(of_splits: Mapping[str, Path]) -> list[str]:
+    """Those of the training images; a class that has no images in another split is one all the same.
 
-
-def _check_classes(of_splits: Mapping[str, Path]) -> None:
-    """Refuse folders beside those of the training images' classes: often they are of no class at all."""
-    trained = [name for name in _SPLIT_FOLDERS["train"] if name in of_splits]
-    if not trained:
-        return
-    known = {path.name for path in _folders(of_splits[trained[0]])}
+    Raises:
+        UserError: another split has images in other folders: often they are of no class at all.
+    """
+    trained = _folder_of(of_splits, "train")
+    known = _names_of_folders(trained) if trained else []
+    if not known:
+        return _names_of_folders(*of_splits.values())
     for folder in of_splits.values():
-        if others := [shown(path.name) for path in _folders(folder) if path.name not in known]:
-            raise UserError(
-                f"expected the classes of {of_splits[trained[0]]} in {folder}, got others: {listed(others)}"
-            )
+        if others := [shown(path.name) for path in _folders(folder) if path.name not in known and _files_in(path)[0]]:
+            raise UserError(f"expected the classes of {trained} in {folder}, got others: {listed(others)}")
+    return known
+
+
+def _names_of_folders(*parents: Path) -> list[str]:
+    return sorted({path.name for parent in parents for path in _folders(parent)}, key=natural_order)
 
 
 def _folders(folder: Path) -> list[Path]:

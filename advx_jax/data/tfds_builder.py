@@ -125,6 +125,8 @@ def load_tfds(split: Split, data_dir: Path | None = None) -> tuple[Pixels, Label
     folder = Path(builder.data_dir)
     if not folder.exists():
         _prepare(builder)
+        # Another process may have done it meanwhile, of which this builder knows nothing.
+        builder = _builder(Path(chosen).expanduser() if chosen else None)
     cached = cache_dir() / "decoded" / f"tfds-{split}-{_identity(folder, split)}.npz"
     # What is damaged is decoded again.
     damages = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
@@ -153,6 +155,8 @@ def _prepare(builder: Cifar10) -> None:
     manual = root / "downloads" / "manual"
     root.mkdir(parents=True, exist_ok=True)
     with scratch_folder(root, ".advx") as scratch:
+        if Path(builder.data_dir).exists():
+            return
         if not (manual / builder.archive.filename).exists():
             # Not by TFDS itself: it tries ten times, for minutes and in silence, and Ctrl-C does not end its threads.
             _download(builder.archive, scratch, manual)

@@ -4,7 +4,7 @@ import contextlib
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -150,15 +150,24 @@ def summary(record: ExplainedImage) -> dict[str, Any]:
     }
 
 
-def without_stand_ins(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records without those of images that are there with their real class, too, and had another one before."""
+def without_stand_ins(records: Iterable[dict[str, Any]], wanted: Container[str]) -> list[dict[str, Any]]:
+    """Records without those of images that are there with their real class, too, and had another one before.
+
+    Args:
+        records: of images.
+        wanted: folders of those that stay in any case.
+    """
     kept = list(records)
 
     def image(record: dict[str, Any]) -> tuple[Any, Any]:
         return record["name"], record.get("input_sha256")
 
     known = {image(record) for record in kept if record["label_is_given"]}
-    return [record for record in kept if record["label_is_given"] or image(record) not in known]
+    return [
+        record
+        for record in kept
+        if record["label_is_given"] or record["folder"] in wanted or image(record) not in known
+    ]
 
 
 def write_explanation(output: Path, record: ExplainedImage) -> Path:

@@ -262,7 +262,8 @@ class ExplanationPictures(Measurement[dict[str, Any]]):
         results = self.results_head(self.settings)
         results |= {"data": self._wanted.source, "class_names": tuple(self._wanted.class_names)}
         # Somebody may have removed pictures since.
-        shown = without_stand_ins(record for key, record in records.items() if self._has_pictures(key))
+        there = (record for key, record in records.items() if self._has_pictures(key))
+        shown = without_stand_ins(there, self._named)
         results["images"] = sorted(shown, key=lambda record: natural_order(record["name"]))
         write_json(self.output / RESULTS_FILE, results)
         write_gallery(self.output, results)

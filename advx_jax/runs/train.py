@@ -18,7 +18,7 @@ from advx_jax.reports.training_watch import watching
 from advx_jax.runs.ara import RobustnessAreas
 from advx_jax.runs.measurement import measure
 from advx_jax.training.data_facts import facts_of
-from advx_jax.training.fit import check_fit, what_to_know
+from advx_jax.training.fit import check_fit, check_target, what_to_know
 from advx_jax.training.loop import Data, export_checkpoint, train
 from advx_jax.training.recipe import Recipe, recipe_from_config
 from advx_jax.training.start import check_start
@@ -37,6 +37,8 @@ def report_training(config: Mapping[str, Any], data: Data, workdir: Path) -> str
         KeyboardInterrupt: Ctrl-C; the checkpoint is written.
     """
     recipe, start = _recipe_and_start(config, data)
+    if not is_begun(workdir):
+        check_target(recipe)
     with contextlib.ExitStack() as context:
         if jax.process_index() == 0:
             check_output_folder(workdir)

@@ -24,7 +24,6 @@ def check_fit(recipe: Recipe, data: Data) -> None:
     """
     check_devices()
     _check_classes(recipe, data)
-    _check_target(recipe)
     training, _ = hold_out(data.train, recipe.held_out, recipe.seed)
     make_plan(recipe, len(training))
     shapes = data.train.images.shape[1:], data.test.images.shape[1:]
@@ -65,8 +64,14 @@ def _check_several_classes(images: ImageSet) -> None:
         raise UserError(f"expected images of at least 2 classes in {images.source}, got {len(labels)}{names}")
 
 
-def _check_target(recipe: Recipe) -> None:
-    """Above the loss of guessing the penalty's weight would grow for ever, as no network's loss stays there."""
+def check_target(recipe: Recipe) -> None:
+    """Make sure that the penalty's weight cannot grow for ever, as it does with a target above the loss of guessing.
+
+    Asked of a run that begins; one that an earlier release began can go on and be exported.
+
+    Raises:
+        UserError: it would.
+    """
     if recipe.penalty is None:
         return
     target, guessing = recipe.penalty.target_loss, math.log(recipe.architecture.n_classes)
