@@ -11,8 +11,7 @@ from advx_jax.errors import UserError
 from advx_jax.messages import shown
 from advx_jax.networks.classifier import Classifier, Provenance
 from advx_jax.networks.files import check_numbers, read_class_names
-from advx_jax.networks.psi import psi_of
-from advx_jax.networks.registry import manifest
+from advx_jax.networks.registry import manifest_psi
 from advx_jax.networks.resnet import ResNetArchitecture
 
 from .containers import Contents
@@ -32,8 +31,6 @@ from .state_dict import contents_shown, read_tensors, with_counters
 PARTS = ("model_params", "training_options")
 # Beside those, in files of ours only, and there where the parts do not tell it.
 _MARKS = (ARCHITECTURE, CLASS_NAMES, PSI)
-# To this part of it ψ is known where it was rounded to whole numbers.
-_ROUNDED = 1e-4
 
 
 def is_published(value: object) -> bool:
@@ -113,9 +110,7 @@ def published_content(classifier: Classifier, arch: ResNetArchitecture, provenan
         content |= architecture_mark(arch)
     if classifier.class_names is not None:
         content |= class_names_mark(classifier)
-    if provenance.psi is not None and not math.isclose(
-        provenance.psi, published_psi(provenance) or 0, rel_tol=_ROUNDED
-    ):
+    if provenance.psi is not None and provenance.psi != manifest_psi(provenance):
         content[PSI] = read_training_marks({PSI: provenance.psi}).psi
     return content
 
@@ -145,14 +140,6 @@ def _marked_architecture(value: dict[Any, Any]) -> ResNetArchitecture | None:
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise UserError(f"expected the fields of an architecture beside {PARTS[0]}, got something else") from error
     return arch
-
-
-def published_psi(provenance: Provenance) -> float | None:
-    """ψ of a network published with the paper, by its r; None for others, whose r may mean another ψ."""
-    published = {entry.sha256 for entry in manifest().values() if entry.url is not None}
-    if provenance.psi_integrator is None or provenance.source_sha256 not in published:
-        return None
-    return psi_of(provenance.psi_integrator)
 
 
 def _check_activation(tensors: dict[str, np.ndarray], architecture: ResNetArchitecture) -> None:

@@ -16,7 +16,7 @@ from advx_jax.networks.resnet import ResNetArchitecture
 from .containers import read_container
 from .family_files import Hints, family_content, read_family
 from .pickle_writer import pickle_with_tensors
-from .published import is_published, published_content, published_psi, read_published
+from .published import is_published, published_content, read_published
 
 # Four times a WideResNet-70-16; a larger file is refused before it is read.
 _LARGEST_FILE = 4 * 2**30
@@ -68,9 +68,7 @@ def read_pt(
         raise UserError(f"cannot read the network {path}: {error}") from error
     for note in notes:
         sys.stderr.write(f"{one_line(f'{path}: {note}')}\n")
-    provenance = replace(provenance, name=path.stem, source_sha256=hashlib.sha256(data).hexdigest())
-    psi = published_psi(provenance) if provenance.psi is None else provenance.psi
-    return classifier, replace(provenance, psi=psi)
+    return classifier, replace(provenance, name=path.stem, source_sha256=hashlib.sha256(data).hexdigest())
 
 
 def write_pt(path: Path, classifier: Classifier, provenance: Provenance) -> None:

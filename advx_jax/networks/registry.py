@@ -239,7 +239,21 @@ def find_by_name(entry: ManifestEntry) -> ResolvedNetwork:
     return network._replace(provenance=replace(network.provenance, name=entry.name, psi=psi))
 
 
+def manifest_psi(provenance: Provenance) -> float | None:
+    """ψ of a network that was published with the paper, of which its file has r alone; None for others."""
+    psi = {entry.sha256: entry.psi for entry in manifest().values() if entry.url is not None}
+    return psi.get(provenance.source_sha256 or "")
+
+
 def _read(path: Path, hints: FileHints = NO_HINTS) -> ResolvedNetwork:
+    network = _read_as_it_is(path, hints)
+    provenance = network.provenance
+    if provenance.psi is None and provenance.psi_integrator is not None:
+        provenance = replace(provenance, psi=manifest_psi(provenance))
+    return network._replace(provenance=provenance)
+
+
+def _read_as_it_is(path: Path, hints: FileHints) -> ResolvedNetwork:
     if path.suffix in _PYTORCH_SUFFIXES:
         # Here and below advx_jax reaches for convert, and only when a PyTorch file is given.
         from advx_jax.convert import read_pt
