@@ -6,6 +6,7 @@ compilation; names and counts are static. It runs step by step, `init`, then `st
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -135,9 +136,13 @@ class Attack:
         return with_settings(self, "attack", settings)
 
     def settings(self) -> dict[str, Any]:
-        """Everything that a result depends on, apart from model, image, key and criterion, as JSON can hold it."""
+        """Everything that a result depends on, apart from model, image, key and criterion, as JSON can hold it.
+
+        An infinite number, which JSON does not have, is None.
+        """
         names = [field.name for field in dataclasses.fields(self) if field.name != "criterion"]
-        fields = {name: plain_number(getattr(self, name)) for name in names}
+        numbers = {name: plain_number(getattr(self, name)) for name in names}
+        fields = {name: None if isinstance(n, float) and math.isinf(n) else n for name, n in numbers.items()}
         return {"attack": self.name} | fields | code_settings(self)
 
     def check(self, n_classes: int | None = None) -> None:

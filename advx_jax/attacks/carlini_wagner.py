@@ -59,6 +59,7 @@ class CarliniWagner(MinimumNorm):
         init_weight: the first c.
     """
 
+    needs_box = True
     norms = ("L2",)
 
     steps: int = struct.field(pytree_node=False, default=900)
@@ -70,15 +71,6 @@ class CarliniWagner(MinimumNorm):
     def name(self) -> str:
         """As the field names it."""
         return "cw"
-
-    def check(self, n_classes: int | None = None) -> None:
-        """Refuse to leave [0,1].
-
-        Raises:
-            UserError: in one line.
-        """
-        super().check(n_classes)
-        self.refuse_to_leave_box()
 
     def init(self, model: Model, images: Images, labels: Labels, keys: Keys | None) -> CarliniWagnerState:
         """State before the first step."""

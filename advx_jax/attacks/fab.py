@@ -6,8 +6,7 @@ within the budget.
 """
 
 import functools
-import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -83,10 +82,6 @@ class FAB(FixedEpsilon):
         if not isinstance(self.criterion, Misclassified):
             raise UserError(f"expected the criterion Misclassified() for {self.name}, got {self.criterion}")
 
-    def settings(self) -> dict[str, Any]:
-        """Everything that a result depends on; JSON has no infinity."""
-        return _without_infinity(super().settings())
-
     def init(self, model: Model, images: Images, labels: Labels, keys: Keys | None) -> FABState:
         """State before the first step, at the images themselves; there is nothing random in it."""
         del keys
@@ -160,17 +155,9 @@ class FABT(Targets):
             target=rank,
         )
 
-    def settings(self) -> dict[str, Any]:
-        """Everything that a result depends on; JSON has no infinity."""
-        return _without_infinity(super().settings())
-
     def join(self, first: AttackResult, second: AttackResult) -> AttackResult:
         """The nearer success of each image."""
         return smaller(first, second)
-
-
-def _without_infinity(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: None if isinstance(value, float) and math.isinf(value) else value for name, value in settings.items()}
 
 
 def to_hyperplane(norm: Norm, points: Images, normal: Perturbations, gap: Values, stay_in_range: bool) -> Perturbations:

@@ -62,6 +62,19 @@ class MinimumNorm(Attack):
     norm: NormLike = struct.field(pytree_node=False, default="L2")
     stay_in_range: bool = struct.field(pytree_node=False, default=True)
 
+    # Whether the attack knows no way out of [0,1].
+    needs_box = False
+
+    def check(self, n_classes: int | None = None) -> None:
+        """Refuse to leave [0,1] where the attack cannot.
+
+        Raises:
+            UserError: in one line.
+        """
+        super().check(n_classes)
+        if self.needs_box and not self.stay_in_range:
+            raise UserError(f"expected stay_in_range=True for {self.name}, which cannot leave [0,1], got False")
+
     def size(self, perturbation: Perturbations) -> Values:
         """The norm that is minimised."""
         return size(self.norm, perturbation)
@@ -69,15 +82,6 @@ class MinimumNorm(Attack):
     def project(self, images: Images, perturbation: Perturbations) -> Perturbations:
         """Bring x + δ back into [0,1] if it has to stay there."""
         return clip_to_box(images, perturbation) if self.stay_in_range else perturbation
-
-    def refuse_to_leave_box(self) -> None:
-        """Refuse that images need not stay in [0,1].
-
-        Raises:
-            UserError: they need not, and the attack knows no other way.
-        """
-        if not self.stay_in_range:
-            raise UserError(f"expected stay_in_range=True for {self.name}, which cannot leave [0,1], got False")
 
     @property
     def first_radius(self) -> Number:

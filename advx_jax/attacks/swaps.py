@@ -79,6 +79,8 @@ class SigmaZeroSwaps(SigmaZero):
         rest_back: the same for one that was moved back.
     """
 
+    needs_box = True
+
     steps: int = struct.field(pytree_node=False, default=125)
     swapped_share: Number = 0.12
     undone_share: Number = 0.06
@@ -94,15 +96,6 @@ class SigmaZeroSwaps(SigmaZero):
     def descent_steps(self) -> int:
         """σ-zero's."""
         return max(1, self.steps * _DESCENT_PERCENT // 100)
-
-    def check(self, n_classes: int | None = None) -> None:
-        """Refuse to leave [0,1].
-
-        Raises:
-            UserError: in one line.
-        """
-        super().check(n_classes)
-        self.refuse_to_leave_box()
 
     def init(self, model: Model, images: Images, labels: Labels, keys: Keys | None) -> SwapsState:  # type: ignore[override]  # more of it
         """State before the first step: no perturbation, and nothing random in it."""

@@ -37,7 +37,7 @@ def report_training(config: Mapping[str, Any], data: Data, workdir: Path) -> str
         KeyboardInterrupt: Ctrl-C; the checkpoint is written.
     """
     recipe, start = _recipe_and_start(config, data)
-    if not is_begun(workdir):
+    if begins := not is_begun(workdir):
         check_target(recipe)
     with contextlib.ExitStack() as context:
         if jax.process_index() == 0:
@@ -45,7 +45,7 @@ def report_training(config: Mapping[str, Any], data: Data, workdir: Path) -> str
             context.enter_context(workdir_held(workdir))
             fingerprints = _fingerprints(data, start) | _devices(recipe)
             claim_workdir(workdir, config, fingerprints, recipe.facts, replace_unbegun=True)
-            if not is_begun(workdir):
+            if begins:
                 for line in what_to_know(recipe, start and start[:2]):
                     say_once(one_line(line))
         return _train(recipe, data, workdir, start)
